@@ -1,0 +1,4 @@
+"""Networks and their checkpoints: tensors in, tensors out.
+
+One file per architecture, listed in `registry`.
+"""

@@ -1,0 +1,1 @@
+"""What nodes, command line and trainers share: colour, geometry, upsampling, finishing, files."""

@@ -1,0 +1,75 @@
+"""The package as a whole: what it imports, what it declares, what it must not contain."""
+
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+HEAVY = ("torch", "scipy", "PIL", "av", "cv2", "torchvision", "sklearn", "einops")
+
+
+@pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_import_pulls_in_nothing_heavy(root):
+    standalone = str(root / "trainers" / "_standalone.py")
+    script = (
+        f"import runpy, sys; runpy.run_path({standalone!r})['package']();"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_packages_are_the_folders_that_hold_code(project, root):
+    folders = {path.parent.name for path in root.glob("*/__init__.py")}
+    declared = project["tool"]["setuptools"]["packages"]
+    assert set(declared) == {"comfyui_colorist"} | {f"comfyui_colorist.{name}" for name in folders}
+
+
+def test_requirements_ask_nothing_of_the_host(root):
+    lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert all(line.startswith("#") for line in lines if line.strip())
+
+
+def test_install_floors_are_those_of_the_project(project, root):
+    needed = runpy.run_path(str(root / "install.py"))["NEEDED"]
+    declared = dict(
+        re.match(r"([a-z]+)>=([\d.]+)", d).groups() for d in project["project"]["dependencies"]
+    )
+    assert {name: ".".join(map(str, floor)) for name, floor in needed.items()} == {
+        name: ".".join(floor.split(".")[:2]) for name, floor in declared.items()
+    }
+
+
+def test_install_in_a_host_creates_the_model_folder_and_runs_twice(root, tmp_path):
+    pack = tmp_path / "custom_nodes" / "any name"
+    pack.mkdir(parents=True)
+    (tmp_path / "folder_paths.py").touch()
+    script = pack / "install.py"
+    script.write_bytes((root / "install.py").read_bytes())
+    for word in ("created", "found"):
+        run = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, check=True
+        )
+        assert word in run.stdout
+    assert (tmp_path / "models" / "colorization").is_dir()
+
+
+def test_public_names(root):
+    import comfyui_colorist
+
+    for name in comfyui_colorist.__all__:
+        assert getattr(comfyui_colorist, name)
+    with pytest.raises(AttributeError):
+        comfyui_colorist.nothing  # noqa: B018
+
+
+def test_box_is_small(root):
+    assert sum(path.stat().st_size for path in (root / "weights").glob("*.safetensors")) <= 30e6
