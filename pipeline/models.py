@@ -1,0 +1,58 @@
+"""Where checkpoints are: a path, the box, the models folder."""
+
+import os
+import sys
+from pathlib import Path
+
+from ..model_defs.checkpoint import SUFFIXES, CheckpointError
+
+MEMORIES = "memories"  # sub-folder of color memories, which are no networks
+BOX = Path(__file__).resolve().parents[1] / "weights"
+
+
+def models_folder() -> Path:
+    """$COLORIST_MODELS, else models/colorization under the platform's user data folder."""
+    if chosen := os.environ.get("COLORIST_MODELS"):
+        return Path(chosen)
+    home = Path.home()
+    if sys.platform == "win32":
+        data = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        data = home / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME", home / ".local" / "share"))
+    return data / "comfyui-colorist" / "models" / "colorization"
+
+
+def boxed() -> dict[str, Path]:
+    """Name -> file of the networks that come with the package."""
+    return {path.stem: path for path in sorted(BOX.glob("*.safetensors"))}
+
+
+def available() -> dict[str, Path]:
+    """Name -> file of every network at hand: boxed first, then those of the models folder."""
+    found, folder = boxed(), models_folder()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.suffix.lower() in SUFFIXES and path.is_file() and name.parts[0] != MEMORIES:
+            found.setdefault(name.as_posix(), path)
+    return found
+
+
+def locate(source: str | Path) -> Path:
+    """A file's path: `source` if it is a file, else the boxed or installed file of that name.
+
+    Raises:
+        CheckpointError: nothing of that name; lists what there is.
+    """
+    if Path(source).is_file():
+        return Path(source)
+    found = available()
+    if str(source) in found:
+        return found[str(source)]
+    if Path(source).exists():
+        return Path(source)  # a folder, which reading refuses by name
+    raise CheckpointError(
+        f"{source}: no such file, and no model of that name. "
+        f"At hand: {', '.join(found) or 'none'}; put checkpoints into {models_folder()}."
+    )

@@ -1,0 +1,195 @@
+"""The Python surface: any picture in, the same kind of picture out."""
+
+import logging
+
+import comfyui_colorist as colorist
+import numpy as np
+import pytest
+import torch
+from comfyui_colorist.pipeline import color
+from comfyui_colorist.pipeline.placement import Placement
+
+
+def photo(batch=1, height=50, width=70, channels=3, seed=0):
+    return torch.rand(batch, height, width, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def lightness(picture):
+    return color.lightness(picture[..., :3].movedim(-1, 1).float())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)])
+def test_any_size_keeps_size_and_lightness(mini, size):
+    rgb = photo(1, *size)
+    out = mini.colorize(rgb, resolution=64)
+    assert out.shape == rgb.shape
+    torch.testing.assert_close(lightness(out), lightness(rgb), atol=0.01, rtol=0)
+
+
+def test_colours_something(mini):
+    out = mini.colorize(photo(channels=1), resolution=64)
+    assert color.chroma(color.rgb_to_lab(out.movedim(-1, 1))[:, 1:]).mean() > 1
+
+
+def test_channels(mini):
+    assert mini.colorize(photo(channels=1), resolution=64).shape[-1] == 3
+    rgba = photo(channels=4)
+    out = mini.colorize(rgba, resolution=64)
+    assert torch.equal(out[..., 3], rgba[..., 3])
+    torch.testing.assert_close(out[..., :3], mini.colorize(rgba[..., :3], resolution=64))
+
+
+def test_only_lightness_is_looked_at(mini):
+    """A sepia print gives the picture its neutral version gives."""
+    gray = photo(channels=1).expand(-1, -1, -1, 3) * 0.8 + 0.1
+    lab = color.rgb_to_lab(gray.movedim(-1, 1))
+    lab[:, 1] += 4
+    lab[:, 2] += 9
+    sepia = color.lab_to_rgb(lab).movedim(1, -1)
+    assert sepia.min() >= 0 and sepia.max() <= 1
+    out, want = mini.colorize(sepia, resolution=64), mini.colorize(gray, resolution=64)
+    torch.testing.assert_close(out, want, atol=0.02, rtol=0)
+
+
+def test_batch_equals_images_one_by_one(mini, monkeypatch):
+    rgb = photo(5)
+    apart = torch.cat([mini.colorize(image[None], resolution=64) for image in rgb])
+    monkeypatch.setattr(mini.placement, "images_at_once", lambda memory: 2)
+    done = []
+    together = mini.colorize(rgb, resolution=64, progress=done.append)
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=0)
+    assert done == [2, 4, 5]
+
+
+def test_array_in_array_out(mini):
+    array = photo()[0].numpy()
+    out = mini.colorize(array, resolution=64)
+    assert isinstance(out, np.ndarray) and out.shape == array.shape and out.dtype == array.dtype
+    torch.testing.assert_close(torch.from_numpy(out), mini.colorize(photo(), resolution=64)[0])
+
+
+def test_half_precision_in_half_precision_out(mini):
+    out = mini.colorize(photo().half(), resolution=64)
+    assert out.dtype == torch.float16
+    torch.testing.assert_close(
+        out.float(), mini.colorize(photo(), resolution=64), atol=0.03, rtol=0
+    )
+
+
+def test_mask(mini):
+    rgb, mask = photo(2), torch.zeros(50, 70)
+    mask[:, 35:] = 1
+    out = mini.colorize(rgb, mask=mask, resolution=64)
+    assert torch.equal(out[:, :, :35], rgb[:, :, :35])
+    assert not torch.equal(out[:, :, 35:], rgb[:, :, 35:])
+
+
+def test_bad_values_are_repaired_with_a_warning(mini, caplog):
+    rgb = photo()
+    rgb[0, 3, 3] = float("nan")
+    rgb[0, 4, 4] = 2.0
+    with caplog.at_level(logging.WARNING):
+        out = mini.colorize(rgb, resolution=64)
+    assert out.isfinite().all() and out.min() >= 0 and out.max() <= 1
+    assert "NaN or values outside 0..1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rgb", "words"),
+    [
+        (torch.zeros(2, 2, 3, dtype=torch.uint8), "divide by 255"),
+        (torch.zeros(1, 3, 5, 5), r"expected \(B, H, W, C\)"),
+        (torch.zeros(5, 5), r"expected \(B, H, W, C\)"),
+        (torch.zeros(0, 5, 5, 3), r"expected \(B, H, W, C\)"),
+    ],
+)
+def test_refusals(mini, rgb, words):
+    with pytest.raises(ValueError, match=words):
+        mini.colorize(rgb)
+
+
+def test_refuses_a_mask_of_another_size(mini):
+    with pytest.raises(
+        ValueError, match=r"mask has shape \(1, 9, 9\); expected \(1 or 1, 50, 70\)"
+    ):
+        mini.colorize(photo(), mask=torch.ones(9, 9))
+
+
+class Crowded(Placement):
+    """A device on which `limit` pictures fit."""
+
+    def __init__(self, network, limit):
+        super().__init__(network)
+        self.limit, self.tried = limit, []
+
+    def images_at_once(self, memory_per_image):
+        return 8
+
+    def acquire(self, memory_required):
+        network = super().acquire(memory_required)
+
+        def run(x):
+            self.tried.append(len(x))
+            if len(x) > self.limit:
+                raise torch.OutOfMemoryError("out of memory")
+            return network(x)
+
+        return run
+
+
+@pytest.fixture
+def crowded(mini, mini_network):
+    def engine(limit):
+        placement = Crowded(mini_network, limit)
+        dtype = torch.float32
+        return colorist.Colorizer(mini.spec, name="mini", info={}, dtype=dtype, placement=placement)
+
+    return engine
+
+
+def test_out_of_memory_makes_chunks_smaller(mini, crowded):
+    engine, rgb = crowded(2), photo(5)
+    torch.testing.assert_close(
+        engine.colorize(rgb, resolution=64), mini.colorize(rgb, resolution=64), atol=1e-4, rtol=0
+    )
+    assert engine.placement.tried == [5, 2, 2, 1]
+
+
+def test_out_of_memory_on_one_picture_says_what_to_do(crowded):
+    with pytest.raises(MemoryError, match="70x50.*Lower the resolution"):
+        crowded(0).colorize(photo(3), resolution=64)
+
+
+def test_interrupt_stops_between_pictures(mini, monkeypatch):
+    class Stop(BaseException):
+        pass
+
+    seen = []
+
+    def check():
+        if len(seen) == 2:
+            raise Stop
+
+    monkeypatch.setattr(mini.placement, "check_interrupt", check)
+    with pytest.raises(Stop):
+        mini.colorize(photo(5), resolution=64, progress=seen.append)
+    assert seen == [1, 2]
+
+
+def test_load_by_path_and_name(mini_file, monkeypatch):
+    monkeypatch.setenv("COLORIST_MODELS", str(mini_file.parent))
+    assert colorist.load(mini_file.name).name == mini_file.name
+    assert colorist.load_model(mini_file).training is False
+    with pytest.raises(
+        colorist.CheckpointError, match="no model of that name. At hand: .*mini.safetensors"
+    ):
+        colorist.load("no-such-model")
+    with pytest.raises(ValueError, match="dtype is 'int8'; expected one of float32"):
+        colorist.load(mini_file, dtype="int8")
+
+
+def test_bfloat16_stays_close(mini_file):
+    rgb = photo()
+    want = colorist.load(mini_file, device="cpu").colorize(rgb, resolution=64)
+    out = colorist.load(mini_file, device="cpu", dtype="bfloat16").colorize(rgb, resolution=64)
+    assert (out - want).abs().mean() < 0.02

@@ -1,0 +1,59 @@
+"""Working images keep the aspect ratio, fit the network, and are undone exactly."""
+
+import pytest
+import torch
+from comfyui_colorist.pipeline import geometry
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SIDES = st.integers(1, 12_000)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIDES, SIDES, st.sampled_from([32, 160, 256, 512, 1024]))
+def test_fit(height, width, resolution):
+    shape = geometry.fit(height, width, resolution, 32)
+    assert shape.padded_height % 32 == 0 and shape.padded_width % 32 == 0
+    assert 0 <= shape.padded_height - shape.scaled_height < 32
+    assert shape.scaled_height * shape.scaled_width <= 1.3 * resolution**2 + 4 * resolution
+    assert max(shape.scaled_height, shape.scaled_width) <= 4 * resolution
+    # Rounding to whole pixels is the only distortion.
+    if min(shape.scaled_height, shape.scaled_width) > 16:
+        ratio = (shape.scaled_height / shape.scaled_width) / (height / width)
+        assert abs(ratio - 1) < 0.07
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (33, 65), (300, 10)])
+def test_pad_then_unpad(size):
+    shape = geometry.fit(*size, 64, 32)
+    x = torch.rand(2, 1, shape.scaled_height, shape.scaled_width)
+    padded = geometry.pad(x, shape)
+    assert padded.shape[2:] == (shape.padded_height, shape.padded_width)
+    assert torch.equal(geometry.unpad(padded, shape), x)
+
+
+def test_shrink_by_strips_equals_shrink_at_once(monkeypatch):
+    image = torch.rand(2, 3, 211, 173)
+    shape = geometry.fit(211, 173, 64, 32)
+    whole = geometry.shrink(image, shape, "cpu")
+    monkeypatch.setattr(geometry, "STRIP_PIXELS", 173 * 2 * 7)
+    torch.testing.assert_close(geometry.shrink(image, shape, "cpu"), whole)
+    direct = torch.nn.functional.interpolate(
+        image, size=whole.shape[2:], mode="bilinear", antialias=True
+    )
+    torch.testing.assert_close(whole, direct, atol=1e-5, rtol=1e-4)
+
+
+def test_strips_cover_every_row_once():
+    for height, width in ((1, 1), (10, 3_000_000), (4000, 3000)):
+        ranges = geometry.strips(height, width)
+        assert [row for top, bottom in ranges for row in range(top, bottom)] == list(range(height))
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="at least one pixel"):
+        geometry.fit(0, 5, 64, 32)
+    with pytest.raises(ValueError, match="resolution is 16; this network needs at least 32"):
+        geometry.fit(5, 5, 16, 32)
+    with pytest.raises(ValueError, match="multiple of 32"):
+        geometry.square(5, 5, 100, 32)
