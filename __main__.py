@@ -1,0 +1,8 @@
+"""`python -m comfyui_colorist` is the command `colorist`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
