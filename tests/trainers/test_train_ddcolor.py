@@ -1,0 +1,168 @@
+"""The trainer as a user runs it: files, resume, all four losses, one batch learned by heart."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from comfyui_colorist.model_defs import ddcolor, registry
+from comfyui_colorist.trainers import common, evaluate, train_ddcolor
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Skies over grass: blue where bright, green where dark."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        pixels = np.zeros((48, 64, 3))
+        horizon = int(rng.integers(15, 33))
+        pixels[:horizon], pixels[horizon:] = (110, 170, 250), (50, 110, 30)
+        noisy = (pixels + rng.normal(0, 6, (48, 64, 1))).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def mini_preset(monkeypatch, mini_config):
+    monkeypatch.setitem(ddcolor.PRESETS, "mini", mini_config)
+
+
+def settings(photos, out, **changes):
+    values = {
+        "photos": (photos,),
+        "out": out,
+        "architecture": "mini",
+        "crop": (32,),
+        "batch": 2,
+        "steps": 6,
+        "adversarial": 0.0,
+        "report_every": 2,
+        "save_every": 3,
+        "device": "cpu",
+    }
+    return train_ddcolor.Config(**(values | changes))
+
+
+def weights(out):
+    return registry.load(out / "weights.safetensors")[0].state_dict()
+
+
+def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset):
+    """All networks, both optimizers, data order: bit-equal after 6 steps and after 3 + 3."""
+    changes = {"adversarial": 1.0, "discriminator_width": 4, "crop": (32, 64), "crop_until": (4,)}
+    train_ddcolor.main(settings(photos, tmp_path / "whole", **changes))
+    broken = settings(photos, tmp_path / "broken", **changes)
+    train_ddcolor.main(dataclasses.replace(broken, steps=3))
+    train_ddcolor.main(broken)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_files_and_provenance(photos, tmp_path, mini_preset, mini_config):
+    train_ddcolor.main(settings(photos, tmp_path))
+    network, _, info = registry.load(tmp_path / "weights.safetensors")
+    assert network.config == mini_config
+    assert info["training"]["steps"] == 6 and info["training"]["photos"] == 6
+    assert str(tmp_path) not in json.dumps(info), "no folder of the machine in the metadata"
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "weights.safetensors",
+        "state.safetensors",
+        "log.jsonl",
+    }
+
+
+def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset):
+    changes = {
+        "steps": 150,
+        "learning_rate": 5e-3,
+        "batch": 6,
+        "spectral_norm": False,
+        "average": 0.9,
+    }
+    train_ddcolor.main(settings(photos, tmp_path, colorfulness=0.0, save_every=150, **changes))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["pixel"] < 0.5 * lines[0]["pixel"]
+    scores = evaluate.main(
+        evaluate.Config(
+            photos=(photos,),
+            model=str(tmp_path / "weights.safetensors"),
+            resolution=32,
+            device="cpu",
+        )
+    )
+    assert scores[str(tmp_path / "weights.safetensors")]["psnr"] > scores["grey"]["psnr"] + 1
+
+
+def test_goes_on_from_a_checkpoint(photos, tmp_path, mini_file, mini_network):
+    config = settings(photos, tmp_path, start=mini_file, steps=1, learning_rate=0.0, average=0.0)
+    train_ddcolor.main(config)
+    key = "encoder.stages.0.0.expand.weight"
+    torch.testing.assert_close(
+        weights(tmp_path)[key], mini_network.state_dict()[key], atol=1e-3, rtol=1e-3
+    )
+
+
+def test_stops_on_a_loss_that_is_not_a_number(photos, tmp_path, mini_preset):
+    with pytest.raises(SystemExit, match="the last good state is kept"):
+        train_ddcolor.main(settings(photos, tmp_path, learning_rate=float("inf")))
+
+
+def test_refuses_to_resume_a_run_with_another_network(photos, tmp_path, mini_preset):
+    config = settings(photos, tmp_path, steps=3)
+    train_ddcolor.main(config)
+    with pytest.raises(ValueError, match="another network"):
+        train_ddcolor.main(dataclasses.replace(config, spectral_norm=False, steps=6))
+
+
+def test_scores_are_stamped_into_the_metadata(photos, mini_file, tmp_path):
+    model = tmp_path / "mini.safetensors"
+    model.write_bytes(mini_file.read_bytes())
+    scores = evaluate.main(
+        evaluate.Config(photos=(photos,), model=str(model), resolution=32, stamp=True, device="cpu")
+    )
+    stamped = registry.load(model)[2]["training"]["scores"]
+    assert stamped["psnr"] == pytest.approx(scores[str(model)]["psnr"], abs=0.01)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    common.write_whole(tmp_path / "a", b"old")
+
+    def fails(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fails)
+    with pytest.raises(OSError, match="disk full"):
+        common.write_whole(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_flags_presets_and_files(tmp_path):
+    parse = lambda *argv: common.parse(train_ddcolor.Config, train_ddcolor.PRESETS, list(argv))  # noqa: E731
+    assert parse("--photos", "p").learning_rate == 1e-4
+    assert parse("--photos", "p", "--preset", "nano", "--steps", "5").steps == 5
+    (tmp_path / "a.toml").write_text("steps = 7\n")
+    assert (
+        parse("--photos", "p", "--preset", "nano", "--config", str(tmp_path / "a.toml")).steps == 7
+    )
+    (tmp_path / "a.toml").write_text("stepz = 7\n")
+    with pytest.raises(SystemExit):
+        parse("--photos", "p", "--config", str(tmp_path / "a.toml"))
+    with pytest.raises(SystemExit):
+        parse()
+
+
+def test_runs_by_path(root):
+    run = subprocess.run(
+        [sys.executable, str(root / "trainers" / "train_ddcolor.py"), "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and "--learning-rate" in run.stdout

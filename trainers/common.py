@@ -1,0 +1,167 @@
+"""What every trainer needs and none should have to read: flags, schedule, average, checkpoints."""
+
+import argparse
+import copy
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ..model_defs import checkpoint
+from ..pipeline.files import write_whole
+
+
+def parse(
+    config_type: type,
+    presets: Mapping[str, dict],
+    argv: list[str] | None = None,
+    doc: str | None = None,
+    prog: str | None = None,
+):
+    """Build command-line flags from the fields of a dataclass and return an instance.
+
+    Later wins: defaults, `--preset NAME`, `--config FILE.toml`, flags. Unknown names are errors.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=list(presets), help="named set of values")
+    parser.add_argument("--config", type=Path, help="TOML file with values")
+    hints = typing.get_type_hints(config_type)
+    fields = {field.name: field for field in dataclasses.fields(config_type)}
+    for name in fields:
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", **_flag(hints[name]), default=argparse.SUPPRESS
+        )
+    flags = vars(parser.parse_args(argv))
+    preset, file = flags.pop("preset"), flags.pop("config")
+    values = dict(presets[preset]) if preset else {}
+    if file:
+        values |= _read_toml(file)
+    values |= flags
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        parser.error(
+            f"{file}: unknown settings {', '.join(unknown)}; known: {', '.join(sorted(fields))}"
+        )
+    try:
+        return config_type(**{name: _coerce(v, hints[name]) for name, v in values.items()})
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+
+
+def _flag(kind: object) -> dict:
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) is tuple:
+        return {"nargs": "+", "type": typing.get_args(kind)[0]}
+    options = [option for option in typing.get_args(kind) if option is not type(None)]
+    return {"type": options[0] if options else kind}
+
+
+def _coerce(value: object, kind: object) -> object:
+    """Lists (flags, TOML) become tuples, strings (TOML) become paths, where the field says so."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(_coerce(v, typing.get_args(kind)[0]) for v in value)
+    return Path(value) if Path in (kind, *typing.get_args(kind)) and value else value
+
+
+def _read_toml(path: Path) -> dict:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def halving(step: int, milestones: tuple[int, ...]) -> float:
+    """Learning-rate factor 0.5 ^ (milestones passed)."""
+    return 0.5 ** sum(step >= milestone for milestone in milestones)
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Linear rise over `warmup` steps, then half a cosine down to zero at `steps`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+class Average:
+    """Exponential moving average of a network's parameters; buffers are copied."""
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Follow `network`; early steps average over fewer, so that start values fade at once."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+# --- Training state: one safetensors file, replaced whole ------------------------------------
+
+
+def save_state(
+    path: Path,
+    networks: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    info: Mapping,
+) -> None:
+    """Write networks, optimizers and `info` (JSON: config, step, metrics) to one file."""
+    tensors: dict[str, Tensor] = {}
+    groups = {}
+    for name, network in networks.items():
+        tensors |= {f"{name}/{key}": tensor for key, tensor in network.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        groups[name] = state["param_groups"]
+        for index, entry in state["state"].items():
+            tensors |= {
+                f"optimizer.{name}/{index}/{key}": torch.as_tensor(value)
+                for key, value in entry.items()
+            }
+    tensors["random/torch"] = torch.get_rng_state()
+    write_whole(path, checkpoint.to_bytes(tensors, {**info, "param_groups": groups}))
+
+
+def load_state(
+    path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict:
+    """Restore what `save_state` wrote; returns its `info`.
+
+    Raises:
+        ValueError: the file belongs to a run with other networks.
+    """
+    with safe_open(path, framework="pt") as file:
+        info = json.loads(file.metadata()["colorist"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    try:
+        for name, network in networks.items():
+            prefix = f"{name}/"
+            network.load_state_dict(
+                {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
+            )
+        for name, optimizer in optimizers.items():
+            state: dict[int, dict] = {}
+            for key, tensor in tensors.items():
+                if key.startswith(f"optimizer.{name}/"):
+                    _, index, entry = key.split("/")
+                    state.setdefault(int(index), {})[entry] = tensor
+            optimizer.load_state_dict({"state": state, "param_groups": info["param_groups"][name]})
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: belongs to a run with another network or another discriminator "
+            f"({str(error).splitlines()[0]}). Give the same settings, or another --out."
+        ) from error
+    torch.set_rng_state(tensors["random/torch"])
+    return info
