@@ -1,0 +1,19 @@
+"""The nodes. `NODES` is the one table; ids never change once released."""
+
+from . import host
+from .colorize import Colorize
+from .load import LoadAutomatic
+from .merge import MergeChroma
+
+NODES = [LoadAutomatic, Colorize, MergeChroma]
+
+
+class Colorist(host.ComfyExtension):
+    async def get_node_list(self) -> list[type[host.io.ComfyNode]]:
+        return list(NODES)
+
+
+def extension() -> Colorist:
+    """What the host's entry point returns; makes the model folder known first."""
+    host.register_folder()
+    return Colorist()

@@ -1,0 +1,125 @@
+"""Automatic colouring."""
+
+from torch import Tensor
+
+from ..pipeline.engine import Colorizer
+from ..pipeline.finish import Finish
+from ..pipeline.upsample import METHODS
+from . import controls, host
+from .host import io, make
+from .load import Automatic
+
+
+class Colorize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="ColoristColorize",
+            display_name="Colorize",
+            category="Colorist/automatic",
+            description="Colours black-and-white photos. Keeps size, lightness and every detail of "
+            "the photo: only colour is added.",
+            search_aliases=[
+                "colourise",
+                "colorise",
+                "colourize",
+                "colorization",
+                "black and white",
+                "b&w to colour",
+                "grayscale to color",
+                "old photo restoration",
+            ],
+            inputs=[
+                controls.image("image", "One photo or a batch. Colour in it is not looked at."),
+                make(
+                    Automatic.Input,
+                    "colorizer",
+                    display_name="colorizer",
+                    tooltip="From Load Automatic Colorizer.",
+                ),
+                controls.mask(),
+                make(
+                    io.Int.Input,
+                    "resolution",
+                    display_name="resolution",
+                    default=0,
+                    min=0,
+                    max=2048,
+                    step=32,
+                    tooltip="How large the network sees the photo, as the side of a square of the "
+                    "same area. 0 = what the network was trained for. Lower: calmer, more even "
+                    "colour; higher: more small objects get their own colour, more memory. The "
+                    "result always has the photo's size.",
+                ),
+                controls.strength(),
+                controls.saturation(),
+                controls.chroma_ceiling(),
+                controls.slider(
+                    "keep_color",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="1 keeps colour that is already in the image (a stamp, a hand-tinted "
+                    "face) and colours only what is grey. Leave 0 for toned or yellowed photos.",
+                ),
+                make(
+                    io.Combo.Input,
+                    "upsample",
+                    display_name="chroma upsampling",
+                    options=list(METHODS),
+                    default=METHODS[0],
+                    advanced=True,
+                    tooltip="How colour is brought from the network's size to the photo's. The "
+                    "first choice is the best; the others are for comparison.",
+                ),
+                make(
+                    io.Combo.Input,
+                    "finish",
+                    display_name="finish",
+                    options=["exact", "published"],
+                    default="exact",
+                    advanced=True,
+                    tooltip="exact: keeps aspect ratio and lightness. published: the picture the "
+                    "network's official script makes (squashed to a square, colour in blocks), for "
+                    "comparison; all controls but resolution are then ignored, a mask is refused.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("colored", display_name="image", tooltip="The coloured photos.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        colorizer: Colorizer,
+        resolution: int = 0,
+        strength: float = 1.0,
+        saturation: float = 1.0,
+        chroma_ceiling: float = 0.0,
+        keep_color: float = 0.0,
+        upsample: str = METHODS[0],
+        finish: str = "exact",
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        if finish not in ("exact", "published"):
+            raise ValueError(f"finish is '{finish}'; expected exact or published.")
+        exact = Finish(
+            strength=strength,
+            saturation=saturation,
+            chroma_ceiling=chroma_ceiling,
+            keep_color=keep_color,
+            upsample=upsample,
+        )
+        colored = colorizer.colorize(
+            image,
+            mask=host.mask_for(image, mask),
+            resolution=resolution or None,
+            finish=exact if finish == "exact" else "published",
+            progress=host.progress(len(image)),
+        )
+        return io.NodeOutput(host.delivered(colored))

@@ -1,0 +1,63 @@
+"""Inputs that every finishing node shares."""
+
+from .host import io, make
+
+
+def slider(name: str, **options: object) -> io.Float.Input:
+    """A float input shown as a slider; keywords as for `io.Float.Input`."""
+    return make(
+        io.Float.Input,
+        name,
+        display_name=name.replace("_", " "),
+        display_mode=io.NumberDisplay.slider,
+        **options,
+    )
+
+
+def image(name: str, tooltip: str) -> io.Image.Input:
+    return io.Image.Input(name, display_name=name, tooltip=tooltip)
+
+
+def mask() -> io.Mask.Input:
+    return io.Mask.Input(
+        "mask",
+        display_name="mask",
+        optional=True,
+        tooltip="Where to colour: 1 (painted) = colour here, 0 = leave as it is. One mask for all "
+        "images or one each, any size. An empty mask means everywhere.",
+    )
+
+
+def strength() -> io.Float.Input:
+    return slider(
+        "strength",
+        default=1.0,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        tooltip="0 leaves the photo as it is, 1 gives the full new colour.",
+    )
+
+
+def saturation() -> io.Float.Input:
+    return slider(
+        "saturation",
+        default=1.0,
+        min=0.0,
+        max=4.0,
+        step=0.05,
+        tooltip="Factor on the new colour: below 1 paler, above 1 richer.",
+    )
+
+
+def chroma_ceiling() -> io.Float.Input:
+    return slider(
+        "chroma_ceiling",
+        default=0.0,
+        min=0.0,
+        max=200.0,
+        step=1.0,
+        advanced=True,
+        tooltip="Tames colours that are too loud: no colour gets more vivid than this "
+        "(skin is about 25, a red car 80). 0 = no ceiling.",
+    )

@@ -1,0 +1,94 @@
+"""Nodes that open a checkpoint."""
+
+from ..model_defs.spec import Spec
+from ..pipeline import engine
+from . import host
+from .host import io, make
+
+# As shown -> as meant.
+DTYPES = {"auto": "", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+Automatic = io.Custom("COLORIZER")
+
+
+class LoadAutomatic(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="ColoristLoadAutomatic",
+            display_name="Load Automatic Colorizer",
+            category="Colorist/loaders",
+            description="Opens a network that colours photos by itself, for the Colorize node. "
+            "Networks in the box need no download; others go into models/colorization.",
+            search_aliases=["colorize", "colourise", "colorizer", "ddcolor", "black and white"],
+            inputs=[
+                make(
+                    io.Combo.Input,
+                    "model",
+                    display_name="model",
+                    options=host.network_names(),
+                    tooltip="A network in the box, or a checkpoint (.safetensors, .pth, .pt, .bin) "
+                    "in models/colorization. Press R after adding a file.",
+                ),
+                make(
+                    io.Combo.Input,
+                    "dtype",
+                    display_name="precision",
+                    options=list(DTYPES),
+                    default="auto",
+                    advanced=True,
+                    tooltip="auto: bf16 on a GPU made for it, else fp32. fp16 overflows in some "
+                    "networks and then gives grey or spotted pictures.",
+                ),
+            ],
+            outputs=[
+                Automatic.Output(
+                    "colorizer", display_name="colorizer", tooltip="Connect to Colorize."
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str = "", dtype: str = "auto") -> str:
+        return fingerprint(model)
+
+    @classmethod
+    def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
+        return io.NodeOutput(load(model, dtype, role="automatic"))
+
+
+def load(name: str, dtype: str, role: str) -> engine.Colorizer:
+    """Open the network called `name` in the combo.
+
+    Raises:
+        ValueError: an unknown name or precision; a file that is no checkpoint, or of another role.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"precision is '{dtype}'; expected one of {', '.join(DTYPES)}.")
+    colorizer = engine.load(
+        host.network_path(name),
+        device=host.device(),
+        dtype=DTYPES[dtype] or host.best_dtype(),
+        placement=host.HostPlacement,
+    )
+    check_role(name, colorizer.spec, role)
+    return colorizer
+
+
+def check_role(name: str, spec: Spec, role: str) -> None:
+    """Raise ValueError when a network is not for this wire."""
+    if spec.role != role:
+        raise ValueError(
+            f"{name} is a network of the role '{spec.role}' ({spec.architecture}); "
+            f"this node opens '{role}' networks. Choose another file."
+        )
+
+
+def fingerprint(name: str) -> str:
+    """Changes when the file behind `name` does, so that the host runs the loader again."""
+    try:
+        path = host.network_path(name)
+        facts = path.stat()
+    except (ValueError, OSError):
+        return f"{name}: missing"  # execute says why
+    return f"{path}:{facts.st_mtime_ns}:{facts.st_size}"

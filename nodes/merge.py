@@ -1,0 +1,71 @@
+"""Colour of one image on the lightness of another."""
+
+from torch import Tensor
+
+from ..pipeline.finish import Finish
+from ..pipeline.merge import merge_chroma
+from . import controls, host
+from .host import io, make
+
+
+class MergeChroma(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="ColoristMergeChroma",
+            display_name="Merge Chroma",
+            category="Colorist/finishing",
+            description="Puts the colour of one image onto the lightness of another: any "
+            "generator's small coloured picture becomes colour on your full-size photo, along its "
+            "edges.",
+            search_aliases=[
+                "colorize",
+                "colourise",
+                "transfer color",
+                "luminance",
+                "lab merge",
+                "black and white",
+                "detail restore",
+            ],
+            inputs=[
+                controls.image("luminance", "The full-size photo. Its lightness is kept exactly."),
+                controls.image(
+                    "color",
+                    "The same picture in colour, any size: from an image generator or editor. One "
+                    "for all photos, or one each.",
+                ),
+                controls.mask(),
+                controls.strength(),
+                controls.saturation(),
+                controls.chroma_ceiling(),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "merged", display_name="image", tooltip="The photo in the other image's colour."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        luminance: Tensor,
+        color: Tensor,
+        strength: float = 1.0,
+        saturation: float = 1.0,
+        chroma_ceiling: float = 0.0,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        merged = merge_chroma(
+            luminance,
+            color,
+            mask=host.mask_for(luminance, mask),
+            controls=Finish(
+                strength=strength, saturation=saturation, chroma_ceiling=chroma_ceiling
+            ),
+            device=host.device(),
+            before_each=host.check_interrupt,
+            progress=host.progress(len(luminance)),
+        )
+        return io.NodeOutput(host.delivered(merged))

@@ -1,0 +1,52 @@
+"""The example workflows fit the nodes as they are now."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "example_workflows").glob("*.json"))
+NOT_WIDGETS = {"IMAGE", "MASK", "COLORIZER"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_workflow(host, folder, file):
+    text = file.read_text(encoding="utf-8")
+    graph = json.loads(text)
+    schemas = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in host.nodes.NODES}
+    ours = [node for node in graph["nodes"] if node["type"] in schemas]
+    assert ours
+    for node in ours:
+        schema = schemas[node["type"]]
+        sockets = [put for put in schema.inputs if put.io_type in NOT_WIDGETS]
+        assert [i["name"] for i in node["inputs"] if "widget" not in i] == [p.id for p in sockets]
+        assert all(
+            i["link"] for i, p in zip(node["inputs"], sockets, strict=True) if not p.optional
+        )
+        widgets = [put for put in schema.inputs if put.io_type not in NOT_WIDGETS]
+        for value, put in zip(node["widgets_values"], widgets, strict=True):
+            if put.id == "model":
+                assert "." not in value  # a network in the box
+            else:
+                assert value == put.default
+    assert not re.search(r"[/\\](home|root|Users|work|tmp)[/\\]", text)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_links_agree_with_nodes(file):
+    graph = json.loads(file.read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for link, source, output, target, put, kind in graph["links"]:
+        assert link in nodes[source]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][put]["link"] == link
+        assert (
+            nodes[source]["outputs"][output]["type"] == nodes[target]["inputs"][put]["type"] == kind
+        )
+
+
+def test_every_workflow_has_a_thumbnail():
+    assert FILES
+    for file in FILES:
+        assert file.with_suffix(".jpg").is_file()
