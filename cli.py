@@ -40,7 +40,11 @@ class Refusal(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code. Usage errors leave by SystemExit(2): argparse."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.run is not _evaluate:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest
     warnings.filterwarnings("ignore", module="PIL")  # it repeats in worse words what we report
     try:
         return arguments.run(arguments)
@@ -76,7 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate", help="score a network on colour photos", add_help=False
     )
-    evaluate.add_argument("settings", nargs=argparse.REMAINDER, help="passed on to the script")
     evaluate.set_defaults(run=_evaluate)
     return parser
 
@@ -421,7 +424,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    return _script(EVALUATION, "colorist evaluate", arguments.settings)
+    return _script(EVALUATION, "colorist evaluate", arguments.rest)
 
 
 def _script(name: str, prog: str, settings: list[str]) -> int:

@@ -415,6 +415,26 @@ def test_train_hands_its_settings_on(monkeypatch, capsys):
     assert "--learning-rate" in capsys.readouterr().out
 
 
+def test_evaluate_hands_its_settings_on(monkeypatch, capsys):
+    from comfyui_colorist.trainers import evaluate
+
+    seen = []
+    monkeypatch.setattr(evaluate, "main", seen.append)
+    assert run("evaluate", "--photos", "a", "--model", "m.pth") == 0
+    assert (seen[0].photos, seen[0].model) == ((Path("a"),), "m.pth")
+    with pytest.raises(SystemExit) as left:
+        run("evaluate", "--help")
+    assert left.value.code == 0
+    assert "usage: colorist evaluate" in capsys.readouterr().out
+
+
+def test_unknown_options_are_refused(capsys):
+    with pytest.raises(SystemExit) as left:
+        run("models", "list", "--fast")
+    assert left.value.code == 2
+    assert "unrecognized arguments: --fast" in capsys.readouterr().err
+
+
 def test_train_reports_missing_photos(tmp_path, capsys):
     assert run("train", "ddcolor", "--photos", tmp_path / "no", "--out", tmp_path / "run") == 1
     assert "colorist: error: " in capsys.readouterr().err

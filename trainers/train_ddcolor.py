@@ -141,10 +141,10 @@ PRESETS = {
     "nano": {
         "architecture": "ddcolor-nano",
         "resolution": 256,
-        "steps": 6_000,
+        "steps": 7_100,
         "batch": 32,
         "crop": (64, 96, 128),
-        "crop_until": (4_000, 5_400),
+        "crop_until": (6_000, 6_900),
         "smallest": 0.6,
         "learning_rate": 1.5e-3,
         "weight_decay": 0.05,
