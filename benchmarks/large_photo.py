@@ -47,7 +47,16 @@ def measure(model: str, megapixels: float, resolution: int | None, repeats: int)
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": platform.machine(),
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """Short hash of the checkout, "" outside of one."""
+    run = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
+    return run.stdout.strip()
 
 
 def peak_bytes() -> int:

@@ -48,27 +48,12 @@ def folder(host, tmp_path, monkeypatch):
     return place
 
 
-def miniature(seed: int = 0, **info: object) -> bytes:
-    """A checkpoint of a network small enough for tests; `info` is added to its metadata."""
-    registry = importlib.import_module("comfyui_colorist.model_defs.registry")
-    checkpoint = importlib.import_module("comfyui_colorist.model_defs.checkpoint")
-    config = registry.module_of("ddcolor").Config(
-        depths=(1, 1, 1, 1),
-        dims=(8, 8, 16, 16),
-        decoder_dims=(16, 16, 8),
-        width=32,
-        ffn_width=32,
-        blocks=3,
-        queries=4,
-    )
-    torch.manual_seed(seed)
-    state = registry.build("ddcolor", config).state_dict()
-    return checkpoint.to_bytes(state, {"architecture": "ddcolor", "config": asdict(config), **info})
-
-
 @pytest.fixture(scope="session")
-def network_bytes():
-    return miniature
+def network_bytes(mini_network):
+    """Makes the miniature as a checkpoint; keywords are added to its metadata."""
+    checkpoint = importlib.import_module("comfyui_colorist.model_defs.checkpoint")
+    known = {"architecture": "ddcolor", "config": asdict(mini_network.config)}
+    return lambda **info: checkpoint.to_bytes(mini_network.state_dict(), known | info)
 
 
 @pytest.fixture
