@@ -140,7 +140,7 @@ PRESETS = {
     # half the steps.
     "nano": {
         "architecture": "ddcolor-nano",
-        "resolution": 256,
+        "resolution": 128,
         "steps": 7_100,
         "batch": 32,
         "crop": (64, 96, 128),

@@ -193,3 +193,10 @@ def test_bfloat16_stays_close(mini_file):
     want = colorist.load(mini_file, device="cpu").colorize(rgb, resolution=64)
     out = colorist.load(mini_file, device="cpu", dtype="bfloat16").colorize(rgb, resolution=64)
     assert (out - want).abs().mean() < 0.02
+
+
+def test_the_box_colours():
+    engine = colorist.load("ddcolor-nano", device="cpu")
+    assert engine.info["training"]["photos"] > 0
+    out = engine.colorize(photo(channels=1))
+    assert out.shape == (1, 50, 70, 3)

@@ -32,6 +32,14 @@ def test_pad_then_unpad(size):
     assert torch.equal(geometry.unpad(padded, shape), x)
 
 
+def test_padding_reflects():
+    shape = geometry.Geometry(40, 30, 40, 30, 64, 32)
+    x = torch.rand(1, 1, 40, 30)
+    padded = geometry.pad(x, shape)
+    assert torch.equal(padded[0, 0, 40:, :30], x[0, 0, 15:39].flip(0))
+    assert torch.equal(padded[0, 0, :40, 30:], x[0, 0, :, 27:29].flip(1))
+
+
 def test_shrink_by_strips_equals_shrink_at_once(monkeypatch):
     image = torch.rand(2, 3, 211, 173)
     shape = geometry.fit(211, 173, 64, 32)
