@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import UP_BLOCK_NAMES, UpBlock, blur, plain_weights, rename
 from .spec import Spec
 
 NAME = "ddcolor"
@@ -140,28 +141,6 @@ class Encoder(nn.Module):
 
 
 # --- Pixel decoder (section 3.2.1) -----------------------------------------------------------
-
-
-def blur(x: Tensor) -> Tensor:
-    """2x2 mean with the upper and left neighbours: takes the checkerboard out of a shuffle."""
-    return F.avg_pool2d(F.pad(x, (1, 0, 1, 0), mode="replicate"), 2, stride=1)
-
-
-class UpBlock(nn.Module):
-    """One stage of the pixel decoder: shuffle up by 2, join the encoder's map, mix."""
-
-    def __init__(self, below: int, skip: int, out: int):
-        super().__init__()
-        self.up = nn.Conv2d(below, 4 * out, 1, bias=False)
-        self.up_norm = nn.BatchNorm2d(4 * out)
-        self.skip_norm = nn.BatchNorm2d(skip)
-        self.mix = nn.Conv2d(out + skip, out, 3, padding=1, bias=False)
-        self.mix_norm = nn.BatchNorm2d(out)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        up = blur(F.pixel_shuffle(F.relu(self.up_norm(self.up(x))), 2))
-        joined = F.relu(torch.cat([up, self.skip_norm(skip)], dim=1))
-        return self.mix_norm(F.relu(self.mix(joined)))
 
 
 class PixelDecoder(nn.Module):
@@ -364,9 +343,6 @@ def initialise(network: DDColor) -> None:
 
 # --- Published checkpoints -------------------------------------------------------------------
 
-_SPECTRAL = re.compile(
-    r"(decoder\.layers\.\d\.(shuf\.conv|conv)|decoder\.last_shuf\.conv|refine_net\.0)\.0\."
-)
 _RENAME = [  # published name -> ours; first match wins
     (r"^encoder\.arch\.downsample_layers\.", "encoder.downsample."),
     (r"^encoder\.arch\.norm(\d)\.", r"encoder.norms.\1."),
@@ -374,11 +350,6 @@ _RENAME = [  # published name -> ours; first match wins
     (r"^encoder\.arch\.(stages\.\d+\.\d+)\.pwconv1\.", r"encoder.\1.expand."),
     (r"^encoder\.arch\.(stages\.\d+\.\d+)\.pwconv2\.", r"encoder.\1.project."),
     (r"^encoder\.arch\.(stages\.\d+\.\d+)\.(norm\.|gamma)", r"encoder.\1.\2"),
-    (r"^decoder\.layers\.(\d)\.shuf\.conv\.0\.", r"pixel_decoder.blocks.\1.up."),
-    (r"^decoder\.layers\.(\d)\.shuf\.conv\.1\.", r"pixel_decoder.blocks.\1.up_norm."),
-    (r"^decoder\.layers\.(\d)\.bn\.", r"pixel_decoder.blocks.\1.skip_norm."),
-    (r"^decoder\.layers\.(\d)\.conv\.0\.", r"pixel_decoder.blocks.\1.mix."),
-    (r"^decoder\.layers\.(\d)\.conv\.2\.", r"pixel_decoder.blocks.\1.mix_norm."),
     (r"^decoder\.last_shuf\.conv\.0\.", "pixel_decoder.embedding."),
     (r"^decoder\.color_decoder\.query_feat\.weight$", "color_decoder.query_start"),
     (r"^decoder\.color_decoder\.query_embed\.weight$", "color_decoder.query_position"),
@@ -386,6 +357,10 @@ _RENAME = [  # published name -> ours; first match wins
     (r"^decoder\.color_decoder\.input_proj\.", "color_decoder.project."),
     (r"^decoder\.color_decoder\.decoder_norm\.", "color_decoder.norm."),
     (r"^refine_net\.0\.0\.", "fusion.conv."),
+    *(
+        (rf"^decoder\.layers\.(\d)\.{re.escape(theirs)}", rf"pixel_decoder.blocks.\1.{ours}")
+        for theirs, ours in UP_BLOCK_NAMES
+    ),
 ]
 for _theirs, _ours in (("cross", "multihead_attn"), ("self", "self_attn")):
     _prefix = rf"^decoder\.color_decoder\.transformer_{_theirs}_attention_layers\.(\d+)\."
@@ -443,41 +418,17 @@ def convert(state: Mapping[str, Tensor], *, fold: bool = True) -> dict[str, Tens
 
     Args:
         state: canonical keys (no container, no `module.` prefix).
-        fold: True divides each spectrally normalised weight by its largest singular value
-            u^T W v, which is what the published network does at every forward pass; False keeps
-            weight, u and v apart under the names that they get from
-            `torch.nn.utils.parametrizations.spectral_norm`, to go on training.
+        fold: see `layers.plain_weights`; False is for training on.
     """
     converted = {}
-    for key, tensor in state.items():
+    for key, tensor in plain_weights(state, fold=fold).items():
         if key.startswith(tuple(DROPPED)):
             continue
-        if _SPECTRAL.match(key) and key.endswith(("weight_orig", "weight_u", "weight_v")):
-            if not key.endswith("weight_orig"):
-                continue
-            base = key[: -len("weight_orig")]
-            weight, u, v = tensor, state[base + "weight_u"], state[base + "weight_v"]
-            name = _rename(base)
-            if name == "pixel_decoder.embedding.":
-                weight, u = _sub_pixel_first(weight), _sub_pixel_first(u)
-            if fold:
-                converted[name + "weight"] = weight / torch.dot(u, weight.flatten(1) @ v)
-            else:
-                prefix = name + "parametrizations.weight."
-                converted |= {prefix + "original": weight, prefix + "0._u": u, prefix + "0._v": v}
-            continue
-        name = _rename(key)
-        converted[name] = (
-            _sub_pixel_first(tensor) if name == "pixel_decoder.embedding.bias" else tensor
-        )
+        name = rename(key, _RENAME)
+        # All of it but v, which is as long as the input channels.
+        embedding = name.startswith("pixel_decoder.embedding.") and not name.endswith("._v")
+        converted[name] = _sub_pixel_first(tensor) if embedding else tensor
     return converted
-
-
-def _rename(key: str) -> str:
-    for pattern, replacement in _RENAME:
-        if re.match(pattern, key):
-            return re.sub(pattern, replacement, key)
-    return key  # unknown names stay, so that the strict load names them
 
 
 def _sub_pixel_first(x: Tensor) -> Tensor:
