@@ -16,6 +16,7 @@ from .spec import Spec
 # detect(), config_from(), convert(); it is imported when one of its files is opened.
 ARCHITECTURES = {
     "ddcolor": (".ddcolor", "DDColor"),
+    "colorformer": (".colorformer", "ColorFormer"),
 }
 
 
@@ -67,6 +68,8 @@ def load(path: str | Path) -> tuple[nn.Module, Spec, dict]:
 
 def _own(architecture: str, info: dict, name: str) -> tuple[nn.Module, Spec]:
     """Network on the meta device and spec, as the metadata of one of our files says."""
+    if info.get("kind"):
+        raise CheckpointError(f"{name}: a {info['kind']}, not a network; load it as one.")
     module = module_of(architecture)
     try:
         config = module.Config(**info["config"])

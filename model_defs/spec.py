@@ -1,7 +1,28 @@
 """What the pipeline must know about a network, so that it never asks which architecture it is."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySizes:
+    """What a color memory must have to fit a network; the number of entries is free."""
+
+    key_width: int
+    """k: width of a semantic key."""
+    groups: int
+    """n: colours of one entry."""
+
+
+class Entries(NamedTuple):
+    """What a color memory gives a network."""
+
+    keys: Tensor
+    """S: (m, k) semantic keys."""
+    values: Tensor
+    """C_1 ... C_n: (n, m, 2), ab in Lab units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +41,10 @@ class Spec:
     """Default working resolution: square root of the working image's area, in pixels."""
     activation_bytes_per_pixel: int
     """Peak of one float32 forward pass, per working pixel; scaled by the dtype's size."""
+    published_picture: Literal["photo", "working"] = "photo"
+    """Size of the picture that the network's official script makes."""
+    memory: MemorySizes | None = None
+    """Set where the network works with a color memory.
+
+    Such a network takes Entries in place of its own, and offers encode(), decode(), semantics().
+    """

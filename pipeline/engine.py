@@ -3,8 +3,9 @@
 Nodes, command line and trainers come through here.
 """
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from ..model_defs import registry
 from ..model_defs.spec import Spec
 from . import color, geometry, models
+from . import published as published_script
 from .batch import as_batch, as_masks, part_of, repaired
 from .finish import Finish, apply_finish
+from .memory import ColorMemory, fingerprint, refuse_unless_fits, sample_fusion_weights
 from .placement import Placement
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,8 @@ class Colorizer:
         name: what to call it in messages.
         dtype: of the weights and activations; colour is always computed in float32.
         placement: device and memory.
+        encoder: fingerprint of the encoder, where the network works with a color memory.
+        memory: a color memory used instead of the network's own, or None.
     """
 
     def __init__(
@@ -43,9 +48,24 @@ class Colorizer:
         info: dict,
         dtype: torch.dtype,
         placement: Placement,
+        encoder: str = "",
     ):
         self.spec, self.name, self.info = spec, name, info
         self.dtype, self.placement = dtype, placement
+        self.encoder = encoder
+        self.memory: ColorMemory | None = None
+
+    def with_memory(self, memory: ColorMemory | None) -> "Colorizer":
+        """The same network with another color memory; None = its own.
+
+        Raises:
+            ValueError: the network has no color memory, or this one does not fit it.
+        """
+        if memory is not None:
+            refuse_unless_fits(memory, self.spec.memory, self.encoder, self.name)
+        changed = copy.copy(self)
+        changed.memory = memory
+        return changed
 
     def memory_required(self, shape: geometry.Geometry, images: int = 1) -> int:
         """Bytes of activations for one forward pass over `images` working images."""
@@ -79,6 +99,61 @@ class Colorizer:
             MemoryError: one picture alone does not fit.
         """
         picture, restore = as_batch(rgb)
+        out = self._paint(picture, mask, resolution, finish, progress, None)
+        return restore(out[:, 0])
+
+    @torch.inference_mode()
+    def vary(
+        self,
+        rgb: Tensor | np.ndarray,
+        *,
+        count: int = 4,
+        seed: int = 0,
+        spread: float = 0.5,
+        mask: Tensor | np.ndarray | None = None,
+        resolution: int | None = None,
+        finish: Finish | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor | np.ndarray:
+        """Several results of each picture: fusion weights sampled (ColorFormer supplement, 4).
+
+        The picture is encoded once. Result i leans towards one group of the memory's colours, each
+        group in turn in an order drawn from the seed; see `memory.sample_fusion_weights`.
+
+        Args:
+            rgb: as for `colorize`.
+            count: results for each picture.
+            seed: the same seed gives the same results, whatever the batch.
+            spread: 0 = all as the network predicts; 1 = each result from one group only.
+            mask, resolution, finish, progress: as for `colorize`.
+        Returns:
+            (B count, H, W, C): all results of the first picture, then of the second, ...; of the
+            same kind, dtype and device as `rgb`.
+        Raises:
+            ValueError: the network has no color memory; count or spread out of range; and as
+            `colorize`.
+        """
+        if self.spec.memory is None:
+            raise ValueError(
+                f"{self.name} ({self.spec.architecture}) has no color memory and so but one "
+                "result; choose a ColorFormer network."
+            )
+        targets = sample_fusion_weights(self.spec.memory.groups, count, seed, spread)
+        picture, _ = as_batch(rgb)
+        out = self._paint(picture, mask, resolution, finish, progress, (targets, spread))
+        out = out.flatten(0, 1)
+        return out.numpy() if isinstance(rgb, np.ndarray) else out
+
+    def _paint(
+        self,
+        picture: Tensor,
+        mask: Tensor | np.ndarray | None,
+        resolution: int | None,
+        finish: Finish | Literal["published"] | None,
+        progress: Callable[[int], None] | None,
+        fusion: tuple[Tensor, float] | None,
+    ) -> Tensor:
+        """(B, H, W, C) -> (B, N, H, W, C): one result, or one for each row of sampled weights."""
         masks = None if mask is None else as_masks(mask, picture)
         resolution = resolution or self.spec.resolution
         published = finish == "published"
@@ -91,8 +166,11 @@ class Colorizer:
         controls = Finish() if published or finish is None else finish
         fit = geometry.square if published else geometry.fit
         shape = fit(*picture.shape[1:3], resolution, self.spec.multiple)
-        channels = max(3, picture.shape[3])
-        out = torch.empty(*picture.shape[:3], channels, dtype=picture.dtype, device=picture.device)
+        size, channels = tuple(picture.shape[1:3]), max(3, picture.shape[3])
+        if published and self.spec.published_picture == "working":
+            size, channels = (shape.scaled_height, shape.scaled_width), 3
+        results = 1 if fusion is None else len(fusion[0])
+        out = picture.new_empty(len(picture), results, *size, channels)
         done, count = 0, self.placement.images_at_once(self.memory_required(shape))
         while done < len(picture):
             self.placement.check_interrupt()
@@ -100,7 +178,9 @@ class Colorizer:
             fits = True
             try:
                 some_masks = part_of(masks, part)
-                self._chunk(picture[part], out[part], some_masks, shape, controls, published)
+                self._chunk(
+                    picture[part], out[part], some_masks, shape, controls, published, fusion
+                )
             except Exception as error:
                 if not self.placement.is_out_of_memory(error):
                     raise
@@ -111,7 +191,7 @@ class Colorizer:
             done = min(done + count, len(picture))
             if progress:
                 progress(done)
-        return restore(out)
+        return out
 
     def _fewer(self, count: int, shape: geometry.Geometry) -> int:
         self.placement.release()
@@ -135,37 +215,61 @@ class Colorizer:
         shape: geometry.Geometry,
         controls: Finish,
         published: bool,
+        fusion: tuple[Tensor, float] | None,
     ) -> None:
-        """Colour (b, H, W, C) into `out` (b, H, W, 3 or 4)."""
+        """Colour (b, H, W, C) into `out` (b, N, H, W, 3 or 4)."""
         rgb = repaired(picture.movedim(-1, 1), self.name)
         if rgb.shape[1] == 1:
             rgb = rgb.expand(-1, 3, -1, -1)
         if out.shape[-1] == 4:
-            out[..., 3] = rgb[:, 3]
-        rgb, target = rgb[:, :3], out[..., :3].movedim(-1, 1)
+            out[..., 3] = rgb[:, None, 3]
+        rgb = rgb[:, :3]
         device = self.placement.device
         if published:
             size = (shape.scaled_height, shape.scaled_width)
-            small = F.interpolate(rgb.float(), size=size, mode="bilinear").to(device)
+            if self.spec.published_picture == "working":
+                small = published_script.resize_bytes(rgb.float().to(device), size)
+            else:
+                small = F.interpolate(rgb.float(), size=size, mode="bilinear").to(device)
         else:
             small = geometry.shrink(rgb, shape, device)
         L = color.lightness(small)
-        ab = geometry.unpad(self.predict(geometry.pad(L, shape), shape), shape)
-        if published:
-            target.copy_(_published(rgb.to(device, torch.float32), ab))
-        else:
-            apply_finish(rgb, ab, L, controls, target, mask)
+        predictions = self.predict(geometry.pad(L, shape), shape, fusion)
+        for i, prediction in enumerate(predictions):
+            ab = geometry.unpad(prediction, shape)
+            target = out[:, i, ..., :3].movedim(-1, 1)
+            if published:
+                whole = (
+                    small if out.shape[2:4] == small.shape[2:] else rgb.to(device, torch.float32)
+                )
+                target.copy_(published_script.join(whole, ab))
+            else:
+                apply_finish(rgb, ab, L, controls, target, mask)
 
-    def predict(self, L: Tensor, shape: geometry.Geometry) -> Tensor:
-        """Run the network: L (b, 1, h, w) in 0..100, padded -> ab (b, 2, h, w) float32."""
+    def predict(
+        self,
+        L: Tensor,
+        shape: geometry.Geometry,
+        fusion: tuple[Tensor, float] | None = None,
+    ) -> Iterator[Tensor]:
+        """Run the network: L (b, 1, h, w) in 0..100, padded -> ab (b, 2, h, w) float32.
+
+        One map, or one for each row of sampled fusion weights.
+        """
         network = self.placement.acquire(self.memory_required(shape, len(L)))
         model_input = color.gray_rgb(L) if self.spec.model_input == "gray_rgb" else L
-        return network(model_input.to(self.dtype)).float()
-
-
-def _published(rgb: Tensor, ab: Tensor) -> Tensor:
-    ab = F.interpolate(ab, size=rgb.shape[2:], mode="nearest")
-    return color.lab_to_rgb(torch.cat([color.lightness(rgb), ab], dim=1)).clamp(0, 1)
+        model_input = model_input.to(self.dtype)
+        if self.spec.memory is None:
+            yield network(model_input).float()
+            return
+        memory = self.memory and self.memory.entries(L.device)
+        if fusion is None:
+            yield network(model_input, memory).float()
+            return
+        targets, spread = fusion
+        encoded = network.encode(model_input)
+        for target in targets.to(encoded.weights):
+            yield network.decode(encoded, memory, encoded.weights.lerp(target, spread)).float()
 
 
 def load(
@@ -191,6 +295,7 @@ def load(
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
     path = models.locate(source)
     network, spec, info = registry.load(path)
+    encoder = fingerprint(network.encoder) if spec.memory else ""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = network.to(weights_dtype)
     return Colorizer(
@@ -199,6 +304,7 @@ def load(
         info=info,
         dtype=weights_dtype,
         placement=placement(network, device),
+        encoder=encoder,
     )
 
 

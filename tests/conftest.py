@@ -72,3 +72,68 @@ def mini(mini_file):
     import comfyui_colorist
 
     return comfyui_colorist.load(mini_file, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def mini_colorformer_config():
+    """A ColorFormer with a color memory of 16 entries, whose file keeps the projection."""
+    from comfyui_colorist.model_defs import colorformer
+
+    return colorformer.Config(
+        embed_dim=8,
+        depths=(2, 2, 2, 2),
+        heads=(1, 2, 4, 8),
+        window=4,
+        decoder_dims=(16, 16, 8),
+        entries=16,
+        key_width=8,
+        query_width=16,
+        color_width=8,
+        color_table=0,
+        projection=True,
+        refine_width=8,
+    )
+
+
+@pytest.fixture(scope="session")
+def mini_colorformer_network(mini_colorformer_config):
+    """Seeded weights, eval mode; attention that looks at few entries, colours that can be seen."""
+    import torch
+    from comfyui_colorist.model_defs import registry
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = registry.build("colorformer", mini_colorformer_config)
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            elif not name.endswith("weight"):  # not the norms' gains
+                torch.nn.init.normal_(parameter, std=0.1)
+        memory = network.memory
+        memory.keys.normal_()
+        memory.values.normal_(std=30)
+        memory.components.normal_(std=memory.components.shape[1] ** -0.5)
+        memory.offset.normal_(std=0.1)
+        torch.nn.init.normal_(memory.out.weight, std=2)
+        torch.nn.init.normal_(network.out.weight, std=0.3)
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def mini_colorformer_file(mini_colorformer_network, tmp_path_factory) -> Path:
+    """The miniature ColorFormer as one of our checkpoint files."""
+    from comfyui_colorist.model_defs import checkpoint
+
+    path = tmp_path_factory.mktemp("models") / "mini-colorformer.safetensors"
+    config = dataclasses.asdict(mini_colorformer_network.config)
+    info = {"architecture": "colorformer", "config": config}
+    path.write_bytes(checkpoint.to_bytes(mini_colorformer_network.state_dict(), info))
+    return path
+
+
+@pytest.fixture(scope="session")
+def mini_colorformer(mini_colorformer_file):
+    """The miniature ColorFormer, ready to colour."""
+    import comfyui_colorist
+
+    return comfyui_colorist.load(mini_colorformer_file, device="cpu")

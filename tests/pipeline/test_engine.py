@@ -1,5 +1,6 @@
 """The Python surface: any picture in, the same kind of picture out."""
 
+import dataclasses
 import logging
 
 import comfyui_colorist as colorist
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.pipeline import color
+from comfyui_colorist.pipeline.memory import ColorMemory
 from comfyui_colorist.pipeline.placement import Placement
 
 
@@ -200,3 +202,92 @@ def test_the_box_colours():
     assert engine.info["training"]["photos"] > 0
     out = engine.colorize(photo(channels=1))
     assert out.shape == (1, 50, 70, 3)
+
+
+# --- Color memory ------------------------------------------------------------------------------
+
+
+def other_memory(engine):
+    """A memory that fits, with other colours."""
+    groups, width = engine.spec.memory.groups, engine.spec.memory.key_width
+    generator = torch.Generator().manual_seed(5)
+    return ColorMemory(
+        keys=torch.randn(7, width, generator=generator),
+        values=40 * torch.randn(groups, 7, 2, generator=generator),
+        encoder=engine.encoder,
+    )
+
+
+def test_a_memory_changes_the_result_of_its_colorizer_alone(mini_colorformer):
+    rgb = photo(2)
+    own = mini_colorformer.colorize(rgb, resolution=64)
+    changed = mini_colorformer.with_memory(other_memory(mini_colorformer))
+    assert (changed.colorize(rgb, resolution=64) - own).abs().max() > 0.02
+    assert torch.equal(mini_colorformer.colorize(rgb, resolution=64), own)
+    assert torch.equal(changed.with_memory(None).colorize(rgb, resolution=64), own)
+    torch.testing.assert_close(
+        lightness(changed.colorize(rgb, resolution=64)), lightness(rgb), atol=0.01, rtol=0
+    )
+
+
+def test_memories_that_do_not_fit_are_refused(mini, mini_colorformer):
+    memory = other_memory(mini_colorformer)
+    with pytest.raises(ValueError, match="has no color memory"):
+        mini.with_memory(memory)
+    with pytest.raises(ValueError, match="was built with the encoder of another network"):
+        mini_colorformer.with_memory(dataclasses.replace(memory, encoder="0123456789abcdef"))
+    with pytest.raises(ValueError, match="keys of width 3 and 4 groups; mini.* needs width 8"):
+        mini_colorformer.with_memory(dataclasses.replace(memory, keys=memory.keys[:, :3]))
+
+
+def test_variations(mini_colorformer):
+    """Seeded, each picture's own, from all as predicted to one group only."""
+    rgb = photo(2)
+    five = mini_colorformer.vary(rgb, count=5, seed=3, spread=0.7, resolution=64)
+    assert five.shape == (10, *rgb.shape[1:])
+    again = mini_colorformer.vary(rgb[1], count=5, seed=3, spread=0.7, resolution=64)
+    torch.testing.assert_close(five[5:], again, atol=1e-4, rtol=0)
+    assert all((five[i] - five[j]).abs().max() > 1e-3 for i in range(5) for j in range(i))
+    same = mini_colorformer.vary(rgb, count=2, spread=0, resolution=64)
+    own = mini_colorformer.colorize(rgb, resolution=64)
+    torch.testing.assert_close(same, own.repeat_interleave(2, 0), atol=1e-5, rtol=0)
+    # One group only: four different results, then the same four in another order.
+    single = mini_colorformer.vary(rgb[:1], count=8, seed=1, spread=1, resolution=64)
+    different = {tuple(picture.flatten()[::97].tolist()) for picture in single}
+    assert len(different) == 4
+    other = mini_colorformer.vary(rgb, count=5, seed=4, spread=0.7, resolution=64)
+    assert not torch.equal(five, other)
+
+
+def test_variations_share_the_encoder(mini_colorformer, monkeypatch):
+    network = mini_colorformer.placement.acquire(0)
+    calls, encode = [], network.encode
+    monkeypatch.setattr(network, "encode", lambda x: calls.append(1) or encode(x))
+    mini_colorformer.vary(photo(), count=6, resolution=64)
+    assert len(calls) == 1
+
+
+def test_variations_refusals(mini, mini_colorformer):
+    with pytest.raises(ValueError, match="has no color memory"):
+        mini.vary(photo())
+    with pytest.raises(ValueError, match="count is 0"):
+        mini_colorformer.vary(photo(), count=0)
+    with pytest.raises(ValueError, match="spread is 1.5"):
+        mini_colorformer.vary(photo(), spread=1.5)
+
+
+def test_variations_of_an_array_with_alpha(mini_colorformer):
+    rgba = photo(channels=4).numpy()
+    out = mini_colorformer.vary(rgba, count=2, resolution=64)
+    assert isinstance(out, np.ndarray) and out.shape == (2, 50, 70, 4)
+    assert (out[..., 3] == rgba[..., 3]).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_color_memory_in_half_precision(mini_colorformer_file, mini_colorformer, dtype):
+    """Same colours but for rounding, and the same fingerprint."""
+    engine = colorist.load(mini_colorformer_file, device="cpu", dtype=dtype)
+    assert engine.encoder == mini_colorformer.encoder
+    memory, rgb = other_memory(mini_colorformer), photo()
+    a, b = (e.with_memory(memory).colorize(rgb, resolution=64) for e in (engine, mini_colorformer))
+    assert (a - b).abs().mean() < 0.02

@@ -1,0 +1,100 @@
+"""What one forward pass of each network costs: parameters, arithmetic, time, memory.
+
+    python benchmarks/cost.py --sizes 256 512 --json cost.json
+
+Weights are random: nothing is downloaded. GFLOP count two for each multiply-add. Memory is the peak
+resident set of a forward pass in a process of its own, in bytes for each pixel of the input; `spec`
+is what the network's spec promises to the host.
+"""
+
+import argparse
+import importlib
+import json
+import platform
+import runpy
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from large_photo import ROOT, commit, peak_bytes, resident_bytes
+
+
+def measure(preset: str, side: int, repeats: int) -> dict:
+    """Run `preset` on one random grey picture of side x side pixels."""
+    package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    registry = importlib.import_module(f"{package}.model_defs.registry")
+    architecture = registry.presets()[preset]
+    module = registry.module_of(architecture)
+    config = module.PRESETS[preset]
+    network = registry.build(architecture, config).eval().requires_grad_(False)
+    picture, seconds = torch.rand(1, 1, side, side).expand(-1, 3, -1, -1).contiguous(), []
+    with torch.inference_mode():
+        network(picture[..., :64, :64])
+        before = resident_bytes()
+        network(picture)
+        peak = peak_bytes()
+        for _ in range(repeats):
+            began = time.perf_counter()
+            network(picture)
+            seconds.append(time.perf_counter() - began)
+    with FlopCounterMode(display=False) as counter:  # which inference mode would confuse
+        network(picture)
+    return {
+        "preset": preset,
+        "side": side,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "gflop": round(counter.get_total_flops() / 1e9, 2),
+        "seconds": round(statistics.median(seconds), 3),
+        "spread": [round(min(seconds), 3), round(max(seconds), 3)],
+        "bytes_per_pixel": round((peak - before) / side**2),
+        "spec_bytes_per_pixel": module.spec(config).activation_bytes_per_pixel,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "commit": commit(),
+    }
+
+
+def main() -> None:
+    """Print a table of all presets and sizes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    everything = ["ddcolor-nano", "ddcolor-tiny", "ddcolor-large", "colorformer-nano"]
+    parser.add_argument("--presets", nargs="+", default=[*everything, "colorformer"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.presets[0], options.sizes[0], options.repeats)))
+        return
+    results = []
+    print("| network | pixels | parameters, M | GFLOP | seconds (min-max) | bytes a pixel | spec |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for preset in options.presets:
+        for side in options.sizes:
+            flags = ["--presets", preset, "--sizes", str(side), "--repeats", str(options.repeats)]
+            command = [sys.executable, __file__, "--one", *flags]
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
+            r = json.loads(run.stdout)
+            results.append(r)
+            low, high = r["spread"]
+            print(
+                f"| {preset} | {side}x{side} | {r['parameters'] / 1e6:.2f} | {r['gflop']:.1f} | "
+                f"{r['seconds']} ({low}-{high}) | {r['bytes_per_pixel']} | "
+                f"{r['spec_bytes_per_pixel']} |",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
