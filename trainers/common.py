@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..model_defs import checkpoint
 from ..pipeline.files import write_whole
@@ -106,6 +107,71 @@ class Average:
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
+
+
+def check_crops(crop: tuple[int, ...], crop_until: tuple[int, ...]) -> None:
+    """Raise ValueError unless sides are multiples of 32 and steps rise, one fewer than sides."""
+    if any(side % 32 or side < 32 for side in crop):
+        raise ValueError(f"crop is {crop}; each side must be a multiple of 32.")
+    ends = list(crop_until)
+    if len(crop) > 1 and (len(ends) != len(crop) - 1 or sorted(ends) != ends):
+        raise ValueError(
+            f"crop has {len(crop)} sides and crop_until {len(crop_until)} steps; "
+            "expected one rising step fewer than sides."
+        )
+
+
+def crop_at(crop: tuple[int, ...], crop_until: tuple[int, ...], step: int) -> int:
+    """Side of the training square at `step`."""
+    return crop[min(sum(step >= until for until in crop_until), len(crop) - 1)]
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay on matrices and filters; none on norms, biases, embeddings of one dimension."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def count(network: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def jsonable(values: dict) -> dict:
+    """Paths by their last name: provenance must not carry a machine's folders."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, tuple | list):
+            return [plain(v) for v in value]
+        return value.name if isinstance(value, Path) else value
+
+    return {key: plain(value) for key, value in values.items()}
+
+
+# --- Result ----------------------------------------------------------------------------------
+
+
+def export(path: Path, network: nn.Module, info: Mapping) -> None:
+    """Write a network as one of our files: fp16, spectral norm folded; `info` is its metadata."""
+    state = {}
+    for key, tensor in folded(network).items():
+        state[key] = tensor.half() if tensor.is_floating_point() else tensor
+    info = {**info, "training": {**info["training"], "torch": torch.__version__}}
+    write_whole(path, checkpoint.to_bytes(state, info))
+
+
+def folded(network: nn.Module) -> dict[str, torch.Tensor]:
+    """State dict in which parametrized weights appear as plain weights."""
+    state = {key: t for key, t in network.state_dict().items() if ".parametrizations." not in key}
+    for name, module in network.named_modules():
+        if parametrize.is_parametrized(module):
+            state[f"{name}.weight"] = module.weight
+    return state
 
 
 # --- Training state: one safetensors file, replaced whole ------------------------------------

@@ -31,12 +31,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..model_defs import checkpoint, ddcolor, registry
+from ..model_defs import ddcolor, registry
 from ..pipeline import color, measure
-from ..pipeline.files import write_whole
 from . import common, losses
 from .data import Photos, batches
 
@@ -106,14 +104,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.photos:
             raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
-        if any(side % 32 or side < 32 for side in self.crop):
-            raise ValueError(f"crop is {self.crop}; each side must be a multiple of 32.")
-        ends = list(self.crop_until)
-        if len(self.crop) > 1 and (len(ends) != len(self.crop) - 1 or sorted(ends) != ends):
-            raise ValueError(
-                f"crop has {len(self.crop)} sides and crop_until {len(self.crop_until)} steps; "
-                "expected one rising step fewer than sides."
-            )
+        common.check_crops(self.crop, self.crop_until)
         if not self.start and self.architecture not in ddcolor.PRESETS:
             raise ValueError(
                 f"architecture is '{self.architecture}'; expected one of "
@@ -182,7 +173,7 @@ def main(config: Config) -> None:
     networks = {"network": network, "average": average.network}
     optimizers = {
         "network": torch.optim.AdamW(
-            parameter_groups(network, config.weight_decay),
+            common.parameter_groups(network, config.weight_decay),
             lr=config.learning_rate,
             betas=(0.9, 0.99),
         )
@@ -197,16 +188,27 @@ def main(config: Config) -> None:
         info = common.load_state(state_file, networks, optimizers)
         step, seconds = info["step"], info["seconds"]
         log.info("resumed %s at step %d", config.out, step)
-    log.info("%d photos, %.2f M parameters, %s", len(photos), count(network) / 1e6, device)
+    log.info("%d photos, %.2f M parameters, %s", len(photos), common.count(network) / 1e6, device)
 
     def save() -> None:
-        info = {"config": jsonable(asdict(config)), "step": step, "seconds": seconds}
+        info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": seconds}
         common.save_state(state_file, networks, optimizers, info)
-        export(average.network, architecture, config, step, seconds, len(photos))
+        training = {"photos": len(photos), "steps": step, "seconds": round(seconds)}
+        common.export(
+            config.out / "weights.safetensors",
+            average.network,
+            {
+                "architecture": ddcolor.NAME,
+                "config": asdict(architecture),
+                "training": training | {"config": common.jsonable(asdict(config))},
+                "licence": config.licence,
+                "spec": {"resolution": config.resolution},
+            },
+        )
 
     source = batches(
         photos,
-        size=lambda at: crop_at(config, at),
+        size=lambda at: common.crop_at(config.crop, config.crop_until, at),
         batch=config.batch,
         seed=config.seed,
         smallest=config.smallest,
@@ -303,81 +305,11 @@ def build(config: Config) -> tuple[ddcolor.DDColor, ddcolor.Config]:
     return network, network.config
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on matrices and filters; none on norms, biases, embeddings of one dimension."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-
-
-def crop_at(config: Config, step: int) -> int:
-    """Side of the training square at `step`."""
-    passed = sum(step >= until for until in config.crop_until)
-    return config.crop[min(passed, len(config.crop) - 1)]
-
-
 def rate_factor(config: Config, step: int) -> float:
     """Learning rate at `step`, as part of the first."""
     if config.schedule == "cosine":
         return common.cosine(step, config.steps, config.warmup)
     return common.halving(step, (80_000, *range(120_000, config.steps + 1, 40_000)))
-
-
-def count(network: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in network.parameters())
-
-
-def jsonable(values: dict) -> dict:
-    """Paths by their last name: provenance must not carry a machine's folders."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, tuple | list):
-            return [plain(v) for v in value]
-        return value.name if isinstance(value, Path) else value
-
-    return {key: plain(value) for key, value in values.items()}
-
-
-def export(
-    network: nn.Module,
-    architecture: ddcolor.Config,
-    config: Config,
-    step: int,
-    seconds: float,
-    photos: int,
-) -> None:
-    """Write the averaged network as OUT/weights.safetensors: fp16, spectral norm folded."""
-    state = {}
-    for key, tensor in folded(network).items():
-        state[key] = tensor.half() if tensor.is_floating_point() else tensor
-    training = {
-        "photos": photos,
-        "steps": step,
-        "seconds": round(seconds),
-        "config": jsonable(asdict(config)),
-        "torch": torch.__version__,
-    }
-    info = {
-        "architecture": ddcolor.NAME,
-        "config": asdict(architecture),
-        "training": training,
-        "licence": config.licence,
-        "spec": {"resolution": config.resolution},
-    }
-    write_whole(config.out / "weights.safetensors", checkpoint.to_bytes(state, info))
-
-
-def folded(network: nn.Module) -> dict[str, torch.Tensor]:
-    """State dict in which parametrized weights appear as plain weights."""
-    state = {key: t for key, t in network.state_dict().items() if ".parametrizations." not in key}
-    for name, module in network.named_modules():
-        if parametrize.is_parametrized(module):
-            state[f"{name}.weight"] = module.weight
-    return state
 
 
 if __name__ == "__main__":

@@ -5,26 +5,10 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from comfyui_colorist.model_defs import ddcolor, registry
 from comfyui_colorist.trainers import common, evaluate, train_ddcolor
-from PIL import Image
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Skies over grass: blue where bright, green where dark."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(6):
-        pixels = np.zeros((48, 64, 3))
-        horizon = int(rng.integers(15, 33))
-        pixels[:horizon], pixels[horizon:] = (110, 170, 250), (50, 110, 30)
-        noisy = (pixels + rng.normal(0, 6, (48, 64, 1))).clip(0, 255).astype(np.uint8)
-        Image.fromarray(noisy).save(folder / f"{i}.png")
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,361 @@
+"""Train ColorFormer on your own photos.
+
+    # The paper's settings; its memory is built first, with the encoder that training starts from
+    python trainers/build_color_memory.py --model start.safetensors --fresh --photos photos/ \\
+        --out memory.safetensors
+    python trainers/train_colorformer.py --start start.safetensors --memory memory.safetensors \\
+        --photos photos/ --out runs/mine
+    # From nothing, as the network in the box: an encoder first, with a memory of random numbers;
+    # then its memory; then the decoder, with that memory and the encoder as it is
+    python trainers/train_colorformer.py --preset nano --photos shard-*.tar --out runs/encoder
+    python trainers/build_color_memory.py --model runs/encoder/weights.safetensors --fresh \\
+        --entries 256 --photos shard-*.tar --out runs/memory.safetensors
+    python trainers/train_colorformer.py --preset nano-decoder --photos shard-*.tar \\
+        --start runs/encoder/weights.safetensors --memory runs/memory.safetensors --out runs/nano
+
+Started again with the same --out a run goes on where it stopped. Result: OUT/weights.safetensors,
+which every loader of this package opens; OUT/state.safetensors holds what a resume needs;
+OUT/log.jsonl a line per report.
+
+Objective (Ji et al. 2022, eq. 11): 0.1 content + 5 perceptual + 1 adversarial.
+The perceptual loss needs VGG-16-BN weights (--vgg FILE); without them it is off, as the log says.
+"""
+
+if not __package__:  # run by path
+    import _standalone
+
+    __package__ = _standalone.package("trainers")
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from ..model_defs import colorformer, registry
+from ..model_defs.spec import Entries
+from ..pipeline import color, measure, memory
+from . import common, losses
+from .data import Photos, batches
+
+log = logging.getLogger("train_colorformer")
+
+
+@dataclass
+class Config:
+    """Settings of one run; the defaults are the paper's (section 4.1)."""
+
+    photos: tuple[Path, ...] = ()
+    """Folders and .tar shards."""
+    out: Path = Path("runs/colorformer")
+    """Folder of the run."""
+    architecture: str = "colorformer"
+    """Preset of the network: colorformer, colorformer-nano."""
+    start: Path | None = None
+    """Weights to start from: ours or published; its sizes win over `architecture`."""
+    memory: Path | None = None
+    """Color memory (build_color_memory.py --fresh); without it, and without one in `start`, the
+    memory is random numbers, which the paper finds nearly as good (table 2)."""
+    freeze_encoder: bool = False
+    """Keep the encoder as it is, so that the memory's keys stay features of this encoder."""
+    recolor: float = 0.0
+    """Part of the batches in which photos and memory are recoloured alike by a random linear map
+    of (a, b): the network then learns to take its colours from the memory. 0 in the paper."""
+    vgg: Path | None = None
+    """VGG-16-BN weights for the perceptual loss."""
+    resolution: int = 256
+    """Working resolution that the result asks for when it colours photos."""
+    licence: str = ""
+    """Licence of the result, kept in its metadata."""
+    index: Path | None = None
+    """CSV with `key` and `licence_kind` of the photos."""
+    skip_licences: tuple[str, ...] = ()
+    """Licence kinds to leave out."""
+    steps: int = 200_000
+    batch: int = 16
+    crop: tuple[int, ...] = (256,)
+    """Side of the training square in pixels; several sides are taken in turn, smallest first."""
+    crop_until: tuple[int, ...] = ()
+    """Step at which each side but the last gives way to the next; not looked at with one side."""
+    smallest: float = 1.0
+    """Smallest crop, as part of the photo's shorter side.
+
+    1 = the whole side (the paper resizes whole photos).
+    """
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    schedule: str = "halving"
+    """halving: at 80k, 120k and 160k steps (paper); cosine: down to zero at `steps`."""
+    warmup: int = 0
+    """Steps of linear rise, cosine only."""
+    pixel: float = 0.1
+    huber: float = 0.0
+    """Error in ab units below which the pixel loss is quadratic; 0 = L1 throughout (paper)."""
+    perceptual: float = 5.0
+    adversarial: float = 1.0
+    discriminator_width: int = 64
+    spectral_norm: bool = True
+    average: float = 0.999
+    """Decay of the weight average that is saved."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 = no limit."""
+    seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype: str = "float32"
+    """float32, or bfloat16 for the network's forward pass."""
+    report_every: int = 100
+    save_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.photos:
+            raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
+        common.check_crops(self.crop, self.crop_until)
+        if not self.start and self.architecture not in colorformer.PRESETS:
+            raise ValueError(
+                f"architecture is '{self.architecture}'; expected one of "
+                f"{', '.join(colorformer.PRESETS)}, or weights to start from (--start FILE)."
+            )
+        if self.schedule not in ("halving", "cosine"):
+            raise ValueError(f"schedule is '{self.schedule}'; expected halving or cosine.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is '{self.dtype}'; expected float32 or bfloat16.")
+
+
+_NANO = {
+    "architecture": "colorformer-nano",
+    "resolution": 128,
+    "batch": 32,
+    "crop": (64, 96, 128),
+    "smallest": 0.6,
+    "learning_rate": 1.5e-3,
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "warmup": 300,
+    "huber": 20.0,
+    "adversarial": 0.0,
+    "spectral_norm": False,
+    "clip": 1.0,
+}
+PRESETS = {
+    "paper": {},
+    "finetune": {
+        "architecture": "",  # that of --start
+        "steps": 20_000,
+        "learning_rate": 2e-5,
+        "batch": 4,
+        "schedule": "cosine",
+        "warmup": 500,
+    },
+    # The network in the box, in two runs: two CPU cores, photos of 160 pixels. Small squares first,
+    # where a step costs a quarter and what is sky or grass can be seen as well.
+    "nano": _NANO | {"steps": 6_500, "crop_until": (6_000, 6_500)},
+    "nano-decoder": _NANO
+    | {
+        "architecture": "",
+        "freeze_encoder": True,
+        "recolor": 0.3,
+        "steps": 9_000,
+        "crop_until": (6_000, 8_000),
+        "learning_rate": 1e-3,
+    },
+}
+
+
+def main(config: Config) -> None:
+    """Train until `config.steps`, saving on the way."""
+    torch.manual_seed(config.seed)
+    device = torch.device(config.device)
+    config.out.mkdir(parents=True, exist_ok=True)
+    photos = Photos(config.photos, config.index, config.skip_licences)
+    network, architecture = build(config)
+    network.to(device, memory_format=torch.channels_last).train()
+    network.encoder.requires_grad_(not config.freeze_encoder)
+    discriminator = (
+        losses.PatchDiscriminator(config.discriminator_width).to(device)
+        if config.adversarial
+        else None
+    )
+    perceptual = (
+        losses.PerceptualLoss(config.vgg).to(device) if config.vgg and config.perceptual else None
+    )
+    if perceptual is None:
+        log.info("perceptual loss: off (give VGG-16-BN weights with --vgg to switch it on)")
+    average = common.Average(network, config.average)
+
+    networks = {"network": network, "average": average.network}
+    optimizers = {
+        "network": torch.optim.AdamW(
+            common.parameter_groups(network, config.weight_decay),
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+        )
+    }
+    if discriminator is not None:
+        networks["discriminator"] = discriminator
+        optimizers["discriminator"] = torch.optim.Adam(
+            discriminator.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
+        )
+    state_file, step, seconds = config.out / "state.safetensors", 0, 0.0
+    if state_file.exists():
+        info = common.load_state(state_file, networks, optimizers)
+        step, seconds = info["step"], info["seconds"]
+        log.info("resumed %s at step %d", config.out, step)
+    log.info("%d photos, %.2f M parameters, %s", len(photos), common.count(network) / 1e6, device)
+
+    def save() -> None:
+        info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": seconds}
+        common.save_state(state_file, networks, optimizers, info)
+        training = {"photos": len(photos), "steps": step, "seconds": round(seconds)}
+        common.export(
+            config.out / "weights.safetensors",
+            average.network,
+            {
+                "architecture": colorformer.NAME,
+                "config": asdict(architecture),
+                "training": training | {"config": common.jsonable(asdict(config))},
+                "licence": config.licence,
+                "spec": {"resolution": config.resolution},
+            },
+        )
+
+    source = batches(
+        photos,
+        size=lambda at: common.crop_at(config.crop, config.crop_until, at),
+        batch=config.batch,
+        seed=config.seed,
+        smallest=config.smallest,
+        start=step,
+    )
+    sums: dict[str, float] = {}
+    summed = 0
+    began = time.monotonic()
+    for true_rgb in source:
+        if step >= config.steps:
+            break
+        factor = rate_factor(config, step)
+        for optimizer in optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * factor
+
+        # Forward: colour of the grey picture, joined with the true L
+        true_rgb = true_rgb.to(device)
+        true_lab = color.rgb_to_lab(true_rgb)
+        L, true_ab, entries = true_lab[:, :1], true_lab[:, 1:], None
+        if torch.rand(()) < config.recolor:
+            true_ab, entries = recolored(true_ab, network.memory)
+            true_rgb = color.lab_to_rgb(torch.cat([L, true_ab], dim=1)).clamp(0, 1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            ab = network(color.gray_rgb(L).contiguous(), entries)
+        ab = ab.float()
+        rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
+
+        # Discriminator first, on the detached picture
+        terms = {}
+        if discriminator is not None:
+            made, real = discriminator(rgb.detach()), discriminator(true_rgb)
+            terms["discriminator"] = losses.adversarial_loss(made, False) + losses.adversarial_loss(
+                real, True
+            )
+            optimizers["discriminator"].zero_grad()
+            terms["discriminator"].backward()
+            optimizers["discriminator"].step()
+
+        # Generator, eq. 11
+        terms["pixel"] = losses.pixel_loss(ab, true_ab, config.huber)
+        if perceptual is not None:
+            terms["perceptual"] = perceptual(rgb, true_rgb)
+        if discriminator is not None:
+            discriminator.requires_grad_(False)
+            terms["adversarial"] = losses.adversarial_loss(discriminator(rgb), True)
+            discriminator.requires_grad_(True)
+        loss = sum(
+            getattr(config, name) * term for name, term in terms.items() if name != "discriminator"
+        )
+        if not math.isfinite(loss.item()):
+            raise SystemExit(
+                f"step {step}: the loss is {loss.item()}; "
+                f"the last good state is kept in {state_file}."
+            )
+        optimizers["network"].zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
+        optimizers["network"].step()
+        average.update(network, step)
+        step += 1
+
+        terms |= {"gradient": norm, "made_colorfulness": measure.colorfulness(rgb.detach()).mean()}
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0.0) + term.item()
+        summed += 1
+        if step % config.report_every == 0:
+            now = time.monotonic()
+            seconds, elapsed, began = seconds + now - began, now - began, now
+            line = {name: round(value / summed, 4) for name, value in sums.items()}
+            line |= {
+                "step": step,
+                "rate": config.learning_rate * factor,
+                "seconds": round(elapsed, 1),
+            }
+            log.info("%s", json.dumps(line))
+            with (config.out / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            sums, summed = {}, 0
+        if step % config.save_every == 0 or step == config.steps:
+            save()
+    source.close()
+
+
+def build(config: Config) -> tuple[colorformer.ColorFormer, colorformer.Config]:
+    """A new network, or the one in `config.start`, with spectral norm where asked for."""
+    if config.start:
+        network, _, _ = registry.load(config.start)
+    else:
+        network = registry.build(colorformer.NAME, colorformer.PRESETS[config.architecture])
+        nn.init.normal_(network.memory.keys)
+        nn.init.normal_(network.memory.values, std=30)  # about as wide as the colours of photos
+    if config.memory:
+        take_memory(network, memory.load(config.memory))
+    if config.spectral_norm:
+        for convolution in network.spectral_convolutions():
+            spectral_norm(convolution)
+    return network, network.config
+
+
+def take_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> None:
+    """Put a color memory into `network`, whose number of entries follows it.
+
+    Raises:
+        ValueError: keys of another width, another number of groups, another encoder's keys.
+    """
+    sizes = colorformer.spec(network.config).memory
+    memory.refuse_unless_fits(new, sizes, memory.fingerprint(network.encoder), "the network")
+    network.config = replace(network.config, entries=len(new.keys))
+    network.memory.keys, network.memory.values = new.keys, new.values
+    if network.config.projection and new.projection:
+        network.memory.components, network.memory.offset = new.projection
+
+
+def recolored(ab: Tensor, module: colorformer.ColorMemoryModule) -> tuple[Tensor, Entries]:
+    """The same random turn and stretch of hue and chroma for photos (B, 2, H, W) and memory."""
+    turn, stretch = 0.8 * torch.randn(()), 0.6 + 0.8 * torch.rand(())
+    cos, sin = stretch * turn.cos(), stretch * turn.sin()
+    change = torch.stack([cos, -sin, sin, cos]).view(2, 2).to(ab)
+    turned = torch.einsum("dc,bchw->bdhw", change, ab)
+    return turned, Entries(module.keys, module.values @ change.T)
+
+
+def rate_factor(config: Config, step: int) -> float:
+    """Learning rate at `step`, as part of the first."""
+    if config.schedule == "cosine":
+        return common.cosine(step, config.steps, config.warmup)
+    return common.halving(step, (80_000, 120_000, 160_000))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    main(common.parse(Config, PRESETS, doc=__doc__))
