@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from .pipeline.files import Picture
 
 DEFAULT_MODEL = "ddcolor-nano"
+DEFAULT_COLORFORMER = "colorformer-nano"  # where it takes a network with a color memory
 DTYPES = ("float32", "bfloat16", "float16")
-TRAINERS = {"ddcolor": ".trainers.train_ddcolor"}  # what `colorist train` takes -> its script
+TRAINERS = {  # what `colorist train` takes -> its script
+    "ddcolor": ".trainers.train_ddcolor",
+    "colorformer": ".trainers.train_colorformer",
+}
 EVALUATION = ".trainers.evaluate"
 CONTROLS = ("strength", "saturation", "chroma_ceiling", "keep_color", "upsample")  # of Finish
 # What a file or a setting can bring up; anything else is a bug and may show its traceback.
@@ -49,17 +53,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except Refusal as refusal:
-        _say(f"colorist: error: {refusal}")
+        say(f"colorist: error: {refusal}")
         return REFUSED
     except OSError as error:  # stdout itself: a full disk, a closed pipe
-        _say(f"colorist: error: {error}")
+        say(f"colorist: error: {error}")
         return FAILED
     except KeyboardInterrupt:
-        _say("stopped.")
+        say("stopped.")
         return STOPPED
 
 
 def _parser() -> argparse.ArgumentParser:
+    from . import cli_memory  # which takes its exit codes and sentences from here
+
     parser = argparse.ArgumentParser(
         prog="colorist",
         description="Colour black-and-white photos and train the networks that do it.",
@@ -67,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"colorist {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_colorize(commands.add_parser("colorize", help="colour pictures or folders of pictures"))
+    _add_variations(commands.add_parser("variations", help="several results of each picture"))
+    memory = commands.add_parser("memory", help="color memories: built of your own colour photos")
+    cli_memory.add_commands(memory.add_subparsers(required=True, metavar="COMMAND"))
     models = commands.add_parser("models", help="what networks there are; convert their files")
     _add_models(models.add_subparsers(required=True, metavar="COMMAND"))
     train = commands.add_parser(
@@ -94,7 +103,53 @@ def _add_colorize(parser: argparse.ArgumentParser) -> None:
     add(
         "-o", "--out", type=Path, required=True, help="folder; or a picture's name, for a single IN"
     )
-    add("--model", default=DEFAULT_MODEL, help="name or checkpoint file (default: %(default)s)")
+    add_network(parser, DEFAULT_MODEL)
+    _add_finish(parser)
+    add(
+        "--finish",
+        choices=("exact", "published"),
+        default="exact",
+        help="exact: the photo's own lightness; published: as the official script, to compare",
+    )
+    parser.set_defaults(run=_colorize, count=None)
+
+
+def _add_variations(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write several results of each picture, NAME-1, NAME-2, ..., which lean towards different "
+        "colours of the network's color memory."
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="IN", help="picture or folder")
+    add("-o", "--out", type=Path, required=True, metavar="FOLDER", help="where the results go")
+    add("--count", type=int, default=4, metavar="N", help="results, 1 to 64 (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="other seeds, other results (default: 0)")
+    add(
+        "--spread",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="how far they lean: 0 = not at all ... 1 = to one colour only (default: %(default)s)",
+    )
+    add_network(parser, DEFAULT_COLORFORMER)
+    _add_finish(parser)
+    parser.set_defaults(run=_variations, finish="exact")
+
+
+def add_network(parser: argparse.ArgumentParser, default: str) -> None:
+    """Options that say which network runs, and how."""
+    add = parser.add_argument
+    add("--model", default=default, help="name or checkpoint file (default: %(default)s)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="of the network (default: %(default)s)")
+    add("--overwrite", action="store_true", help="write again what is there already")
+    add("--json", action="store_true", help="print what was done as JSON")
+
+
+def _add_finish(parser: argparse.ArgumentParser) -> None:
+    """Options of what becomes of a predicted colour."""
+    add = parser.add_argument
+    add("--memory", type=Path, metavar="FILE", help="color memory used instead of the network's")
     add(
         "--resolution",
         type=int,
@@ -122,22 +177,11 @@ def _add_colorize(parser: argparse.ArgumentParser) -> None:
     )
     add("--upsample", metavar="METHOD", help="how colour is brought to full size")
     add(
-        "--finish",
-        choices=("exact", "published"),
-        default="exact",
-        help="exact: the photo's own lightness; published: as the official script, to compare",
-    )
-    add(
         "--mask",
         type=Path,
         metavar="FILE",
         help="white = colour here, black = leave; the photo's size",
     )
-    add("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
-    add("--dtype", choices=DTYPES, default=DTYPES[0], help="of the network (default: %(default)s)")
-    add("--overwrite", action="store_true", help="write again what is there already")
-    add("--json", action="store_true", help="print what became of each file as JSON")
-    parser.set_defaults(run=_colorize)
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:
@@ -156,7 +200,7 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_models_convert)
 
 
-# --- colorize ----------------------------------------------------------------------------------
+# --- colorize, variations ----------------------------------------------------------------------
 
 
 @dataclass
@@ -170,9 +214,20 @@ class Job:
     error: str | None = None
     seconds: float = 0.0
 
-    def record(self) -> dict:
+    def outputs(self, count: int | None) -> list[Path]:
+        """The target; or, for `count` variations, NAME-1 ... in its place."""
+        if self.target is None or count is None:
+            return [self.target] if self.target else []
+        return [self.target.with_stem(f"{self.target.stem}-{i + 1}") for i in range(count)]
+
+    def record(self, count: int | None) -> dict:
         """What --json prints."""
-        paths = {"input": str(self.source), "output": self.target and str(self.target)}
+        written = [str(path) for path in self.outputs(count)]
+        paths = {"input": str(self.source)}
+        if count is None:
+            paths |= {"output": written[0] if written else None}
+        else:
+            paths |= {"outputs": written}
         return paths | {"status": self.status, "seconds": self.seconds, "error": self.error}
 
 
@@ -180,7 +235,8 @@ def _colorize(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
     jobs = plan(arguments.inputs, arguments.out)
     for job in jobs:
-        finished = job.target and not arguments.overwrite and _holds_something(job.target)
+        outputs = job.outputs(arguments.count)
+        finished = outputs and not arguments.overwrite and all(map(_holds_something, outputs))
         job.status = "skipped" if finished and not job.error else job.status
     waiting = [job for job in jobs if job.status == "waiting"]
     code = DONE
@@ -193,23 +249,25 @@ def _colorize(arguments: argparse.Namespace) -> int:
             began = time.monotonic()
             if job.status == "waiting":
                 try:
-                    color(next(pictures).result(), job.target)
+                    color(next(pictures).result(), job.outputs(arguments.count))
                     job.status = "written"
                 except FAILURES as error:
-                    job.status, job.error = "failed", _sentence(error, job.source.name)
+                    job.status, job.error = "failed", sentence(error, job.source.name)
             job.seconds = round(time.monotonic() - began, 3)
             what = f"failed: {job.error}" if job.error else job.source.name
-            _say(f"[{number}/{len(jobs)}] {what} {job.seconds:.1f} s")
+            say(f"[{number}/{len(jobs)}] {what} {job.seconds:.1f} s")
     except KeyboardInterrupt:
-        _say("stopped; what is written is complete, and the same command goes on from here.")
+        say("stopped; what is written is complete, and the same command goes on from here.")
         code = STOPPED
     counts = {
         status: sum(job.status == status for job in jobs)
         for status in ("written", "skipped", "failed", "waiting")
     }
     if arguments.json:
-        print(json.dumps({"files": [job.record() for job in jobs], **counts}, indent=1))
-    _say(", ".join(f"{count} {status}" for status, count in counts.items() if count) + ".")
+        print(
+            json.dumps({"files": [job.record(arguments.count) for job in jobs], **counts}, indent=1)
+        )
+    say(", ".join(f"{count} {status}" for status, count in counts.items() if count) + ".")
     return code or (FAILED if counts["failed"] else DONE)
 
 
@@ -233,14 +291,14 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
     elif os.path.exists(out) and not os.path.isdir(out):
         raise Refusal(f"-o {out} is a file; name a folder, or a picture ({', '.join(FORMATS)}).")
     else:
-        found = [job for given in inputs for job in _pictures_in(given, out)]
+        found = [job for given in inputs for job in pictures_in(given, out)]
         jobs = list({(str(job.source.absolute()), str(job.target)): job for job in found}.values())
-    sources = {_identity(job.source) for job in jobs if os.path.exists(job.source)}
+    sources = {identity(job.source) for job in jobs if os.path.exists(job.source)}
     targets: dict[str, Path] = {}
     for job in jobs:
         if job.target is None:
             continue
-        if os.path.exists(job.target) and _identity(job.target) in sources:
+        if os.path.exists(job.target) and identity(job.target) in sources:
             raise Refusal(f"{job.target} is an input; originals are never overwritten. Change -o.")
         other = targets.setdefault(os.path.normcase(os.path.abspath(job.target)), job.source)
         if other != job.source:
@@ -250,7 +308,7 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
     return jobs
 
 
-def _pictures_in(given: Path, out: Path) -> Iterator[Job]:
+def pictures_in(given: Path, out: Path) -> Iterator[Job]:
     """Jobs for a file, or for all pictures in and below a folder, without hidden ones and `out`."""
     from .pipeline.files import FORMATS, SUFFIXES
 
@@ -273,15 +331,29 @@ def _pictures_in(given: Path, out: Path) -> Iterator[Job]:
                 count += 1
                 yield Job(here / name, target((here / name).relative_to(given)))
     for error in unreadable:
-        yield Job(Path(error.filename), None, "failed", error=_sentence(error, str(given)))
+        yield Job(Path(error.filename), None, "failed", error=sentence(error, str(given)))
     if not count and not unreadable:
         known = ", ".join(SUFFIXES)
         yield Job(given, None, "failed", error=f"{given}: no pictures in this folder ({known}).")
 
 
-def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Callable[["Picture", Path], None]:
+def _variations(arguments: argparse.Namespace) -> int:
+    from .pipeline.files import SUFFIXES
+
+    if arguments.out.suffix.lower() in SUFFIXES and not os.path.isdir(arguments.out):
+        raise Refusal(f"-o {arguments.out} names one picture; name a folder for the variations.")
+    if arguments.count < 1:
+        raise Refusal(f"--count is {arguments.count}; expected 1 to 64 results.")
+    return _colorize(arguments)
+
+
+def _painter(
+    arguments: argparse.Namespace, jobs: list[Job]
+) -> Callable[["Picture", list[Path]], None]:
     """What colours and writes one picture; everything that all pictures need is checked here."""
-    from .pipeline import engine, files, finish, geometry
+    import numpy as np
+
+    from .pipeline import engine, files, finish, geometry, memory
 
     given = {name: getattr(arguments, name) for name in CONTROLS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -292,29 +364,43 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Callable[["Pictu
     try:
         controls = "published" if published else finish.Finish(**given)
         mask = files.read(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
-        colorizer = engine.load(arguments.model, device=_device(arguments), dtype=arguments.dtype)
+        colorizer = engine.load(arguments.model, device=device_of(arguments), dtype=arguments.dtype)
         if resolution is not None:
             fit = geometry.square if published else geometry.fit
             fit(1, 1, resolution, colorizer.spec.multiple)
+        if arguments.memory:
+            colorizer = colorizer.with_memory(memory.load(arguments.memory))
+        sampling = {name: getattr(arguments, name, None) for name in ("count", "seed", "spread")}
+        if arguments.count is not None:  # a picture of one pixel shows whether it can be done
+            least = colorizer.spec.multiple
+            colorizer.vary(np.zeros((1, 1, 3), np.float32), resolution=least, **sampling)
     except FAILURES as error:
-        raise Refusal(_sentence(error)) from error
-    folder = jobs[0].target.parent
+        raise Refusal(sentence(error)) from error
+    refuse_unwritable(jobs[0].target.parent)
+
+    def color(picture: "Picture", outputs: list[Path]) -> None:
+        options = {"mask": mask, "resolution": resolution, "finish": controls}
+        if arguments.count is None:
+            results = [colorizer.colorize(picture.pixels, **options)]
+        else:
+            results = colorizer.vary(picture.pixels, **sampling, **options)
+        for path, pixels in zip(outputs, results, strict=True):
+            files.write(path, pixels, picture.keep)
+
+    return color
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Make a folder; Refusal where no file can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise Refusal(f"cannot write into {folder} ({error.strerror}). Change -o.") from error
 
-    def color(picture: "Picture", target: Path) -> None:
-        pixels = colorizer.colorize(
-            picture.pixels, mask=mask, resolution=resolution, finish=controls
-        )
-        files.write(target, pixels, picture.keep)
 
-    return color
-
-
-def _device(arguments: argparse.Namespace) -> str | None:
+def device_of(arguments: argparse.Namespace) -> str | None:
+    """What --device says; Refusal where this machine has no such device."""
     import torch
 
     try:
@@ -342,13 +428,13 @@ def _holds_something(path: Path) -> bool:
     return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def identity(path: Path) -> tuple[int, int]:
     """The same for all names of one file."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
 
 
-def _sentence(error: BaseException, name: str = "") -> str:
+def sentence(error: BaseException, name: str = "") -> str:
     """One line for the user, which names the file."""
     from .pipeline.files import PictureError
 
@@ -359,7 +445,7 @@ def _sentence(error: BaseException, name: str = "") -> str:
     return f"{name}: {text}" if name and not isinstance(error, PictureError) else text
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Progress and errors go to stderr, so that stdout holds results alone."""
     print(text, file=sys.stderr, flush=True)
 
@@ -381,7 +467,7 @@ def _models_list(arguments: argparse.Namespace) -> int:
     for model in found:
         place = "in the box" if model["boxed"] else "models folder"
         print(f"{model['name']:40} {model['bytes'] / 1e6:8.1f} MB  {place}")
-    _say(f"models folder: {models.models_folder()}")
+    say(f"models folder: {models.models_folder()}")
     return DONE
 
 
@@ -398,7 +484,7 @@ def _models_convert(arguments: argparse.Namespace) -> int:
         raise Refusal(f"{out} is there already; give another name, or --overwrite.")
     try:
         source = models.locate(arguments.input)
-        if os.path.exists(out) and _identity(out) == _identity(source):
+        if os.path.exists(out) and identity(out) == identity(source):
             raise Refusal(f"{out} is the input; originals are never overwritten. Change -o.")
         network, spec, info = registry.load(source)
         dtype, state = getattr(torch, arguments.dtype), {}
@@ -413,8 +499,8 @@ def _models_convert(arguments: argparse.Namespace) -> int:
         config = {"architecture": spec.architecture, "config": asdict(network.config)}
         files.write_whole(out, checkpoint.to_bytes(state, {"origin": origin, **info, **config}))
     except FAILURES as error:
-        raise Refusal(_sentence(error)) from error
-    _say(f"{out}: {spec.architecture}, {arguments.dtype}, {out.stat().st_size / 1e6:.1f} MB")
+        raise Refusal(sentence(error)) from error
+    say(f"{out}: {spec.architecture}, {arguments.dtype}, {out.stat().st_size / 1e6:.1f} MB")
     return DONE
 
 
@@ -439,6 +525,6 @@ def _script(name: str, prog: str, settings: list[str]) -> int:
     try:
         script.main(config)
     except (ValueError, OSError) as error:
-        _say(f"colorist: error: {_sentence(error)}")
+        say(f"colorist: error: {sentence(error)}")
         return FAILED
     return DONE

@@ -12,6 +12,7 @@ NEEDED = {
     "torch": (2, 5),
     "numpy": (1, 26),
     "safetensors": (0, 4),
+    "einops": (0, 6),
     "pillow": (10, 3),
     "av": (14, 2),
 }
@@ -42,7 +43,7 @@ def main() -> int:
     for problem in problems:
         print(f"colorist: {problem}")
     if not problems:
-        print("colorist: ready. The network in the box needs no download.")
+        print("colorist: ready. The networks in the box need no download.")
     return 1 if problems else 0
 
 

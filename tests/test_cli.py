@@ -231,7 +231,9 @@ def test_a_mask_of_another_size_fails_that_picture(tmp_path, model, capsys):
     assert "failed: a.png: the mask has shape (1, 9, 9); expected" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["paint"], ["colorize", "a.png"], ["models"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["paint"], ["colorize", "a.png"], ["models"], ["memory"]]
+)
 def test_usage_errors_leave_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as left:
         run(*arguments)
@@ -244,6 +246,180 @@ def test_dtypes_are_those_of_the_engine():
 
     assert set(cli.DTYPES) == set(engine.DTYPES)
     assert set(cli.CONTROLS) == set(finish.Finish.__dataclass_fields__)
+
+
+# --- Color memories ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def colorformer(mini_colorformer_file) -> list[str]:
+    return ["--model", str(mini_colorformer_file), "--device", "cpu"]
+
+
+def color_photos(folder: Path, count: int = 4) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (2, 3, 3), np.uint8))
+        small.resize((60, 40), Image.Resampling.NEAREST).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory, colorformer) -> Path:
+    folder = tmp_path_factory.mktemp("memory")
+    out = folder / "m.safetensors"
+    assert run("memory", "build", color_photos(folder / "in"), "-o", out, *colorformer) == 0
+    return out
+
+
+def test_memory_build_and_show(tmp_path, memory, colorformer, capsys):
+    from comfyui_colorist.pipeline import memory as memories
+
+    found = memories.load(memory)
+    assert found.provenance["photos"] == 4
+    assert run("memory", "show", memory) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(found.describe() + "\nencoder: " + found.encoder)
+    assert "projection: the network's own" in out
+    assert run("memory", "show", memory, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["groups"], shown["key_width"]) == (4, 8)
+    assert shown["provenance"] == found.provenance
+    assert run("memory", "show", tmp_path / "no") == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_memory_build_of_bad_photos(tmp_path, colorformer, capsys):
+    """What can be used is; the exit code tells that not all could."""
+    source, out = color_photos(tmp_path / "in"), tmp_path / "new" / "m.safetensors"
+    (source / "b.jpg").write_text("hello")
+    picture(source / "grey.png")
+    arguments = [source, source / "0.png", tmp_path / "missing.jpg", "-o", out, *colorformer]
+    assert run("memory", "build", *arguments, "--json", "--entries", 3, "--seed", 5) == 1
+    stdout, stderr = capsys.readouterr()
+    found = json.loads(stdout)
+    assert (found["output"], found["failed"]) == (str(out), 2)
+    assert found["provenance"]["skipped"] == ["b.jpg", "missing.jpg"]
+    assert (found["provenance"]["photos"], found["provenance"]["seed"]) == (4, 5)
+    assert "[7/7] " in stderr and " photos/s\n" in stderr
+    assert f"{out}: 3 entries of 4 colours, keys of width 8, 4 photos" in stderr
+    assert "left out: 1 grey, 2 unreadable." in stderr
+    assert out.is_file()
+
+
+def test_memory_build_refusals(tmp_path, memory, model, colorformer, capsys):
+    before, source = memory.read_bytes(), color_photos(tmp_path / "in")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "m.safetensors"
+
+    def said(code, *arguments: object) -> str:
+        assert run("memory", "build", *arguments) == code
+        return capsys.readouterr().err
+
+    assert "must end in .safetensors" in said(2, source, "-o", tmp_path / "m.npy", *colorformer)
+    assert "is there already" in said(2, source, "-o", memory, *colorformer)
+    assert "no photos to build" in said(2, tmp_path / "empty", "-o", out, *colorformer)
+    assert "no model of that name" in said(2, source, "-o", out, "--model", "nonsense")
+    file = tmp_path / "file" / "m.safetensors"
+    assert "cannot write into" in said(2, source, "-o", file, *colorformer)
+    assert "has no color memory" in said(2, source, "-o", out, *model[:2], "--device", "cpu")
+    assert "entries is 0" in said(2, source, "-o", out, *colorformer, "--entries", 0)
+    assert "none of the 1 photos" in said(1, tmp_path / "file", "-o", out, *colorformer)
+    assert not out.exists()
+    assert memory.read_bytes() == before
+    assert run("memory", "build", source, "-o", memory, *colorformer, "--overwrite") == 0
+    memory.write_bytes(before)
+
+
+def test_memory_build_interrupted(tmp_path, colorformer, monkeypatch, capsys):
+    from comfyui_colorist.pipeline import memory_builder
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory_builder, "_labelled", stop)
+    source, out = color_photos(tmp_path / "in"), tmp_path / "out"
+    assert run("memory", "build", source, "-o", out / "m.safetensors", *colorformer) == 130
+    assert capsys.readouterr().err.endswith("stopped.\n")
+    assert tree(out) == []
+
+
+def test_memory_to_npy_and_back(tmp_path, memory, colorformer, model, capsys):
+    assert run("memory", "export", memory, "-o", tmp_path / "npy") == 0
+    assert tree(tmp_path / "npy") == ["color_embed.npy", "semantic_embed.npy"]
+    pair = [tmp_path / "npy" / name for name in tree(tmp_path / "npy")]
+    out = tmp_path / "m.safetensors"
+    assert run("memory", "import", *pair, *colorformer[:2], "-o", out) == 0
+    source = picture(tmp_path / "a.png")
+    options = ["-o", tmp_path / "b.png", *colorformer, "--resolution", 64, "--memory", out]
+    assert run("colorize", source, *options) == 0
+    for sentence, arguments in (
+        ("is there already; choose another", ["export", memory, "-o", tmp_path / "npy"]),
+        ("is there already; give another", ["import", *pair, *colorformer[:2], "-o", out]),
+        ("with 3 dim", ["import", *pair[::-1], *colorformer[:2], "-o", out, "--overwrite"]),
+        ("has no color memory", ["import", *pair, *model[:2], "-o", out, "--overwrite"]),
+    ):
+        capsys.readouterr()
+        assert run("memory", *arguments) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_colorize_with_a_memory(tmp_path, memory, colorformer, model, capsys):
+    source, small = picture(tmp_path / "a.png"), ["--resolution", 64]
+    assert run("colorize", source, "-o", tmp_path / "own.png", *colorformer, *small) == 0
+    options = ["-o", tmp_path / "other.png", *small, "--memory", memory]
+    assert run("colorize", source, *options, *colorformer) == 0
+    own, other = (files.read(tmp_path / name).pixels for name in ("own.png", "other.png"))
+    assert np.abs(own - other).max() > 0.02
+    out = tmp_path / "out.png"
+    capsys.readouterr()
+    assert "has no color memory; choose" in refused(
+        capsys, source, "-o", out, *model, "--memory", memory
+    )
+    assert "holds no color memory" in refused(
+        capsys, source, "-o", out, *colorformer, "--memory", colorformer[1]
+    )
+
+
+def test_variations(tmp_path, memory, colorformer, capsys):
+    source, out = picture(tmp_path / "in" / "a.png"), tmp_path / "out"
+    picture(tmp_path / "in" / "sub" / "b.jpg", 1)
+    options = ["-o", out, *colorformer, "--resolution", 64, "--count", 3, "--spread", 1, "--json"]
+    assert run("variations", tmp_path / "in", *options) == 0
+    names = [f"a-{i}.png" for i in (1, 2, 3)] + [f"sub/b-{i}.jpg" for i in (1, 2, 3)]
+    assert tree(out) == names
+    stdout, stderr = capsys.readouterr()
+    assert json.loads(stdout)["files"][0]["outputs"] == [str(out / name) for name in names[:3]]
+    assert stderr.endswith("2 written.\n")
+    results = [files.read(out / name).pixels for name in names[:3]]
+    assert all(np.abs(a - b).max() > 0.02 for a, b in zip(results, results[1:], strict=False))
+
+    # One missing: this picture is done again, as it was; another seed and memory give others
+    (out / "a-2.png").unlink()
+    assert run("variations", tmp_path / "in", *options) == 0
+    assert "1 written, 1 skipped." in capsys.readouterr().err
+    assert np.array_equal(files.read(out / "a-2.png").pixels, results[1])
+    others = [*options, "--overwrite", "--seed", 9, "--memory", memory]
+    assert run("variations", source, *others) == 0
+    assert not np.array_equal(files.read(out / "a-2.png").pixels, results[1])
+
+
+def test_variations_that_cannot_be(tmp_path, model, colorformer, capsys):
+    source, out = picture(tmp_path / "a.png"), tmp_path / "out"
+
+    def message(*arguments: object) -> str:
+        assert run("variations", source, *arguments) == 2
+        return capsys.readouterr().err
+
+    assert "has no color memory and so but one result" in message("-o", out, *model)
+    assert "names one picture; name a folder" in message("-o", tmp_path / "b.png", *colorformer)
+    assert "--count is 0; expected 1 to 64" in message("-o", out, *colorformer, "--count", 0)
+    assert "count is 65; expected 1 to 64" in message("-o", out, *colorformer, "--count", 65)
+    assert "spread is 2.0; expected 0" in message("-o", out, *colorformer, "--spread", 2)
+    assert "is an input" in message("-o", tmp_path, *colorformer)
+    assert not out.exists()
 
 
 # --- Stopping ----------------------------------------------------------------------------------

@@ -1,0 +1,470 @@
+"""Algorithm 1: planted clusters are found again, in small pieces, whatever the photos are."""
+
+import dataclasses
+import sys
+import tempfile
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from comfyui_colorist.model_defs import colorformer
+from comfyui_colorist.model_defs.spec import MemorySizes, Spec
+from comfyui_colorist.pipeline import color, files, memory_builder
+from comfyui_colorist.pipeline.engine import Colorizer
+from comfyui_colorist.pipeline.placement import Placement
+from torch import nn
+
+SIDE = 78  # 64 x 96 pixels stay what they are: 2 x 3 patches
+# Lightness of a patch, which is all the network sees -> the colours such patches have.
+PALETTES = {
+    25: [(30, 20), (-10, 25), (5, -30)],
+    45: [(40, 5), (-30, 10), (-5, -30)],
+    65: [(10, -25), (20, 40), (-40, 20)],
+    85: [(8, 12)],
+}
+
+
+class Planted(nn.Module):
+    """Features that are lightness alone: each patch says which of the planted clusters it is of."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+        self.memory = nn.Module()
+        self.memory.register_buffer("keys", torch.ones(5, 2))
+        self.memory.register_buffer("components", torch.tensor([[2.0, 0, 0], [0, 0, 1]]))
+        self.memory.register_buffer("offset", torch.tensor([0.0, 3]))
+
+    def semantics(self, gray: torch.Tensor) -> torch.Tensor:
+        self.seen.append(tuple(gray.shape))
+        assert torch.equal(gray[:, 0], gray[:, 1]), "the network must see the grey picture"
+        level = F.avg_pool2d(gray[:, :1], 32)
+        return torch.cat([level, torch.zeros_like(level), level**2], dim=1).movedim(1, -1) * 10
+
+
+def colorizer(network: nn.Module, groups: int = 3, placement: Placement | None = None):
+    spec = Spec(
+        architecture="planted",
+        role="automatic",
+        model_input="gray_rgb",
+        multiple=32,
+        resolution=64,
+        activation_bytes_per_pixel=4,
+        memory=MemorySizes(key_width=2, groups=groups),
+    )
+    placement = placement or Placement(network)
+    options = {"info": {}, "dtype": torch.float32, "placement": placement, "encoder": "fed"}
+    return Colorizer(spec, name="planted.safetensors", **options)
+
+
+def planted_photo(rng: np.random.Generator, height: int = 2, width: int = 3) -> torch.Tensor:
+    """(32 height, 32 width, 3): patches of even colour."""
+    levels = rng.choice(list(PALETTES), (height, width))
+    lab = np.array([[(L, *PALETTES[L][rng.integers(len(PALETTES[L]))]) for L in r] for r in levels])
+    small = color.lab_to_rgb(torch.from_numpy(lab).movedim(-1, 0).float())
+    assert small.min() >= 0 and small.max() <= 1
+    return small.repeat_interleave(32, 1).repeat_interleave(32, 2).movedim(0, -1)
+
+
+@pytest.fixture
+def photos():
+    rng = np.random.default_rng(0)
+    return [planted_photo(rng) for _ in range(40)]
+
+
+def by_key(memory) -> tuple[torch.Tensor, torch.Tensor]:
+    order = memory.keys[:, 0].argsort()
+    return memory.keys[order], memory.values[:, order]
+
+
+def assert_planted(memory) -> None:
+    keys, values = by_key(memory)
+    gray = color.gray_rgb(torch.tensor(list(PALETTES))[:, None, None, None].float())[:, 0].flatten()
+    torch.testing.assert_close(keys[:, 0], 20 * gray, atol=0.05, rtol=0)
+    torch.testing.assert_close(keys[:, 1], 10 * gray**2 + 3, atol=0.05, rtol=0)
+    for i, palette in enumerate(PALETTES.values()):
+        ordered = sorted(palette, key=lambda ab: np.degrees(np.arctan2(ab[1], ab[0])) % 360)
+        expected = torch.tensor([ordered[j % len(ordered)] for j in range(3)])
+        torch.testing.assert_close(values[:, i], expected.float(), atol=0.51, rtol=0)
+
+
+# --- What is found -----------------------------------------------------------------------------
+
+
+def test_planted_clusters_are_found_again(photos):
+    memory = memory_builder.build(colorizer(Planted()), photos, entries=4, side=SIDE)
+    assert_planted(memory)
+    assert memory.keys.dtype == memory.values.dtype == torch.float32
+    assert not memory.keys.is_inference()
+    assert memory.encoder == "fed"
+    assert torch.equal(memory.projection.components, Planted().memory.components)
+    assert memory.provenance == {
+        "network": "planted.safetensors",
+        "photos": 40,
+        "grey": 0,
+        "unreadable": 0,
+        "skipped": [],
+        "patches": 240,
+        "entries": 4,
+        "entries_asked": 4,
+        "seed": 0,
+        "side": SIDE,
+        "projection": "the network's own",
+    }
+
+
+def test_found_in_small_pieces_too(photos, monkeypatch):
+    """The sample for k-means, the chunks, the pictures that wait: each smaller than what comes."""
+    for name, value in (("CLUSTER_ROWS", 70), ("CHUNK_ROWS", 7), ("PENDING", 3)):
+        monkeypatch.setattr(memory_builder, name, value)
+    taken = []
+    original = memory_builder._Spool.keys_of
+    monkeypatch.setattr(
+        memory_builder._Spool,
+        "keys_of",
+        lambda self, rows: taken.append(len(rows)) or original(self, rows),
+    )
+    assert_planted(memory_builder.build(colorizer(Planted()), photos, entries=4, side=SIDE))
+    assert taken == [70]
+
+
+def test_batches_of_equal_shape(photos, monkeypatch):
+    rng, network = np.random.default_rng(1), Planted()
+    mixed = [photo for wide in photos for photo in (wide, planted_photo(rng, 3, 2))]
+    engine = colorizer(network)
+    monkeypatch.setattr(engine.placement, "images_at_once", lambda memory: 4)
+    done = []
+    memory = memory_builder.build(
+        engine, mixed, entries=4, side=SIDE, progress=lambda *now: done.append(now)
+    )
+    assert_planted(memory)
+    assert set(network.seen) == {(4, 3, 64, 96), (4, 3, 96, 64)}
+    assert done == sorted(done) and done[-1] == (80, 80)
+
+
+def test_the_same_seed_gives_the_same_memory(mini_colorformer, smooth_photos):
+    first, again, other = (
+        memory_builder.build(mini_colorformer, smooth_photos, entries=8, side=96, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.keys, again.keys) and torch.equal(first.values, again.values)
+    assert not torch.equal(first.keys, other.keys)
+    mini_colorformer.with_memory(first)
+
+
+def test_an_entry_of_few_colours_repeats_its_own():
+    """As the published program does not: it fills up with grey."""
+    bins = np.array([[0, 30, 0, 5], [1, -5, 5, 1], [1, 5, 5, 9]])
+    values = memory_builder._color_groups(bins, 2, 4, seed=0)
+    assert values[:, 0].tolist() == [[30, 0]] * 4
+    assert values[:, 1].tolist() == [[5, 5]] * 2 + [[-5, 5]] * 2
+
+
+def test_colours_are_weighted_by_their_patches():
+    bins = np.array([[0, 10, 0, 3], [0, 14, 0, 1], [0, -20, 0, 1]])
+    values = memory_builder._color_groups(bins, 1, 2, seed=0)
+    assert values[:, 0].tolist() == [[11, 0], [-20, 0]]
+
+
+def test_hue_runs_counter_clockwise_from_plus_a():
+    ab = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [1, -1]])
+    assert memory_builder.hue(ab).tolist() == [0, 90, 180, 270, 315]
+
+
+@pytest.mark.parametrize(
+    ("photo", "working"),
+    [
+        ((256, 256), (256, 256)),
+        ((2000, 3000), (224, 320)),  # 7 x 10 patches
+        ((160, 240), (224, 320)),
+        ((1, 1), (256, 256)),
+        ((10, 10_000), (32, 1024)),  # not longer than 4 sides
+    ],
+)
+def test_working_size_keeps_proportions(photo, working):
+    assert memory_builder.working_size(*photo, 256, 32) == working
+
+
+# --- Projections -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smooth_photos():
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(60, 3, 4, 6, generator=generator)
+    return list(F.interpolate(small, (64, 96), mode="bicubic").clamp(0, 1).movedim(1, -1))
+
+
+@pytest.fixture(scope="module")
+def without_projection(mini_colorformer_network, mini_colorformer_config):
+    """The miniature, as if it came from a published file."""
+    config = dataclasses.replace(mini_colorformer_config, projection=False)
+    network = colorformer.ColorFormer(config).eval()
+    state = mini_colorformer_network.state_dict()
+    network.load_state_dict({key: state[key] for key in network.state_dict()})
+    options = {"info": {}, "dtype": torch.float32, "placement": Placement(network)}
+    return Colorizer(colorformer.spec(config), name="published.pth", encoder="x", **options)
+
+
+def test_fresh_projection_is_the_pca_of_the_features(mini_colorformer, smooth_photos):
+    from sklearn.decomposition import PCA
+
+    memory = memory_builder.build(mini_colorformer, smooth_photos, entries=8, side=78, fresh=True)
+    features = features_of(mini_colorformer, smooth_photos)
+    pca = PCA(8).fit(features.double())
+    explained = memory.provenance["explained_variance"]
+    assert explained == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-3)
+    assert memory.provenance["projection"] == "PCA of these photos"
+    found, expected = memory.projection(features), torch.from_numpy(pca.transform(features))
+    torch.testing.assert_close(found.abs(), expected.abs().float(), atol=1e-2, rtol=1e-2)
+    assert found.mean(0).abs().max() < 1e-3
+
+
+def test_fresh_projection_wants_enough_channels(photos):
+    engine = colorizer(Planted())
+    engine.spec = dataclasses.replace(engine.spec, memory=MemorySizes(key_width=7, groups=3))
+    with pytest.raises(ValueError, match="keys of width 7, but its features have 3 channels"):
+        memory_builder.build(engine, photos, fresh=True, side=SIDE)
+
+
+def features_of(engine, photos) -> torch.Tensor:
+    """(rows, c) of photos that are working pictures already."""
+    rgb = torch.stack(photos).movedim(-1, 1)
+    with torch.no_grad():
+        found = engine.placement.acquire(0).semantics(color.gray_rgb(color.lightness(rgb)))
+    return found.flatten(0, 2).clone()
+
+
+def test_fitted_projection_ranks_patches_as_the_network_does(without_projection, smooth_photos):
+    """On photos it was not fitted to: keys of patches, against keys attended to there."""
+    known, new = smooth_photos[:45], smooth_photos[45:]
+    memory = memory_builder.build(without_projection, known, entries=16, side=78)
+    assert memory.provenance["projection"] == "fitted to the network's attention"
+    assert memory.provenance["explained_variance"] > 0.5
+    network = without_projection.placement.acquire(0)
+    gray = color.gray_rgb(color.lightness(torch.stack(new).movedim(-1, 1)))
+    with torch.no_grad():
+        module, x = network.memory, network.encode(gray).features.permute(0, 2, 3, 1)
+        attended = module.attend(x, module.keys.expand(len(gray), -1, -1))
+        queries = module.project_query(module.query_norm(x))
+        attended, queries = (
+            F.avg_pool2d(maps.movedim(-1, 1), 8).movedim(1, -1).flatten(0, 2)
+            for maps in (attended, queries)
+        )
+        keys = memory.projection(features_of(without_projection, new))
+        found, true = (queries @ module.project_key(k).mT for k in (keys, attended))
+        chance = queries @ module.project_key(keys.roll(7, 0)).mT
+    assert rank_correlation(found, true) > 0.6
+    assert abs(rank_correlation(chance, true)) < 0.3
+
+
+def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Spearman's, mean over rows."""
+    ranks = [x.argsort(1).argsort(1).float() for x in (a, b)]
+    a, b = (r - r.mean(1, keepdim=True) for r in ranks)
+    return float(((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).mean())
+
+
+def test_fitted_keys_are_spread_like_those_the_network_uses(without_projection, smooth_photos):
+    memory = memory_builder.build(without_projection, smooth_photos, entries=24, side=78)
+    network = without_projection.placement.acquire(0)
+    gray = color.gray_rgb(color.lightness(torch.stack(smooth_photos).movedim(-1, 1)))
+    with torch.no_grad():
+        x = network.encode(gray).features.permute(0, 2, 3, 1)
+        everywhere = torch.eye(16).expand(len(gray), -1, -1)
+        use = network.memory.attend(x, everywhere).mean((0, 1, 2))  # how often each key is used
+    own = network.memory.keys
+    spread = (use[:, None] * (own - use @ own).square()).sum()
+    labels = torch.cdist(
+        memory.projection(features_of(without_projection, smooth_photos)), memory.keys
+    ).argmin(1)
+    keys = memory.keys[labels]  # of all patches
+    found = (keys - keys.mean(0)).square().sum(1).mean()
+    assert float(found) == pytest.approx(float(spread), rel=0.05)
+
+
+def test_an_empty_projection_is_fitted_too(photos, monkeypatch):
+    """A network that was trained with a memory of random numbers has one."""
+    network = Planted()
+    network.memory.components.zero_()
+    called = []
+
+    def fitted(encoding, sample, width):
+        called.append(width)
+        return *memory_builder._principal(encoding, sample, width), 1.0
+
+    monkeypatch.setattr(memory_builder, "_fitted", fitted)
+    memory_builder.build(colorizer(network), photos, side=SIDE)
+    assert called == [2]
+
+
+def test_a_network_without_memory_of_its_own_needs_a_fresh_one(photos):
+    network = Planted()
+    network.memory.keys.zero_()
+    with pytest.raises(ValueError, match="its own color memory is empty.*build a fresh memory"):
+        memory_builder.build(colorizer(network), photos, side=SIDE)
+
+
+# --- Photos that teach nothing -----------------------------------------------------------------
+
+
+def test_unreadable_and_grey_photos_are_left_out_and_told(tmp_path, photos, caplog):
+    paths = []
+    for i, photo in enumerate(photos):
+        paths.append(tmp_path / f"{i}.png")
+        files.write(paths[-1], photo.numpy())
+    (tmp_path / "bad.jpg").write_text("hello")
+    files.write(tmp_path / "grey.png", np.full((9, 9, 1), 0.5, np.float32))
+    files.write(tmp_path / "neutral.png", np.full((9, 9, 3), 0.5, np.float32))
+    extra = [tmp_path / name for name in ("bad.jpg", "grey.png", "neutral.png", "missing.png")]
+    engine, done = colorizer(Planted()), []
+    memory = memory_builder.build(
+        engine, paths + extra, entries=4, side=SIDE, progress=lambda *now: done.append(now)
+    )
+    assert_planted(memory)
+    found = memory.provenance
+    assert (found["photos"], found["grey"], found["unreadable"]) == (40, 2, 2)
+    assert found["skipped"] == ["bad.jpg", "missing.png"]
+    assert "left out: bad.jpg: not a picture." in caplog.text
+    assert str(tmp_path) not in str(found)
+    assert done[-1] == (44, 44)
+
+
+def test_names_of_unreadable_photos_are_capped(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr(memory_builder, "NAMES", 2)
+    missing = [tmp_path / f"{i}.jpg" for i in range(5)]
+    found = memory_builder.build(colorizer(Planted()), photos + missing, entries=4, side=SIDE)
+    assert found.provenance["skipped"] == ["0.jpg", "1.jpg"]
+    assert found.provenance["unreadable"] == 5
+
+
+def test_nothing_to_learn_from(tmp_path):
+    engine = colorizer(Planted())
+    for fresh in (False, True):
+        with pytest.raises(ValueError, match="none of the 2 photos teaches colours: 1 grey, 1 unr"):
+            memory_builder.build(engine, [torch.zeros(9, 9, 3), tmp_path / "no.jpg"], fresh=fresh)
+    with pytest.raises(ValueError, match="no photos to build a color memory of; give colour"):
+        memory_builder.build(engine, [])
+
+
+def test_few_photos_make_few_entries(photos, caplog):
+    memory = memory_builder.build(colorizer(Planted()), photos[:9], entries=512, side=SIDE)
+    assert len(memory.keys) == 3
+    assert memory.provenance["entries_asked"] == 512
+    assert "9 photos have 54 patches, enough for 3 entries instead of 512." in caplog.text
+
+
+def test_one_photo_is_enough_for_one_entry(photos):
+    memory = memory_builder.build(colorizer(Planted()), photos[:1], side=SIDE)
+    assert memory.keys.shape == (1, 2) and memory.values.shape == (3, 1, 2)
+
+
+def test_clusters_without_patches_are_dropped():
+    """One even photo: all patches are alike."""
+    even = torch.tensor([0.2, 0.5, 0.7]).expand(128, 128, 3)
+    memory = memory_builder.build(colorizer(Planted()), [even] * 4, entries=4, side=128)
+    assert len(memory.keys) == memory.provenance["entries"] == 1
+    assert memory.values[0].equal(memory.values[2])
+
+
+# --- Refusals, interruption, memory ------------------------------------------------------------
+
+
+def test_settings_that_cannot_be(mini, photos):
+    engine = colorizer(Planted())
+    for options, sentence in (
+        ({"entries": 0}, "entries is 0; expected at least 1."),
+        ({"side": 31}, "side is 31; this network needs at least 32."),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            memory_builder.build(engine, photos, **options)
+    with pytest.raises(ValueError, match="mini.safetensors has no color memory; choose a ColorF"):
+        memory_builder.build(mini, photos)
+    with pytest.raises(ValueError, match=r"photo 1 has shape \(2, 64, 96, 3\); expected \(H, W, C"):
+        memory_builder.build(engine, [torch.stack(photos[:2])], side=SIDE)
+
+
+def test_without_scikit_learn(photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(RuntimeError, match="needs scikit-learn.*: pip install scikit-learn"):
+        memory_builder.build(colorizer(Planted()), photos)
+
+
+def test_no_room_for_the_temporary_file(photos, monkeypatch):
+    monkeypatch.setattr(memory_builder.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match="has 0 MB free. Make room, choose another folder"):
+        memory_builder.build(colorizer(Planted()), photos, side=SIDE)
+
+
+def test_features_that_are_no_numbers(photos):
+    network = Planted()
+    network.memory.offset.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN or too large for float16; choose float32"):
+        memory_builder.build(colorizer(network), photos, side=SIDE)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_interruption_leaves_nothing(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    engine, asked = colorizer(Planted()), []
+
+    def stop():
+        asked.append(1)
+        if len(asked) == 12:
+            raise Stop
+
+    monkeypatch.setattr(engine.placement, "check_interrupt", stop)
+    threads = threading.active_count()
+    with pytest.raises(Stop):
+        memory_builder.build(engine, photos, side=SIDE)
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == threads
+
+
+def test_out_of_memory_is_tried_with_fewer(photos):
+    class Small(Placement):
+        released = 0
+
+        def images_at_once(self, memory_per_image):
+            return 8
+
+        def release(self):
+            self.released += 1
+
+    class Hungry(Planted):
+        most = 2
+
+        def semantics(self, gray):
+            if len(gray) > self.most:
+                raise torch.OutOfMemoryError("no more")
+            return super().semantics(gray)
+
+    network = Hungry()
+    placement = Small(network)
+    engine = colorizer(network, placement=placement)
+    assert_planted(memory_builder.build(engine, photos, entries=4, side=SIDE))
+    assert {shape[0] for shape in network.seen} == {2}
+    assert placement.released
+    network.most = 0
+    with pytest.raises(MemoryError, match="out of memory on one picture of 96x64. Lower the side"):
+        memory_builder.build(engine, photos, entries=4, side=SIDE)
+
+
+def test_spool_gives_back_what_it_took(monkeypatch):
+    monkeypatch.setattr(memory_builder, "CHUNK_ROWS", 4)
+    keys, ab = torch.arange(30).reshape(10, 3).float(), torch.rand(10, 2)
+    with tempfile.TemporaryFile() as file:
+        spool = memory_builder._Spool(file, 3, 10)
+        spool.append(keys[:7], ab[:7], "x")
+        spool.append(keys[7:], ab[7:], "x")
+        chunks = list(spool.chunks())
+        assert [len(chunk) for chunk in chunks] == [4, 4, 2]
+        assert np.array_equal(np.concatenate([chunk["ab"] for chunk in chunks]), ab)
+        rows = np.array([0, 3, 4, 9])
+        assert np.array_equal(spool.keys_of(rows), keys[rows])

@@ -1,0 +1,120 @@
+"""The script around `memory_builder.build`: folders and shards in, one file out."""
+
+import csv
+import io
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from comfyui_colorist.pipeline import memory
+from comfyui_colorist.pipeline.files import PictureError
+from comfyui_colorist.trainers import build_color_memory, common
+from comfyui_colorist.trainers.data import Photos
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory, photos):
+    """A .tar of four of the photos, and one that is damaged."""
+    path = tmp_path_factory.mktemp("shards") / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in [
+            *((f"{i}.png", (photos / f"{i}.png").read_bytes()) for i in range(4)),
+            ("4.png", (photos / "4.png").read_bytes()[:100]),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def settings(out, model, *photos, **changes):
+    values = {"photos": photos, "out": out, "model": str(model), "device": "cpu", "side": 64}
+    return build_color_memory.Config(**(values | changes))
+
+
+def test_folders_and_shards(tmp_path, photos, shard, mini_colorformer_file, capsys):
+    out = tmp_path / "new" / "m.safetensors"
+    config = settings(out, mini_colorformer_file, photos, shard, entries=3)
+    built = build_color_memory.main(config)
+    found = memory.load(out)
+    assert torch.equal(found.keys, built.keys)
+    assert found.provenance["photos"] == 10
+    assert found.provenance["unreadable"] == 1
+    (skipped,) = found.provenance["skipped"]
+    assert skipped.startswith("a.tar at byte ")
+    printed = capsys.readouterr().out
+    assert "[11/11] " in printed and " photos/s" in printed
+    assert "keys of width 8, 10 photos" in printed
+
+
+def test_licences_and_limit(tmp_path, photos, shard, mini_colorformer_file):
+    index = tmp_path / "index.csv"
+    with index.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["key", "licence_kind"])
+        rows.writerows([["0", "open"], ["1", "research"], ["2", "open"]])
+    out = tmp_path / "m.safetensors"
+    changes = {"index": index, "skip_licences": ("research",)}
+    built = build_color_memory.main(settings(out, mini_colorformer_file, photos, **changes))
+    assert built.provenance["photos"] == 5
+    changes = {"limit": 2}
+    built = build_color_memory.main(settings(out, mini_colorformer_file, shard, **changes))
+    assert built.provenance["photos"] == 2
+
+
+def test_fresh(tmp_path, photos, mini_colorformer_file):
+    out = tmp_path / "m.safetensors"
+    built = build_color_memory.main(settings(out, mini_colorformer_file, photos, fresh=True))
+    assert built.provenance["projection"] == "PCA of these photos"
+    assert memory.load(out).projection is not None
+
+
+def test_pictures_are_paths_or_pixels(photos, shard):
+    of_folder = build_color_memory.Pictures(Photos([photos]))
+    assert of_folder[0] == photos / "0.png"
+    of_shard = build_color_memory.Pictures(Photos([shard]))
+    expected = np.asarray(Image.open(photos / "1.png"), np.float32) / 255
+    torch.testing.assert_close(of_shard[1], torch.from_numpy(expected))
+    with pytest.raises(PictureError, match=r"a.tar at byte \d+: damaged"):
+        of_shard[4]
+    assert len(list(build_color_memory.Pictures(Photos([shard]), limit=3))) == 3
+
+
+def test_a_stopped_build_keeps_the_old_file(tmp_path, photos, mini_colorformer_file, monkeypatch):
+    out = tmp_path / "m.safetensors"
+    out.write_bytes(b"mine")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_color_memory.memory_builder, "_labelled", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build_color_memory.main(settings(out, mini_colorformer_file, photos))
+    assert out.read_bytes() == b"mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "name at least one folder or .tar file"),
+        (["--photos", "a", "--out", "m.npy"], "out is m.npy; the name must end in .safetensors."),
+    ],
+)
+def test_settings_that_cannot_be(arguments, sentence, capsys):
+    with pytest.raises(SystemExit):
+        common.parse(build_color_memory.Config, build_color_memory.PRESETS, arguments)
+    assert sentence in capsys.readouterr().err
+
+
+def test_runs_by_path(root):
+    run = subprocess.run(
+        [sys.executable, str(root / "trainers" / "build_color_memory.py"), "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and "--skip-licences" in run.stdout

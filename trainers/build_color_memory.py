@@ -1,0 +1,124 @@
+"""Build the color memory of a ColorFormer from your own photos: section 3.4, Algorithm 1.
+
+    # For a trained network: in the space of its own keys
+    python trainers/build_color_memory.py --model colorformer-nano --photos photos/ \\
+        --out mine.safetensors
+    # For a network whose decoder is to be trained with it: a new space, by PCA
+    python trainers/build_color_memory.py --model runs/encoder/weights.safetensors --fresh \\
+        --entries 256 --photos shard-*.tar --out runs/memory.safetensors
+    # The first, installed
+    colorist memory build photos/ -o mine.safetensors --model colorformer-nano
+
+The paper takes 10,000 photos, 512 entries.
+"""
+
+if not __package__:  # run by path
+    import _standalone
+
+    __package__ = _standalone.package("trainers")
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..pipeline import engine, memory, memory_builder
+from ..pipeline.files import PictureError
+from . import common
+from .data import Photos
+
+PRESETS: dict[str, dict] = {}
+
+
+@dataclass
+class Config:
+    """Settings of one memory."""
+
+    photos: tuple[Path, ...] = ()
+    """Folders and .tar shards of colour photos."""
+    out: Path = Path("memory.safetensors")
+    model: str = "colorformer-nano"
+    """File, boxed or installed network whose encoder looks at the photos."""
+    entries: int = memory_builder.ENTRIES
+    seed: int = 0
+    side: int = 0
+    """Photos are scaled to about side x side pixels; 0 = the network's working size."""
+    fresh: bool = False
+    """A new space of keys by PCA, for a network that is to be trained with this memory."""
+    index: Path | None = None
+    """CSV with `key` and `licence_kind` of the photos."""
+    skip_licences: tuple[str, ...] = ()
+    """Licence kinds to leave out."""
+    limit: int = 0
+    """Use only the first photos; 0 = all."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype: str = "float32"
+    """float32, bfloat16 or float16, of the network."""
+
+    def __post_init__(self) -> None:
+        if not self.photos:
+            raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
+        if self.out.suffix != ".safetensors":
+            raise ValueError(f"out is {self.out}; the name must end in .safetensors.")
+
+
+class Pictures(Sequence[Path | Tensor]):
+    """Photos as the builder takes them: files by their path, members of shards as pixels."""
+
+    def __init__(self, photos: Photos, limit: int = 0):
+        self.photos = photos
+        self.count = min(limit or len(photos), len(photos))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Path | Tensor:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        path, offset, size = self.photos.entries[index]
+        if size < 0:
+            return path
+        try:
+            pixels = np.array(self.photos[index])
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise PictureError(f"{path.name} at byte {offset}: damaged ({error}).") from error
+        return torch.from_numpy(pixels).float() / 255
+
+
+def main(config: Config) -> memory.ColorMemory:
+    """Build a memory, write it to `config.out` and return it; the pace is printed."""
+    pictures = Pictures(Photos(config.photos, config.index, config.skip_licences), config.limit)
+    colorizer = engine.load(config.model, device=config.device, dtype=config.dtype)
+    began = said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= 10 or done == total:
+            said = now
+            print(f"[{done}/{total}] {done / max(now - began, 1e-3):.1f} photos/s", flush=True)
+
+    built = memory_builder.build(
+        colorizer,
+        pictures,
+        entries=config.entries,
+        seed=config.seed,
+        side=config.side or None,
+        fresh=config.fresh,
+        progress=progress,
+    )
+    memory.save(built, config.out)
+    seconds = time.monotonic() - began
+    print(f"{config.out}: {built.describe()}, {seconds:.1f} s")
+    return built
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    main(common.parse(Config, PRESETS, doc=__doc__))
