@@ -3,9 +3,20 @@
 from . import host
 from .colorize import Colorize
 from .load import LoadAutomatic
+from .memory import ApplyMemory, BuildMemory, LoadMemory, SaveMemory
 from .merge import MergeChroma
+from .variations import Variations
 
-NODES = [LoadAutomatic, Colorize, MergeChroma]
+NODES = [
+    LoadAutomatic,
+    Colorize,
+    Variations,
+    BuildMemory,
+    ApplyMemory,
+    SaveMemory,
+    LoadMemory,
+    MergeChroma,
+]
 
 
 class Colorist(host.ComfyExtension):

@@ -7,7 +7,6 @@ from ..pipeline.finish import Finish
 from ..pipeline.upsample import METHODS
 from . import controls, host
 from .host import io, make
-from .load import Automatic
 
 
 class Colorize(io.ComfyNode):
@@ -32,26 +31,9 @@ class Colorize(io.ComfyNode):
             ],
             inputs=[
                 controls.image("image", "One photo or a batch. Colour in it is not looked at."),
-                make(
-                    Automatic.Input,
-                    "colorizer",
-                    display_name="colorizer",
-                    tooltip="From Load Automatic Colorizer.",
-                ),
+                controls.colorizer(),
                 controls.mask(),
-                make(
-                    io.Int.Input,
-                    "resolution",
-                    display_name="resolution",
-                    default=0,
-                    min=0,
-                    max=2048,
-                    step=32,
-                    tooltip="How large the network sees the photo, as the side of a square of the "
-                    "same area. 0 = what the network was trained for. Lower: calmer, more even "
-                    "colour; higher: more small objects get their own colour, more memory. The "
-                    "result always has the photo's size.",
-                ),
+                controls.resolution(),
                 controls.strength(),
                 controls.saturation(),
                 controls.chroma_ceiling(),
@@ -84,7 +66,8 @@ class Colorize(io.ComfyNode):
                     advanced=True,
                     tooltip="exact: keeps aspect ratio and lightness. published: the picture the "
                     "network's official script makes (squashed to a square, colour in blocks), for "
-                    "comparison; all controls but resolution are then ignored, a mask is refused.",
+                    "comparison; ColorFormer's has the network's working size (256x256), not the "
+                    "photo's. All controls but resolution are then ignored, a mask is refused.",
                 ),
             ],
             outputs=[

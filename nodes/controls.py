@@ -1,6 +1,7 @@
-"""Inputs that every finishing node shares."""
+"""Inputs that several nodes share."""
 
 from .host import io, make
+from .load import Automatic
 
 
 def slider(name: str, **options: object) -> io.Float.Input:
@@ -14,8 +15,14 @@ def slider(name: str, **options: object) -> io.Float.Input:
     )
 
 
-def image(name: str, tooltip: str) -> io.Image.Input:
-    return io.Image.Input(name, display_name=name, tooltip=tooltip)
+def image(name: str, tooltip: str, *, optional: bool = False) -> io.Image.Input:
+    return io.Image.Input(name, display_name=name, tooltip=tooltip, optional=optional)
+
+
+def colorizer(
+    tooltip: str = "From Load Automatic Colorizer or Apply Color Memory.",
+) -> Automatic.Input:
+    return Automatic.Input("colorizer", display_name="colorizer", tooltip=tooltip)
 
 
 def mask() -> io.Mask.Input:
@@ -28,9 +35,26 @@ def mask() -> io.Mask.Input:
     )
 
 
-def strength() -> io.Float.Input:
+def resolution(*, advanced: bool = False) -> io.Int.Input:
+    return make(
+        io.Int.Input,
+        "resolution",
+        display_name="resolution",
+        default=0,
+        min=0,
+        max=2048,
+        step=32,
+        advanced=advanced,
+        tooltip="How large the network sees the photo, as the side of a square of the same area. "
+        "0 = what the network was trained for. Lower: calmer, more even colour; higher: more small "
+        "objects get their own colour, more memory. The result always has the photo's size.",
+    )
+
+
+def strength(*, advanced: bool = False) -> io.Float.Input:
     return slider(
         "strength",
+        advanced=advanced,
         default=1.0,
         min=0.0,
         max=1.0,
@@ -39,9 +63,10 @@ def strength() -> io.Float.Input:
     )
 
 
-def saturation() -> io.Float.Input:
+def saturation(*, advanced: bool = False) -> io.Float.Input:
     return slider(
         "saturation",
+        advanced=advanced,
         default=1.0,
         min=0.0,
         max=4.0,

@@ -1,4 +1,4 @@
-"""The only file that knows ComfyUI: model folder, device and memory, progress, interrupt, masks.
+"""The only file that knows ComfyUI: its folders, device and memory, progress, interrupt, masks.
 
 Works on hosts from v0.3.64 on. Attributes of the host are looked up late, because it swaps some of
 them while it starts and newer ones may be missing.
@@ -6,7 +6,8 @@ them while it starts and newer ones may be missing.
 
 import inspect
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,12 +21,15 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from torch import Tensor, nn
 
 from ..model_defs.checkpoint import SUFFIXES
-from ..pipeline import models
+from ..pipeline import files, models
 from ..pipeline.placement import Placement
 
 __all__ = ["ComfyExtension", "io"]  # for the node files, which import nothing of the host
 
 FOLDER = "colorization"  # key in folder_paths, folder below models/
+MEMORY_SUFFIX = ".safetensors"
+INPUT_LEVELS = 4  # of folders below the host's input folder that are looked at,
+INPUT_FOLDERS = 1000  # and how many: a combo is made of them at every look
 NEWER = {"advanced", "search_aliases"}  # keywords that came after v0.3.64
 Made = TypeVar("Made")
 
@@ -76,6 +80,115 @@ def _files() -> list[str]:
         for name in folder_paths.get_filename_list(FOLDER)
         if Path(name).suffix.lower() in SUFFIXES and Path(name).parts[0] != models.MEMORIES
     ]
+
+
+# ---- color memories ----
+
+
+def memory_names() -> list[str]:
+    """Names for a combo: the files in `memories` of every model folder."""
+    memories = Path(models.MEMORIES)
+    paths = [Path(name) for name in folder_paths.get_filename_list(FOLDER)]
+    return [
+        path.relative_to(memories).as_posix()
+        for path in paths
+        if memories in path.parents and path.suffix.lower() == MEMORY_SUFFIX
+    ]
+
+
+def memory_path(name: str) -> Path:
+    """The file behind a name of `memory_names`; nothing else is ever opened.
+
+    Raises:
+        ValueError: a name that is not in the list.
+    """
+    if name in memory_names():
+        return Path(folder_paths.get_full_path_or_raise(FOLDER, f"{models.MEMORIES}/{name}"))
+    raise ValueError(
+        f"memory '{name}' is not in the list ({', '.join(memory_names()) or 'which is empty'}). "
+        f"Save one with Save Color Memory, or put a file ({MEMORY_SUFFIX}) into "
+        f"models/{FOLDER}/{models.MEMORIES}; press R, and choose again."
+    )
+
+
+def memory_file(file: str) -> Path | None:
+    """The file that Load Color Memory would open by this plain file name, or None."""
+    places = (
+        Path(folder, models.MEMORIES, file) for folder in folder_paths.get_folder_paths(FOLDER)
+    )
+    return next((place for place in places if place.exists()), None)
+
+
+def new_memory_file(file: str) -> Path:
+    """Where a new memory of this plain file name is written: models/colorization/memories."""
+    folder = Path(folder_paths.models_dir, FOLDER, models.MEMORIES)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / file
+
+
+# ---- photos in the input folder ----
+
+
+def input_folders() -> list[str]:
+    """Names for a combo: folders below the host's input folder that hold photos, or whose do."""
+    return _names(_input_photos())
+
+
+def input_photos(name: str) -> list[Path]:
+    """The photos in a folder of `input_folders` and in those below it.
+
+    Names are untrusted: no other folder is ever read.
+
+    Raises:
+        ValueError: a name that is not in the list.
+    """
+    found = _input_photos()
+    if name not in _names(found):
+        raise ValueError(
+            f"folder '{name}' is not in the list "
+            f"({', '.join(_names(found)) or 'which is empty'}). Put a folder of photos into "
+            f"{folder_paths.get_input_directory()}, press R, and choose again."
+        )
+    chosen = Path(name)
+    return [
+        photo
+        for folder, photos in sorted(found.items())
+        if chosen in (folder, *folder.parents)
+        for photo in photos
+    ]
+
+
+def _names(found: Iterable[Path]) -> list[str]:
+    both = {place for folder in found for place in (folder, *folder.parents)}
+    return sorted(place.as_posix() for place in both if place.name)
+
+
+def _input_photos() -> dict[Path, list[Path]]:
+    """Folder, relative to the host's input folder -> the photos in it. Links are followed once."""
+    root = Path(folder_paths.get_input_directory())
+    found, seen, ahead = {}, set(), deque([Path()])
+    while ahead and len(seen) < INPUT_FOLDERS:
+        folder = ahead.popleft()
+        place = os.path.realpath(root / folder)
+        if place in seen:
+            continue  # a link that leads back
+        seen.add(place)
+        try:
+            with os.scandir(place) as inside:
+                entries = [entry for entry in inside if not entry.name.startswith(".")]
+            below = sorted(entry.name for entry in entries if entry.is_dir())
+            photos = sorted(
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(files.SUFFIXES) and entry.is_file()
+            )
+        except OSError:
+            continue  # not ours to read
+        if photos:
+            found[folder] = [root / folder / name for name in photos]
+        if len(folder.parts) < INPUT_LEVELS:
+            ahead.extend(folder / name for name in below)
+    return found
 
 
 # ---- device and memory ----
@@ -166,7 +279,7 @@ def check_interrupt() -> None:
     mm.throw_exception_if_processing_interrupted()
 
 
-def progress(total: int) -> Callable[[int], None]:
-    """A progress bar on the running node: call it with the number of pictures done."""
+def progress(total: int) -> Callable[..., None]:
+    """A progress bar on the running node: call it with what is done, and of how much if it grew."""
     bar = comfy.utils.ProgressBar(total)
-    return lambda done: bar.update_absolute(done, total)
+    return lambda done, total=total: bar.update_absolute(done, total)

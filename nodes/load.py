@@ -1,5 +1,8 @@
 """Nodes that open a checkpoint."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from ..model_defs.spec import Spec
 from ..pipeline import engine
 from . import host
@@ -20,7 +23,14 @@ class LoadAutomatic(io.ComfyNode):
             category="Colorist/loaders",
             description="Opens a network that colours photos by itself, for the Colorize node. "
             "Networks in the box need no download; others go into models/colorization.",
-            search_aliases=["colorize", "colourise", "colorizer", "ddcolor", "black and white"],
+            search_aliases=[
+                "colorize",
+                "colourise",
+                "colorizer",
+                "ddcolor",
+                "colorformer",
+                "black and white",
+            ],
             inputs=[
                 make(
                     io.Combo.Input,
@@ -50,7 +60,7 @@ class LoadAutomatic(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str = "", dtype: str = "auto") -> str:
-        return fingerprint(model)
+        return fingerprint(model, host.network_path)
 
     @classmethod
     def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
@@ -84,10 +94,10 @@ def check_role(name: str, spec: Spec, role: str) -> None:
         )
 
 
-def fingerprint(name: str) -> str:
-    """Changes when the file behind `name` does, so that the host runs the loader again."""
+def fingerprint(name: str, find: Callable[[str], Path]) -> str:
+    """Changes when the file that `find` finds does, so that the host runs the loader again."""
     try:
-        path = host.network_path(name)
+        path = find(name)
         facts = path.stat()
     except (ValueError, OSError):
         return f"{name}: missing"  # execute says why

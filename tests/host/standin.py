@@ -102,6 +102,12 @@ class NumberInput(WidgetInput):
         self.min, self.max, self.step, self.display_mode = min, max, step, display_mode
 
 
+class IntInput(NumberInput):
+    def __init__(self, *args, control_after_generate=None, **options):
+        super().__init__(*args, **options)
+        self.control_after_generate = control_after_generate
+
+
 class ComboInput(WidgetInput):
     def __init__(
         self,
@@ -132,6 +138,42 @@ class ComboInput(WidgetInput):
             advanced,
         )
         self.options = options
+
+
+class StringInput(WidgetInput):
+    def __init__(
+        self,
+        id,
+        display_name=None,
+        optional=False,
+        tooltip=None,
+        lazy=None,
+        multiline=False,
+        placeholder=None,
+        default=None,
+        dynamic_prompts=None,
+        socketless=None,
+        force_input=None,
+        extra_dict=None,
+        raw_link=None,
+        advanced=None,
+    ):
+        super().__init__(
+            id,
+            display_name,
+            optional,
+            tooltip,
+            lazy,
+            default,
+            socketless,
+            None,
+            force_input,
+            extra_dict,
+            raw_link,
+            advanced,
+        )
+        self.multiline, self.placeholder = multiline, placeholder
+        self.dynamic_prompts = dynamic_prompts
 
 
 def comfy_type(name: str, base: type[Input]) -> type:
@@ -179,7 +221,8 @@ def comfy_api() -> dict[str, ModuleType]:
     io.Schema, io.NodeOutput, io.ComfyNode = Schema, NodeOutput, ComfyNode
     io.Custom = lambda name: comfy_type(name, Input)
     io.Image, io.Mask = comfy_type("IMAGE", Input), comfy_type("MASK", Input)
-    io.Int, io.Float = comfy_type("INT", NumberInput), comfy_type("FLOAT", NumberInput)
+    io.Int, io.Float = comfy_type("INT", IntInput), comfy_type("FLOAT", NumberInput)
+    io.String = comfy_type("STRING", StringInput)
     io.Combo = comfy_type("COMBO", ComboInput)
     io.NumberDisplay = type("NumberDisplay", (), {"number": "number", "slider": "slider"})
     api = ModuleType("comfy_api.v0_0_2")
@@ -266,6 +309,7 @@ def folder_paths() -> ModuleType:
     paths = ModuleType("folder_paths")
     paths.models_dir = os.path.join(os.sep, "no", "such", "models")
     paths.folder_names_and_paths = {}
+    paths.input_directory = os.path.join(os.sep, "no", "such", "input")
 
     def add_model_folder_path(key, folder, is_default=False):
         folders, _ = paths.folder_names_and_paths.setdefault(key, ([], set()))
@@ -289,6 +333,11 @@ def folder_paths() -> ModuleType:
                 return full
         raise FileNotFoundError(f"Model in folder '{key}' with filename '{name}' not found.")
 
+    def set_input_directory(folder):
+        paths.input_directory = folder
+
+    paths.get_input_directory = lambda: paths.input_directory
+    paths.set_input_directory = set_input_directory
     paths.add_model_folder_path = add_model_folder_path
     paths.get_folder_paths = lambda key: list(paths.folder_names_and_paths[key][0])
     paths.get_filename_list = get_filename_list

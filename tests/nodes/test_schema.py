@@ -22,6 +22,11 @@ def test_ids_are_the_documented_ones(schemas):
     assert names == {
         "ColoristLoadAutomatic": "Load Automatic Colorizer",
         "ColoristColorize": "Colorize",
+        "ColoristVariations": "Colorize Variations",
+        "ColoristBuildMemory": "Build Color Memory",
+        "ColoristApplyMemory": "Apply Color Memory",
+        "ColoristSaveMemory": "Save Color Memory",
+        "ColoristLoadMemory": "Load Color Memory",
         "ColoristMergeChroma": "Merge Chroma",
     }
 
@@ -74,6 +79,17 @@ def test_few_widgets_are_in_sight(host, schemas):
     for _, schema in schemas:
         seen = [put.id for put in schema.inputs if hasattr(put, "default") and not put.advanced]
         assert len(seen) <= 3, (schema.node_id, seen)
+
+
+def test_only_the_gallery_draws_a_new_seed_after_each_run(schemas):
+    """The front end does so for every input called seed, unless it is told not to."""
+    found = {
+        schema.node_id: put.control_after_generate
+        for _, schema in schemas
+        for put in schema.inputs
+        if put.id == "seed"
+    }
+    assert found == {"ColoristVariations": True, "ColoristBuildMemory": False}
 
 
 def test_newer_keywords_are_dropped_where_unknown_and_typos_are_not(host):
