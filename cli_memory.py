@@ -10,7 +10,8 @@ import os
 import time
 from pathlib import Path
 
-from .cli import (
+from .cli_colorize import pictures_in
+from .cli_common import (
     DEFAULT_COLORFORMER,
     DONE,
     FAILED,
@@ -18,7 +19,6 @@ from .cli import (
     Refusal,
     add_network,
     device_of,
-    pictures_in,
     refuse_unwritable,
     say,
     sentence,

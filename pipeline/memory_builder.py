@@ -1,16 +1,12 @@
 """From colour photos to a color memory: ColorFormer, section 3.4 and Algorithm 1 (supplement).
 
 A row is a patch of 32 x 32 pixels of a working picture: a key (the encoder's features, projected)
-and a colour (ab of its mean sRGB). Rows go to a temporary file and come back in chunks, so that
-memory does not grow with the number of photos. scikit-learn, which clusters, is imported when a
-memory is built.
+and a colour (ab of its mean sRGB). What becomes of rows is in `clusters`.
 """
 
 import logging
 import math
-import shutil
 import tempfile
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import color, files
+from . import clusters, color, files
 from .batch import as_batch, repaired
 from .engine import Colorizer
 from .files import PictureError
@@ -34,10 +30,8 @@ log = logging.getLogger(__name__)
 ENTRIES = 512  # section 4.1 of the paper
 GREY = 2.0  # mean C* below which a photo counts as grey and teaches nothing
 PROJECTION_PHOTOS = 512  # photos, at most, of which a projection is made
-CLUSTER_ROWS = 100_000  # rows, at most, that k-means looks at
 ROWS_PER_ENTRY = 16  # at least; with fewer, an entry's colours would be chance
 PCA_ROWS = 4096  # rows that PCA takes at once
-CHUNK_ROWS = 16_384  # read back from the temporary file at once
 READERS = 2  # threads that read photos, each of which holds a whole photo for a moment
 PENDING = 64  # small pictures, at most, that wait for others of their shape
 NAMES = 100  # unreadable photos that are named in the provenance
@@ -84,7 +78,7 @@ def build(
     """
     side = side or colorizer.spec.resolution
     refuse(colorizer, photos, entries, side)
-    sample = _sample(len(photos), PROJECTION_PHOTOS, seed)
+    sample = clusters.sample(len(photos), PROJECTION_PHOTOS, seed)
     encoding = _Encoding(colorizer, photos, side, progress, total=len(photos))
     width, groups = colorizer.spec.memory.key_width, colorizer.spec.memory.groups
     projection, made = _own_projection(colorizer, fresh), "the network's own"
@@ -99,7 +93,7 @@ def build(
             projection, explained, spread = _fitted(encoding, sample, width)
     tally = Tally()
     with tempfile.TemporaryFile() as file:
-        spool = _Spool(file, width, encoding.rows_expected)
+        spool = clusters.Spool(file, width, encoding.rows_expected)
         for features, ab in encoding.run(range(len(photos)), _features, tally):
             spool.append(projection(features), ab, colorizer.name)
         tally.refuse_none(len(photos))
@@ -109,10 +103,10 @@ def build(
                 "%d photos have %d patches, enough for %d entries instead of %d.",
                 *(tally.used, spool.rows, wanted, entries),
             )
-        centers = _centers(spool, wanted, seed)
+        centers = clusters.centers(spool, wanted, seed)
         colorizer.placement.check_interrupt()
-        keys, counts, bins = _labelled(spool, centers, colorizer.placement.check_interrupt)
-    values = _color_groups(bins, len(keys), groups, seed)
+        keys, counts, bins = clusters.labelled(spool, centers, colorizer.placement.check_interrupt)
+    values = clusters.color_groups(bins, len(keys), groups, seed)
     if spread is not None:
         keys, projection = _as_spread_as(spread, keys, counts, projection)
     provenance = {
@@ -149,13 +143,7 @@ def refuse(colorizer: Colorizer, photos: Sequence, entries: int, side: int | Non
         raise ValueError(f"side is {side}; this network needs at least {colorizer.spec.multiple}.")
     if not len(photos):
         raise ValueError("no photos to build a color memory of; give colour photos.")
-    _k_means()
-
-
-def _sample(count: int, most: int, seed: int) -> np.ndarray:
-    """Up to `most` of the numbers 0 ... count - 1, ascending."""
-    chosen = np.random.default_rng(seed).choice(count, min(count, most), replace=False)
-    return np.sort(chosen)
+    clusters.k_means()
 
 
 # --- Photos to features and colours (lines 2 to 8) -----------------------------------------------
@@ -452,126 +440,3 @@ def _as_spread_as(
         projection.components * factor, center + factor * (projection.offset - center)
     )
     return mean + factor * (keys - mean), stretched
-
-
-# --- Rows on the disk ----------------------------------------------------------------------------
-
-
-class _Spool:
-    """Rows in an unlinked temporary file: key float16 (k,), ab float32 (2,)."""
-
-    def __init__(self, file, width: int, rows_expected: int):
-        self.kind = np.dtype([("key", np.float16, (width,)), ("ab", np.float32, (2,))])
-        self.file, self.rows = file, 0
-        needed, folder = rows_expected * self.kind.itemsize, tempfile.gettempdir()
-        free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise OSError(
-                f"the temporary file needs about {needed / 1e6:.0f} MB, but {folder} has "
-                f"{free / 1e6:.0f} MB free. Make room, choose another folder (environment variable "
-                "TMPDIR), or take fewer photos."
-            )
-
-    def append(self, keys: Tensor, ab: Tensor, network: str) -> None:
-        rows = np.empty(len(keys), self.kind)
-        with np.errstate(over="ignore"):
-            rows["key"], rows["ab"] = keys.numpy(), ab.numpy()
-        if not np.isfinite(rows["key"]).all():
-            raise ValueError(
-                f"{network}: features are NaN or too large for float16; choose float32 or bfloat16 "
-                "for the network."
-            )
-        self.file.write(rows.tobytes())
-        self.rows += len(rows)
-
-    def chunks(self) -> Iterator[np.ndarray]:
-        """All rows in their order, CHUNK_ROWS at a time."""
-        self.file.seek(0)
-        while data := self.file.read(CHUNK_ROWS * self.kind.itemsize):
-            yield np.frombuffer(data, self.kind)
-
-    def keys_of(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), k) float32; `rows` ascending."""
-        found, start = [], 0
-        for chunk in self.chunks():
-            first, last = np.searchsorted(rows, (start, start + len(chunk)))
-            found.append(chunk["key"][rows[first:last] - start].astype(np.float32))
-            start += len(chunk)
-        return np.concatenate(found)
-
-
-# --- Clusters (lines 10 to 16) -------------------------------------------------------------------
-
-
-def _k_means() -> type:
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError:
-        raise RuntimeError(
-            "building a color memory needs scikit-learn, which is not installed: "
-            "pip install scikit-learn (or comfyui-colorist[memory])."
-        ) from None
-    return KMeans
-
-
-def _centers(spool: _Spool, entries: int, seed: int) -> np.ndarray:
-    """(entries, k) float32: k-means of a sample of the rows."""
-    keys = spool.keys_of(_sample(spool.rows, CLUSTER_ROWS, seed))
-    with warnings.catch_warnings():  # fewer different rows than clusters: the rest stay empty
-        warnings.simplefilter("ignore")
-        clusters = _k_means()(entries, n_init=1, random_state=seed, max_iter=100).fit(keys)
-    return clusters.cluster_centers_.astype(np.float32)
-
-
-def _labelled(
-    spool: _Spool, centers: np.ndarray, check_interrupt: Callable[[], None]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All rows go to their nearest center.
-
-    Returns:
-        keys (m, k) float64, the mean of each cluster's rows; the number of its rows (m,); and the
-        colours: (bins, 4) int64 with cluster, a, b in whole Lab units, number of rows. Clusters
-        without rows are left out.
-    """
-    entries, width = centers.shape
-    sums, counts = np.zeros((entries, width)), np.zeros(entries, np.int64)
-    codes, numbers = np.empty(0, np.int64), np.empty(0, np.int64)
-    norms = np.square(centers).sum(1)
-    for chunk in spool.chunks():
-        check_interrupt()
-        keys = chunk["key"].astype(np.float32)
-        labels = (norms - 2 * keys @ centers.T).argmin(1)
-        np.add.at(sums, labels, keys)
-        counts += np.bincount(labels, minlength=entries)
-        a, b = np.rint(chunk["ab"]).astype(np.int64).clip(-128, 127).T
-        codes = np.concatenate([codes, labels << 16 | (a + 128) << 8 | (b + 128)])
-        codes, place = np.unique(codes, return_inverse=True)
-        weights = np.concatenate([numbers, np.ones(len(chunk), np.int64)])
-        numbers = np.bincount(place, weights).astype(np.int64)
-    there = counts > 0
-    new = np.cumsum(there) - 1
-    a, b = (codes >> 8 & 255) - 128, (codes & 255) - 128
-    bins = np.stack([new[codes >> 16], a, b, numbers], axis=1)
-    return sums[there] / counts[there, None], counts[there], bins
-
-
-def _color_groups(bins: np.ndarray, entries: int, groups: int, seed: int) -> np.ndarray:
-    """(groups, entries, 2): n mean colours of each cluster, by hue angle.
-
-    The published program fills clusters of few colours up with grey, and does not sort.
-    """
-    values = np.empty((groups, entries, 2))
-    borders = np.searchsorted(bins[:, 0], np.arange(entries + 1))
-    for entry, (first, last) in enumerate(zip(borders, borders[1:], strict=False)):
-        colors, numbers = bins[first:last, 1:3].astype(float), bins[first:last, 3]
-        if len(colors) > groups:
-            clusters = _k_means()(groups, n_init=2, random_state=seed)
-            colors = clusters.fit(colors, sample_weight=numbers).cluster_centers_
-        colors = np.resize(colors, (groups, 2))
-        values[:, entry] = colors[np.argsort(hue(colors), kind="stable")]
-    return values
-
-
-def hue(ab: np.ndarray) -> np.ndarray:
-    """(..., 2) ab -> hue angle in degrees, 0 to 360."""
-    return np.degrees(np.arctan2(ab[..., 1], ab[..., 0])) % 360

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_colorist import cli
+from comfyui_colorist import cli, cli_colorize
 from comfyui_colorist.model_defs import checkpoint, registry
 from comfyui_colorist.pipeline import files
 from PIL import Image
@@ -88,7 +88,7 @@ def test_finished_outputs_are_kept_unless_overwrite(tmp_path, model):
 
 def test_the_same_file_twice_is_one_job(tmp_path):
     picture(tmp_path / "in" / "a.png")
-    jobs = cli.plan([tmp_path / "in", tmp_path / "in" / "a.png"], tmp_path / "out")
+    jobs = cli_colorize.plan([tmp_path / "in", tmp_path / "in" / "a.png"], tmp_path / "out")
     assert [job.target for job in jobs] == [tmp_path / "out" / "a.png"]
 
 
@@ -245,7 +245,7 @@ def test_dtypes_are_those_of_the_engine():
     from comfyui_colorist.pipeline import engine, finish
 
     assert set(cli.DTYPES) == set(engine.DTYPES)
-    assert set(cli.CONTROLS) == set(finish.Finish.__dataclass_fields__)
+    assert set(cli_colorize.CONTROLS) == set(finish.Finish.__dataclass_fields__)
 
 
 # --- Color memories ----------------------------------------------------------------------------
@@ -334,12 +334,12 @@ def test_memory_build_refusals(tmp_path, memory, model, colorformer, capsys):
 
 
 def test_memory_build_interrupted(tmp_path, colorformer, monkeypatch, capsys):
-    from comfyui_colorist.pipeline import memory_builder
+    from comfyui_colorist.pipeline import clusters
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(memory_builder, "_labelled", stop)
+    monkeypatch.setattr(clusters, "labelled", stop)
     source, out = color_photos(tmp_path / "in"), tmp_path / "out"
     assert run("memory", "build", source, "-o", out / "m.safetensors", *colorformer) == 130
     assert capsys.readouterr().err.endswith("stopped.\n")

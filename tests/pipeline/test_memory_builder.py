@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import colorformer
 from comfyui_colorist.model_defs.spec import MemorySizes, Spec
-from comfyui_colorist.pipeline import color, files, memory_builder
+from comfyui_colorist.pipeline import clusters, color, files, memory_builder
 from comfyui_colorist.pipeline.engine import Colorizer
 from comfyui_colorist.pipeline.placement import Placement
 from torch import nn
@@ -118,12 +118,13 @@ def test_planted_clusters_are_found_again(photos):
 
 def test_found_in_small_pieces_too(photos, monkeypatch):
     """The sample for k-means, the chunks, the pictures that wait: each smaller than what comes."""
-    for name, value in (("CLUSTER_ROWS", 70), ("CHUNK_ROWS", 7), ("PENDING", 3)):
-        monkeypatch.setattr(memory_builder, name, value)
+    monkeypatch.setattr(clusters, "CLUSTER_ROWS", 70)
+    monkeypatch.setattr(clusters, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(memory_builder, "PENDING", 3)
     taken = []
-    original = memory_builder._Spool.keys_of
+    original = clusters.Spool.keys_of
     monkeypatch.setattr(
-        memory_builder._Spool,
+        clusters.Spool,
         "keys_of",
         lambda self, rows: taken.append(len(rows)) or original(self, rows),
     )
@@ -158,20 +159,20 @@ def test_the_same_seed_gives_the_same_memory(mini_colorformer, smooth_photos):
 def test_an_entry_of_few_colours_repeats_its_own():
     """As the published program does not: it fills up with grey."""
     bins = np.array([[0, 30, 0, 5], [1, -5, 5, 1], [1, 5, 5, 9]])
-    values = memory_builder._color_groups(bins, 2, 4, seed=0)
+    values = clusters.color_groups(bins, 2, 4, seed=0)
     assert values[:, 0].tolist() == [[30, 0]] * 4
     assert values[:, 1].tolist() == [[5, 5]] * 2 + [[-5, 5]] * 2
 
 
 def test_colours_are_weighted_by_their_patches():
     bins = np.array([[0, 10, 0, 3], [0, 14, 0, 1], [0, -20, 0, 1]])
-    values = memory_builder._color_groups(bins, 1, 2, seed=0)
+    values = clusters.color_groups(bins, 1, 2, seed=0)
     assert values[:, 0].tolist() == [[11, 0], [-20, 0]]
 
 
 def test_hue_runs_counter_clockwise_from_plus_a():
     ab = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [1, -1]])
-    assert memory_builder.hue(ab).tolist() == [0, 90, 180, 270, 315]
+    assert clusters.hue(ab).tolist() == [0, 90, 180, 270, 315]
 
 
 @pytest.mark.parametrize(
@@ -394,7 +395,7 @@ def test_without_scikit_learn(photos, monkeypatch):
 
 
 def test_no_room_for_the_temporary_file(photos, monkeypatch):
-    monkeypatch.setattr(memory_builder.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(clusters.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match="has 0 MB free. Make room, choose another folder"):
         memory_builder.build(colorizer(Planted()), photos, side=SIDE)
 
@@ -457,10 +458,10 @@ def test_out_of_memory_is_tried_with_fewer(photos):
 
 
 def test_spool_gives_back_what_it_took(monkeypatch):
-    monkeypatch.setattr(memory_builder, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(clusters, "CHUNK_ROWS", 4)
     keys, ab = torch.arange(30).reshape(10, 3).float(), torch.rand(10, 2)
     with tempfile.TemporaryFile() as file:
-        spool = memory_builder._Spool(file, 3, 10)
+        spool = clusters.Spool(file, 3, 10)
         spool.append(keys[:7], ab[:7], "x")
         spool.append(keys[7:], ab[7:], "x")
         chunks = list(spool.chunks())

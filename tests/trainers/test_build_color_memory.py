@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.pipeline import memory
+from comfyui_colorist.pipeline import clusters, memory
 from comfyui_colorist.pipeline.files import PictureError
 from comfyui_colorist.trainers import build_color_memory, common
 from comfyui_colorist.trainers.data import Photos
@@ -91,7 +91,7 @@ def test_a_stopped_build_keeps_the_old_file(tmp_path, photos, mini_colorformer_f
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_color_memory.memory_builder, "_labelled", stop)
+    monkeypatch.setattr(clusters, "labelled", stop)
     with pytest.raises(KeyboardInterrupt):
         build_color_memory.main(settings(out, mini_colorformer_file, photos))
     assert out.read_bytes() == b"mine"
