@@ -1,20 +1,24 @@
 """What every trainer needs and none should have to read: flags, schedule, average, checkpoints."""
 
 import argparse
+import contextlib
 import copy
 import dataclasses
+import itertools
 import json
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.optim.swa_utils import update_bn
 
 from ..model_defs import checkpoint
+from ..pipeline import color
 from ..pipeline.files import write_whole
 
 
@@ -94,7 +98,7 @@ def cosine(step: int, steps: int, warmup: int) -> float:
 
 
 class Average:
-    """Exponential moving average of a network's parameters; buffers are copied."""
+    """Exponential moving average of a network's parameters; buffers are copied, see `calibrate`."""
 
     def __init__(self, network: nn.Module, decay: float):
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
@@ -151,6 +155,22 @@ def jsonable(values: dict) -> dict:
         return value.name if isinstance(value, Path) else value
 
     return {key: plain(value) for key, value in values.items()}
+
+
+def calibrate(network: nn.Module, rgb: Iterator[Tensor], batches: int = 16) -> None:
+    """Batch-norm statistics for averaged weights: those of the network in training do not fit them.
+
+    Args:
+        network: takes grey RGB.
+        rgb: generator of photos (B, 3, H, W) in 0..1; closed in the end.
+        batches: how many to look at.
+    """
+    device = next(network.parameters()).device
+    with contextlib.closing(rgb):
+        some = itertools.islice(rgb, batches)
+        update_bn(
+            (color.gray_rgb(color.lightness(x.to(device))).contiguous() for x in some), network
+        )
 
 
 # --- Result ----------------------------------------------------------------------------------

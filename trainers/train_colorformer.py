@@ -30,6 +30,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -207,8 +208,19 @@ def main(config: Config) -> None:
         log.info("resumed %s at step %d", config.out, step)
     log.info("%d photos, %.2f M parameters, %s", len(photos), common.count(network) / 1e6, device)
 
+    def photos_from(start: int) -> Iterator[Tensor]:
+        return batches(
+            photos,
+            size=lambda at: common.crop_at(config.crop, config.crop_until, at),
+            batch=config.batch,
+            seed=config.seed,
+            smallest=config.smallest,
+            start=start,
+        )
+
     def save() -> None:
         info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": seconds}
+        common.calibrate(average.network, photos_from(step))
         common.save_state(state_file, networks, optimizers, info)
         training = {"photos": len(photos), "steps": step, "seconds": round(seconds)}
         common.export(
@@ -223,14 +235,7 @@ def main(config: Config) -> None:
             },
         )
 
-    source = batches(
-        photos,
-        size=lambda at: common.crop_at(config.crop, config.crop_until, at),
-        batch=config.batch,
-        seed=config.seed,
-        smallest=config.smallest,
-        start=step,
-    )
+    source = photos_from(step)
     sums: dict[str, float] = {}
     summed = 0
     began = time.monotonic()

@@ -1,5 +1,6 @@
 """The trainer as a user runs it: files, resume, all four losses, one batch learned by heart."""
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 import torch
 from comfyui_colorist.model_defs import ddcolor, registry
+from comfyui_colorist.pipeline import color
 from comfyui_colorist.trainers import common, evaluate, train_ddcolor
 
 
@@ -150,3 +152,28 @@ def test_runs_by_path(root):
         text=True,
     )
     assert run.returncode == 0 and "--learning-rate" in run.stdout
+
+
+def test_averaged_weights_get_statistics_of_their_own(mini_config):
+    """After `calibrate` the network in eval mode does what it does with the photos' statistics."""
+    network = registry.build("ddcolor", mini_config).eval()
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.fill_(3.0)  # of some other weights
+    rgb = torch.rand(8, 3, 64, 64)
+    gray = color.gray_rgb(color.lightness(rgb))
+    with torch.no_grad():
+        before, want = network(gray), copy.deepcopy(network).train()(gray)
+        common.calibrate(network, (rgb for _ in range(3)))
+        after = network(gray)
+    assert not network.training
+    assert (before - want).abs().mean() > 0.2 * want.std()
+    assert (after - want).abs().mean() < 0.02 * want.std()
+
+
+def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
+    seen = []
+    real = common.calibrate
+    monkeypatch.setattr(common, "calibrate", lambda *given: seen.append(1) or real(*given))
+    train_ddcolor.main(settings(photos, tmp_path))
+    assert len(seen) == 2  # saved after 3 and 6 steps
