@@ -35,6 +35,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -65,8 +66,8 @@ class Config:
     freeze_encoder: bool = False
     """Keep the encoder as it is, so that the memory's keys stay features of this encoder."""
     recolor: float = 0.0
-    """Part of the batches in which photos and memory are recoloured alike by a random linear map
-    of (a, b): the network then learns to take its colours from the memory. 0 in the paper."""
+    """Part of the batches in which memory and photos are recoloured alike: the network then learns
+    to take its colours from the memory, so that another one changes them. 0 in the paper."""
     vgg: Path | None = None
     """VGG-16-BN weights for the perceptual loss."""
     resolution: int = 256
@@ -159,9 +160,9 @@ PRESETS = {
     | {
         "architecture": "",
         "freeze_encoder": True,
-        "recolor": 0.3,
-        "steps": 9_000,
-        "crop_until": (6_000, 8_000),
+        "recolor": 0.5,
+        "steps": 5_300,
+        "crop_until": (2_500, 4_500),
         "learning_rate": 1e-3,
     },
 }
@@ -251,11 +252,12 @@ def main(config: Config) -> None:
         true_rgb = true_rgb.to(device)
         true_lab = color.rgb_to_lab(true_rgb)
         L, true_ab, entries = true_lab[:, :1], true_lab[:, 1:], None
-        if torch.rand(()) < config.recolor:
-            true_ab, entries = recolored(true_ab, network.memory)
-            true_rgb = color.lab_to_rgb(torch.cat([L, true_ab], dim=1)).clamp(0, 1)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            ab = network(color.gray_rgb(L).contiguous(), entries)
+            encoded = network.encode(color.gray_rgb(L).contiguous())
+            if torch.rand(()) < config.recolor:
+                true_ab, entries = recolored(true_ab, encoded, network.memory)
+                true_rgb = color.lab_to_rgb(torch.cat([L, true_ab], dim=1)).clamp(0, 1)
+            ab = network.decode(encoded, entries)
         ab = ab.float()
         rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
 
@@ -345,13 +347,33 @@ def take_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> No
         network.memory.components, network.memory.offset = new.projection
 
 
-def recolored(ab: Tensor, module: colorformer.ColorMemoryModule) -> tuple[Tensor, Entries]:
-    """The same random turn and stretch of hue and chroma for photos (B, 2, H, W) and memory."""
-    turn, stretch = 0.8 * torch.randn(()), 0.6 + 0.8 * torch.rand(())
+@torch.no_grad()
+def recolored(
+    ab: Tensor, encoded: colorformer.Encoded, module: colorformer.ColorMemoryModule
+) -> tuple[Tensor, Entries]:
+    """Recolour photos (B, 2, H, W) and memory alike; what the network has to answer, and to what.
+
+    Some entries are left out. Then all colours are turned in hue and stretched in chroma by the
+    same random map, and each entry is shifted by a colour of its own, alike for like keys. Where
+    the photos attend to an entry, they are shifted with it: ab' = M ab + W sum_l lambda_l delta_l,
+    with W and lambda of eq. 4 and 5.
+    """
+    entries = len(module.keys)
+    kept = torch.randperm(entries)[: torch.randint(max(1, entries // 8), entries + 1, ())]
+    keys, values = module.keys[kept], module.values[:, kept]
+    turn, stretch = 0.5 * torch.randn(()), 0.6 + 0.8 * torch.rand(())
     cos, sin = stretch * turn.cos(), stretch * turn.sin()
-    change = torch.stack([cos, -sin, sin, cos]).view(2, 2).to(ab)
-    turned = torch.einsum("dc,bchw->bdhw", change, ab)
-    return turned, Entries(module.keys, module.values @ change.T)
+    change = torch.stack([cos, -sin, sin, cos]).view(2, 2).to(values)
+    common_shift, each = 8 * torch.randn(2), 5 * torch.randn(*values.shape)
+    direction = 12 * torch.randn(keys.shape[1], 2) / keys.shape[1] ** 0.5
+    likeness = keys / keys.std().clamp_min(1e-6)
+    shift = likeness @ direction.to(values) + (common_shift + each).to(values)
+    fused = torch.einsum("Bn,nmc->Bmc", encoded.weights.to(shift), shift)
+    moved = module.attend(encoded.features.permute(0, 2, 3, 1), fused, keys).movedim(-1, 1).float()
+    moved = F.interpolate(moved, size=ab.shape[2:], mode="bilinear")
+    return torch.einsum("dc,bchw->bdhw", change, ab) + moved, Entries(
+        keys, values @ change.T + shift
+    )
 
 
 def rate_factor(config: Config, step: int) -> float:

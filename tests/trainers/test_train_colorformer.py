@@ -90,18 +90,32 @@ def test_refuses_a_memory_of_another_encoder(photos, tmp_path, memory_file, mini
         train_colorformer.main(settings(photos, tmp_path, memory=memory_file))
 
 
-def test_recolouring_turns_photos_and_memory_alike(mini_colorformer_network):
+def test_recolouring_moves_photos_as_the_entries_they_attend_to(mini_colorformer_network):
+    network, module = mini_colorformer_network, mini_colorformer_network.memory
     torch.manual_seed(0)
-    ab = torch.randn(2, 2, 3, 3)
-    module = mini_colorformer_network.memory
-    turned, entries = train_colorformer.recolored(ab, module)
-    before = torch.cat([ab.movedim(1, -1).reshape(-1, 2), module.values.reshape(-1, 2)])
-    after = torch.cat([turned.movedim(1, -1).reshape(-1, 2), entries.values.reshape(-1, 2)])
-    change = torch.linalg.lstsq(before, after).solution
-    torch.testing.assert_close(before @ change, after, atol=1e-3, rtol=1e-3)  # one linear map
-    gram = change @ change.T
-    torch.testing.assert_close(gram, gram[0, 0] * torch.eye(2), atol=1e-4, rtol=1e-4)
-    assert torch.equal(entries.keys, module.keys) and not torch.allclose(turned, ab, atol=0.1)
+    ab = 20 * torch.randn(2, 2, 64, 64)
+    with torch.inference_mode():
+        encoded = network.encode(torch.rand(2, 3, 64, 64))
+    torch.manual_seed(1)
+    moved_ab, entries = train_colorformer.recolored(ab, encoded, module)
+    kept = (entries.keys[:, None] == module.keys[None]).all(-1).nonzero()[:, 1]
+    assert 2 <= len(kept) == len(set(kept.tolist())) <= 16
+    # What is left after the common turn and stretch is the attended shift.
+    torch.manual_seed(1)
+    zero, _ = train_colorformer.recolored(torch.zeros_like(ab), encoded, module)
+    change = torch.linalg.lstsq(
+        ab.movedim(1, -1).reshape(-1, 2), (moved_ab - zero).movedim(1, -1).reshape(-1, 2)
+    ).solution
+    torch.testing.assert_close(
+        change @ change.T, (change @ change.T)[0, 0] * torch.eye(2), atol=1e-3, rtol=1e-3
+    )
+    shift = entries.values - module.values[:, kept] @ change
+    fused = torch.einsum("Bn,nmc->Bmc", encoded.weights, shift)
+    with torch.no_grad():
+        want = module.attend(encoded.features.permute(0, 2, 3, 1), fused, entries.keys)
+    want = torch.nn.functional.interpolate(want.movedim(-1, 1), size=(64, 64), mode="bilinear")
+    torch.testing.assert_close(zero, want, atol=0.01, rtol=0.01)
+    assert want.std() > 1
 
 
 def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset):
