@@ -13,10 +13,25 @@ _LAZY = {
     "load": (".pipeline.engine", "load"),
     "load_model": (".pipeline.engine", "load_model"),
     "Colorizer": (".pipeline.engine", "Colorizer"),
+    "ColorMemory": (".pipeline.memory", "ColorMemory"),
+    "build_memory": (".pipeline.memory_builder", "build"),
+    "load_memory": (".pipeline.memory", "load"),
+    "save_memory": (".pipeline.memory", "save"),
     "Finish": (".pipeline.finish", "Finish"),
     "CheckpointError": (".model_defs.checkpoint", "CheckpointError"),
 }
-__all__ = ["CheckpointError", "Colorizer", "Finish", "__version__", "load", "load_model"]
+__all__ = [
+    "CheckpointError",
+    "ColorMemory",
+    "Colorizer",
+    "Finish",
+    "__version__",
+    "build_memory",
+    "load",
+    "load_memory",
+    "load_model",
+    "save_memory",
+]
 
 
 def __getattr__(name: str) -> object:
