@@ -22,8 +22,10 @@ from .cli_common import (
     STOPPED,
     Refusal,
     identity,
+    refuse_existing,
     say,
     sentence,
+    show,
 )
 
 TRAINERS = {  # what `colorist train` takes -> its script
@@ -118,7 +120,7 @@ def _models_list(arguments: argparse.Namespace) -> int:
         return DONE
     for model in found:
         place = "in the box" if model["boxed"] else "models folder"
-        print(f"{model['name']:40} {model['bytes'] / 1e6:8.1f} MB  {place}")
+        show(f"{model['name']:40} {model['bytes'] / 1e6:8.1f} MB  {place}")
     say(f"models folder: {models.models_folder()}")
     return DONE
 
@@ -132,8 +134,7 @@ def _models_convert(arguments: argparse.Namespace) -> int:
     out = arguments.out
     if out.suffix != ".safetensors":
         raise Refusal(f"-o {out}: the name must end in .safetensors.")
-    if os.path.exists(out) and not arguments.overwrite:
-        raise Refusal(f"{out} is there already; give another name, or --overwrite.")
+    refuse_existing(out, arguments.overwrite)
     try:
         source = models.locate(arguments.input)
         if os.path.exists(out) and identity(out) == identity(source):

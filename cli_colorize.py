@@ -25,6 +25,7 @@ from .cli_common import (
     add_network,
     device_of,
     identity,
+    locate_memory,
     refuse_unwritable,
     say,
     sentence,
@@ -33,6 +34,7 @@ from .cli_common import (
 if TYPE_CHECKING:
     from .pipeline.files import Picture
 
+MOST = 64  # variations of a picture
 CONTROLS = ("strength", "saturation", "chroma_ceiling", "keep_color", "upsample")  # of Finish
 
 
@@ -67,7 +69,13 @@ def add_variations(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, metavar="IN", help="picture or folder")
     add("-o", "--out", type=Path, required=True, metavar="FOLDER", help="where the results go")
-    add("--count", type=int, default=4, metavar="N", help="results, 1 to 64 (default: %(default)s)")
+    add(
+        "--count",
+        type=int,
+        default=4,
+        metavar="N",
+        help=f"results, 1 to {MOST} (default: %(default)s)",
+    )
     add("--seed", type=int, default=0, metavar="N", help="other seeds, other results (default: 0)")
     add(
         "--spread",
@@ -84,7 +92,12 @@ def add_variations(parser: argparse.ArgumentParser) -> None:
 def _add_finish(parser: argparse.ArgumentParser) -> None:
     """Options of what becomes of a predicted colour."""
     add = parser.add_argument
-    add("--memory", type=Path, metavar="FILE", help="color memory used instead of the network's")
+    add(
+        "--memory",
+        type=Path,
+        metavar="NAME",
+        help="color memory used instead of the network's: file, or name of a saved one",
+    )
     add(
         "--resolution",
         type=int,
@@ -149,7 +162,7 @@ class Job:
 
 def _colorize(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
-    jobs = plan(arguments.inputs, arguments.out)
+    jobs = plan(arguments.inputs, arguments.out, arguments.count)
     for job in jobs:
         outputs = job.outputs(arguments.count)
         finished = outputs and not arguments.overwrite and all(map(_holds_something, outputs))
@@ -187,9 +200,11 @@ def _colorize(arguments: argparse.Namespace) -> int:
     return code or (FAILED if counts["failed"] else DONE)
 
 
-def plan(inputs: list[Path], out: Path) -> list[Job]:
+def plan(inputs: list[Path], out: Path, count: int | None = None) -> list[Job]:
     """Which picture goes where: one picture to the file `out`, all others into the folder `out`.
 
+    Args:
+        count: variations of each picture, which have names of their own; None = one result.
     Raises:
         Refusal: two pictures with one output, an output that is an input, an impossible `out`.
     """
@@ -212,24 +227,29 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
     sources = {identity(job.source) for job in jobs if os.path.exists(job.source)}
     targets: dict[str, Path] = {}
     for job in jobs:
-        if job.target is None:
-            continue
-        if os.path.exists(job.target) and identity(job.target) in sources:
-            raise Refusal(f"{job.target} is an input; originals are never overwritten. Change -o.")
-        other = targets.setdefault(os.path.normcase(os.path.abspath(job.target)), job.source)
-        if other != job.source:
-            raise Refusal(
-                f"{other} and {job.source} would both become {job.target}; use two folders."
-            )
+        for target in job.outputs(count):
+            if os.path.exists(target) and identity(target) in sources:
+                raise Refusal(f"{target} is an input; originals are never overwritten. Change -o.")
+            other = targets.setdefault(os.path.normcase(os.path.abspath(target)), job.source)
+            if other != job.source:
+                raise Refusal(
+                    f"{other} and {job.source} would both become {target}; use two folders."
+                )
     return jobs
 
 
-def pictures_in(given: Path, out: Path) -> Iterator[Job]:
-    """Jobs for a file, or for all pictures in and below a folder, without hidden ones and `out`."""
+def pictures_in(given: Path, out: Path | None = None) -> Iterator[Job]:
+    """Jobs for a file, or for all pictures in and below a folder, without hidden ones and `out`.
+
+    Without `out`, jobs have no target and no folder is passed over.
+    """
     from .pipeline.files import FORMATS, SUFFIXES
 
-    def target(path: Path) -> Path:
-        return out / (path if path.suffix.lower() in FORMATS else path.with_suffix(".png"))
+    passed_over = out and os.path.realpath(out)
+
+    def target(path: Path) -> Path | None:
+        known = path.suffix.lower() in FORMATS
+        return out and out / (path if known else path.with_suffix(".png"))
 
     if not os.path.isdir(given):
         yield Job(given, target(Path(given.name)))
@@ -240,7 +260,7 @@ def pictures_in(given: Path, out: Path) -> Iterator[Job]:
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and os.path.realpath(here / name) != os.path.realpath(out)
+            if not name.startswith(".") and os.path.realpath(here / name) != passed_over
         )
         for name in sorted(names):
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
@@ -258,8 +278,10 @@ def _variations(arguments: argparse.Namespace) -> int:
 
     if arguments.out.suffix.lower() in SUFFIXES and not os.path.isdir(arguments.out):
         raise Refusal(f"-o {arguments.out} names one picture; name a folder for the variations.")
-    if arguments.count < 1:
-        raise Refusal(f"--count is {arguments.count}; expected 1 to 64 results.")
+    if not 1 <= arguments.count <= MOST:
+        raise Refusal(f"--count is {arguments.count}; expected 1 to {MOST} results.")
+    if arguments.seed < 0:
+        raise Refusal(f"--seed is {arguments.seed}; expected 0 or more.")
     return _colorize(arguments)
 
 
@@ -285,7 +307,7 @@ def _painter(
             fit = geometry.square if published else geometry.fit
             fit(1, 1, resolution, colorizer.spec.multiple)
         if arguments.memory:
-            colorizer = colorizer.with_memory(memory.load(arguments.memory))
+            colorizer = colorizer.with_memory(memory.load(locate_memory(arguments.memory)))
         sampling = {name: getattr(arguments, name, None) for name in ("count", "seed", "spread")}
         if arguments.count is not None:  # a picture of one pixel shows whether it can be done
             least = colorizer.spec.multiple
@@ -301,7 +323,8 @@ def _painter(
         else:
             results = colorizer.vary(picture.pixels, **sampling, **options)
         for path, pixels in zip(outputs, results, strict=True):
-            files.write(path, pixels, picture.keep)
+            if arguments.overwrite or not _holds_something(path):
+                files.write(path, pixels, picture.keep)
 
     return color
 

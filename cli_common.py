@@ -7,6 +7,8 @@ import argparse
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 DEFAULT_MODEL = "ddcolor-nano"
@@ -32,11 +34,19 @@ def add_network(parser: argparse.ArgumentParser, default: str) -> None:
     add("--json", action="store_true", help="print what was done as JSON")
 
 
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Refusal where the file `out` would replace a folder, or unasked a file."""
+    if os.path.isdir(out):
+        raise Refusal(f"{out} is a folder; give the name of a file.")
+    if os.path.lexists(out) and not overwrite:
+        raise Refusal(f"{out} is there already; give another name, or --overwrite.")
+
+
 def refuse_unwritable(folder: Path) -> None:
-    """Make a folder; Refusal where no file can be written into it."""
+    """Refusal where no file can be written into a folder; it is made only when one is written."""
+    nearest = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
         raise Refusal(f"cannot write into {folder} ({error.strerror}). Change -o.") from error
 
@@ -60,6 +70,48 @@ def identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def locate_memory(given: Path) -> Path:
+    """A color memory's path: `given` if it is there, else the saved memory of that name.
+
+    Raises:
+        Refusal: nothing of that name; lists what there is.
+    """
+    from .pipeline import models
+
+    folder = models.models_folder() / models.MEMORIES
+    for path in (given, folder / given, folder / f"{given}.safetensors"):
+        if path.is_file():
+            return path
+    if os.path.exists(given):
+        return given  # a folder, which reading refuses by name
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
+    raise Refusal(
+        f"{given}: no such file, and no color memory of that name. "
+        f"At hand: {', '.join(found) or 'none'}; saved memories lie in {folder}."
+    )
+
+
+def pace(tell: Callable[[str], None], every: float = 2.0) -> Callable[[int, int], None]:
+    """What tells of (done, total) photos: their number and pace, a line each `every` seconds."""
+    began = said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= every or done == total:
+            said = now
+            tell(f"[{done}/{total}] {done / max(now - began, 1e-3):.1f} photos/s")
+
+    return progress
+
+
+def left_out(grey: int, unreadable: int) -> str:
+    """The line about photos of which a color memory was not built; empty where there are none."""
+    counts = {"grey": grey, "unreadable": unreadable}
+    some = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return some and f"left out: {some}."
+
+
 def sentence(error: BaseException, name: str = "") -> str:
     """One line for the user, which names the file."""
     from .pipeline.files import PictureError
@@ -69,6 +121,12 @@ def sentence(error: BaseException, name: str = "") -> str:
     else:
         text = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{name}: {text}" if name and not isinstance(error, PictureError) else text
+
+
+def show(text: str) -> None:
+    """A result goes to stdout, with escapes for what stdout cannot show: undecodable file names."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def say(text: str) -> None:

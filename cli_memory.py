@@ -7,7 +7,9 @@ import argparse
 import json
 import logging
 import os
+import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from .cli_colorize import pictures_in
@@ -19,14 +21,19 @@ from .cli_common import (
     Refusal,
     add_network,
     device_of,
+    identity,
+    left_out,
+    locate_memory,
+    pace,
+    refuse_existing,
     refuse_unwritable,
     say,
     sentence,
+    show,
 )
 
 SUFFIX = ".safetensors"
 COLORS, SEMANTICS = "color_embed.npy", "semantic_embed.npy"  # as the published program names them
-EVERY = 2.0  # seconds between two lines of progress
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -53,13 +60,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_import)
 
     parser = commands.add_parser("export", help=f"write {COLORS} and {SEMANTICS}")
-    parser.add_argument("memory", type=Path, metavar="FILE")
+    parser.add_argument("memory", type=Path, metavar="NAME", help="file, or name of a saved one")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.set_defaults(run=_export)
 
     parser = commands.add_parser("show", help="tell what a memory file holds")
-    parser.add_argument("memory", type=Path, metavar="FILE")
+    parser.add_argument("memory", type=Path, metavar="NAME", help="file, or name of a saved one")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_show)
 
@@ -75,31 +82,26 @@ def _build(arguments: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
     _refuse_out(arguments.out, arguments.overwrite)
-    found = [job for given in arguments.photos for job in pictures_in(given, Path())]
+    if not 0 <= arguments.seed < memory_builder.SEEDS:
+        last = memory_builder.SEEDS - 1
+        raise Refusal(f"--seed is {arguments.seed}; expected 0 to {last}.")
+    found = [job for given in arguments.photos for job in pictures_in(given)]
     failed = [job for job in found if job.error]
     for job in failed:
         say(f"failed: {job.error}")
-    photos = list(dict.fromkeys(job.source for job in found if not job.error))
+    photos = _once(job.source for job in found if not job.error)
     if not photos:
         raise Refusal("no photos to build a color memory of.")
     try:
         colorizer = engine.load(arguments.model, device=device_of(arguments), dtype=arguments.dtype)
-        memory_builder.refuse(colorizer, photos, arguments.entries)
+        memory_builder.refuse(colorizer, photos, arguments.entries, seed=arguments.seed)
     except FAILURES as error:
         raise Refusal(sentence(error)) from error
     refuse_unwritable(arguments.out.parent)
-    began = said = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - said >= EVERY or done == total:
-            said = now
-            say(f"[{done}/{total}] {done / max(now - began, 1e-3):.1f} photos/s")
-
+    began = time.monotonic()
     try:
         built = memory_builder.build(
-            colorizer, photos, entries=arguments.entries, seed=arguments.seed, progress=progress
+            colorizer, photos, entries=arguments.entries, seed=arguments.seed, progress=pace(say)
         )
         memory.save(built, arguments.out)
     except FAILURES as error:
@@ -110,12 +112,18 @@ def _build(arguments: argparse.Namespace) -> int:
     if arguments.json:
         record = {"output": str(arguments.out), "failed": missing, "seconds": seconds}
         print(json.dumps(record | {"provenance": built.provenance}, indent=1))
-    left_out = {"grey": built.provenance["grey"], "unreadable": missing}
-    counts = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
     say(f"{arguments.out}: {built.describe()}, {seconds:.1f} s")
-    if counts:
-        say(f"left out: {counts}.")
+    if line := left_out(built.provenance["grey"], missing):
+        say(line)
     return FAILED if missing else DONE
+
+
+def _once(photos: Iterable[Path]) -> list[Path]:
+    """Each file once, whatever it is called; names of no file stay, to be told of."""
+    found: dict[object, Path] = {}
+    for path in photos:
+        found.setdefault(identity(path) if os.path.exists(path) else path, path)
+    return list(found.values())
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -141,12 +149,19 @@ def _import(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from .pipeline import memory
 
-    paths = [arguments.out / name for name in (COLORS, SEMANTICS)]
+    out = arguments.out
+    paths = [out / name for name in (COLORS, SEMANTICS)]
     for path in paths:
-        if os.path.exists(path) and not arguments.overwrite:
-            raise Refusal(f"{path} is there already; choose another folder, or --overwrite.")
+        refuse_existing(path, arguments.overwrite)
+    refuse_unwritable(out)
     try:
-        memory.export_npy(memory.load(arguments.memory), *paths)
+        found = memory.load(locate_memory(arguments.memory))
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".colorist-", dir=out) as folder:
+            written = [Path(folder) / path.name for path in paths]
+            memory.export_npy(found, *written)
+            for new, path in zip(written, paths, strict=True):  # both are whole: now they appear
+                os.replace(new, path)
     except FAILURES as error:
         raise Refusal(sentence(error)) from error
     say(f"{paths[0]}, {paths[1]}")
@@ -156,24 +171,24 @@ def _export(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from .pipeline import memory
 
+    path = locate_memory(arguments.memory)
     try:
-        found = memory.load(arguments.memory)
+        found = memory.load(path)
     except FAILURES as error:
         raise Refusal(sentence(error)) from error
     if arguments.json:
         groups, entries, _ = found.values.shape
-        record = {"file": str(arguments.memory), "entries": entries, "groups": groups}
+        record = {"file": str(path), "entries": entries, "groups": groups}
         record |= {"key_width": found.keys.shape[1], "encoder": found.encoder}
         print(json.dumps(record | {"provenance": found.provenance}, indent=1))
         return DONE
-    print(found.describe())
+    show(found.describe())
     for name, value in {"encoder": found.encoder, **found.provenance}.items():
-        print(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+        show(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
     return DONE
 
 
 def _refuse_out(out: Path, overwrite: bool) -> None:
     if out.suffix != SUFFIX:
         raise Refusal(f"-o {out}: the name must end in {SUFFIX}.")
-    if os.path.exists(out) and not overwrite:
-        raise Refusal(f"{out} is there already; give another name, or --overwrite.")
+    refuse_existing(out, overwrite)

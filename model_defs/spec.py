@@ -46,5 +46,9 @@ class Spec:
     memory: MemorySizes | None = None
     """Set where the network works with a color memory.
 
-    Such a network takes Entries in place of its own, and offers encode(), decode(), semantics().
+    Such a network takes Entries in place of its own: `forward(gray, entries)`. The pipeline also
+    needs `encoder`, whose vectors name it; `encode(gray)` with `.features` (B, c, h, w) and
+    `.weights` (B, n); `decode(encoded, entries, weights)`; `semantics(gray)` (B, h, w, c), what is
+    clustered; and `memory` with `keys` (m, k), `values` (n, m, 2), `attend(features, values)`, and
+    `components` (k, c) and `offset` (k,) where its projection is kept.
     """

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from itertools import count
 from pathlib import Path
 
@@ -122,6 +123,7 @@ class BuildMemory(io.ComfyNode):
         seed: int = 0,
         images: Tensor | None = None,
     ) -> io.NodeOutput:
+        began = time.monotonic()
         memory = memory_builder.build(
             colorizer,
             _photos(folder, images),
@@ -129,7 +131,7 @@ class BuildMemory(io.ComfyNode):
             seed=seed,
             progress=host.progress(1),
         )
-        return io.NodeOutput(memory, report(memory))
+        return io.NodeOutput(memory, report(memory, time.monotonic() - began))
 
 
 class ApplyMemory(io.ComfyNode):
@@ -247,9 +249,10 @@ class LoadMemory(io.ComfyNode):
         return io.NodeOutput(memories.load(host.memory_path(file)))
 
 
-def report(memory: ColorMemory) -> str:
-    """What a memory was built of, for a person."""
+def report(memory: ColorMemory, seconds: float) -> str:
+    """What a memory was built of, and how fast, for a person."""
     made = memory.provenance
+    pace = (made["photos"] + made["grey"] + made["unreadable"]) / max(seconds, 1e-3)
     names = ", ".join(made["skipped"])
     if made["unreadable"] > len(made["skipped"]):
         names += ", ..."
@@ -260,6 +263,7 @@ def report(memory: ColorMemory) -> str:
             f"Unreadable, left out: {made['unreadable']}{f' ({names})' if names else ''}",
             f"Patches: {made['patches']}",
             f"Entries: {made['entries']} (asked for {made['entries_asked']})",
+            f"Time: {seconds:.1f} s ({pace:.1f} photos per second)",
         )
     )
 

@@ -99,6 +99,6 @@ class Variations(io.ComfyNode):
             mask=host.mask_for(image, mask),
             resolution=resolution or None,
             finish=Finish(strength=strength, saturation=saturation, chroma_ceiling=chroma_ceiling),
-            progress=host.progress(len(image)),
+            progress=host.progress(len(image) * count),
         )
         return io.NodeOutput(host.delivered(colored))

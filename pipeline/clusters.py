@@ -125,7 +125,9 @@ def labelled(
     return sums[there] / counts[there, None], counts[there], bins
 
 
-def color_groups(bins: np.ndarray, entries: int, groups: int, seed: int) -> np.ndarray:
+def color_groups(
+    bins: np.ndarray, entries: int, groups: int, seed: int, check_interrupt: Callable[[], None]
+) -> np.ndarray:
     """(groups, entries, 2): n mean colours of each cluster, by hue angle.
 
     The published program fills clusters of few colours up with grey, and does not sort.
@@ -133,6 +135,7 @@ def color_groups(bins: np.ndarray, entries: int, groups: int, seed: int) -> np.n
     values = np.empty((groups, entries, 2))
     borders = np.searchsorted(bins[:, 0], np.arange(entries + 1))
     for entry, (first, last) in enumerate(zip(borders, borders[1:], strict=False)):
+        check_interrupt()
         colors, numbers = bins[first:last, 1:3].astype(float), bins[first:last, 3]
         if len(colors) > groups:
             clusters = k_means()(groups, n_init=2, random_state=seed)

@@ -5,6 +5,7 @@ Nodes, command line and trainers come through here.
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -93,9 +94,12 @@ class Colorizer:
             progress: called after each chunk with the number of pictures done.
         Returns:
             the same kind (tensor or array), dtype, device and shape as `rgb`; grey input gains
-            colour channels (C = 3).
+            colour channels (C = 3). With finish "published", where the official script's picture
+            has the network's working size (`spec.published_picture`), that size and C = 3: alpha
+            is not kept.
         Raises:
-            ValueError: shape, dtype, resolution or combination that cannot be used.
+            ValueError: shape, dtype, resolution or combination that cannot be used; colours that
+                are no numbers, as a network makes where float16 is too small for it.
             MemoryError: one picture alone does not fit.
         """
         picture, restore = as_batch(rgb)
@@ -123,20 +127,23 @@ class Colorizer:
         Args:
             rgb: as for `colorize`.
             count: results for each picture.
-            seed: the same seed gives the same results, whatever the batch.
+            seed: 0 or more; the same seed gives the same results, whatever the batch.
             spread: 0 = all as the network predicts; 1 = each result from one group only.
-            mask, resolution, finish, progress: as for `colorize`.
+            mask, resolution, finish: as for `colorize`.
+            progress: called after each result of a chunk with the number of results done, of
+                B count.
         Returns:
             (B count, H, W, C): all results of the first picture, then of the second, ...; of the
             same kind, dtype and device as `rgb`.
         Raises:
-            ValueError: the network has no color memory; count or spread out of range; and as
-            `colorize`.
+            ValueError: the network has no color memory; count, seed or spread out of range; and
+                as `colorize`.
+            MemoryError: the results do not fit; and as `colorize`.
         """
         if self.spec.memory is None:
             raise ValueError(
                 f"{self.name} ({self.spec.architecture}) has no color memory and so but one "
-                "result; choose a ColorFormer network."
+                "result; choose a network with a color memory (such as colorformer-nano)."
             )
         targets = sample_fusion_weights(self.spec.memory.groups, count, seed, spread)
         picture, _ = as_batch(rgb)
@@ -170,28 +177,44 @@ class Colorizer:
         if published and self.spec.published_picture == "working":
             size, channels = (shape.scaled_height, shape.scaled_width), 3
         results = 1 if fusion is None else len(fusion[0])
-        out = picture.new_empty(len(picture), results, *size, channels)
+        out = self._room(picture, results, size, channels)
         done, count = 0, self.placement.images_at_once(self.memory_required(shape))
         while done < len(picture):
             self.placement.check_interrupt()
             part = slice(done, done + count)
+            many = len(picture[part])
             fits = True
             try:
                 some_masks = part_of(masks, part)
-                self._chunk(
-                    picture[part], out[part], some_masks, shape, controls, published, fusion
-                )
+                some = picture[part], out[part], some_masks
+                for i in self._chunk(*some, shape, controls, published, fusion):
+                    if progress:
+                        progress(done * results + many * (i + 1))
+                    if i + 1 < results:
+                        self.placement.check_interrupt()
             except Exception as error:
                 if not self.placement.is_out_of_memory(error):
                     raise
                 fits = False
             if not fits:  # out here `error` is gone, and with it the tensors its traceback held
-                count = self._fewer(min(count, len(picture) - done), shape)
+                count = self._fewer(many, shape)
                 continue
-            done = min(done + count, len(picture))
-            if progress:
-                progress(done)
+            done += many
         return out
+
+    def _room(self, picture: Tensor, results: int, size: tuple[int, int], channels: int) -> Tensor:
+        """Memory for all results, (B, N, H, W, C)."""
+        try:
+            return picture.new_empty(len(picture), results, *size, channels)
+        except Exception as error:
+            if not self.placement.is_out_of_memory(error):
+                raise
+        count = len(picture) * results
+        raise MemoryError(
+            f"{self.name}: no memory for {count} results of {size[1]}x{size[0]} "
+            f"({count * math.prod(size) * channels * picture.itemsize / 1e9:.1f} GB). Ask for "
+            "fewer results or smaller pictures at once."
+        )
 
     def _fewer(self, count: int, shape: geometry.Geometry) -> int:
         self.placement.release()
@@ -216,8 +239,8 @@ class Colorizer:
         controls: Finish,
         published: bool,
         fusion: tuple[Tensor, float] | None,
-    ) -> None:
-        """Colour (b, H, W, C) into `out` (b, N, H, W, 3 or 4)."""
+    ) -> Iterator[int]:
+        """Colour (b, H, W, C) into `out` (b, N, H, W, 3 or 4); yields each i of N once done."""
         rgb = repaired(picture.movedim(-1, 1), self.name)
         if rgb.shape[1] == 1:
             rgb = rgb.expand(-1, 3, -1, -1)
@@ -245,6 +268,7 @@ class Colorizer:
                 target.copy_(published_script.join(whole, ab))
             else:
                 apply_finish(rgb, ab, L, controls, target, mask)
+            yield i
 
     def predict(
         self,
@@ -255,21 +279,37 @@ class Colorizer:
         """Run the network: L (b, 1, h, w) in 0..100, padded -> ab (b, 2, h, w) float32.
 
         One map, or one for each row of sampled fusion weights.
+
+        Raises:
+            ValueError: the network answers with NaN or infinite numbers.
         """
         network = self.placement.acquire(self.memory_required(shape, len(L)))
         model_input = color.gray_rgb(L) if self.spec.model_input == "gray_rgb" else L
         model_input = model_input.to(self.dtype)
         if self.spec.memory is None:
-            yield network(model_input).float()
+            yield self._numbers(network(model_input))
             return
         memory = self.memory and self.memory.entries(L.device)
         if fusion is None:
-            yield network(model_input, memory).float()
+            yield self._numbers(network(model_input, memory))
             return
         targets, spread = fusion
         encoded = network.encode(model_input)
         for target in targets.to(encoded.weights):
-            yield network.decode(encoded, memory, encoded.weights.lerp(target, spread)).float()
+            weights = encoded.weights.lerp(target, spread)
+            yield self._numbers(network.decode(encoded, memory, weights))
+
+    def _numbers(self, ab: Tensor) -> Tensor:
+        """`ab` as float32. Raises ValueError where it holds NaN or infinite numbers."""
+        if ab.isfinite().all():
+            return ab.float()
+        advice = "choose float32 or bfloat16"
+        if self.dtype != torch.float16:
+            advice = "its weights or its color memory are damaged"
+        dtype = str(self.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{self.name}: the network gives colours that are NaN or infinite in {dtype}; {advice}."
+        )
 
 
 def load(

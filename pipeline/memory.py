@@ -21,6 +21,8 @@ from .files import write_whole
 
 KIND = "color memory"  # in the metadata of our files, where a network has its architecture
 VERSION = 1
+LARGEST_AB = 128.0  # no sRGB colour has more
+LARGEST_KEY = 1e4  # keys are multiplied with weights; float16 ends at 65504
 
 
 class Projection(NamedTuple):
@@ -60,6 +62,18 @@ class ColorMemory:
             )
         if not (self.keys.isfinite().all() and self.values.isfinite().all()):
             raise ValueError("the color memory holds NaN or infinite numbers; build it again.")
+        largest_key, largest_ab = (float(x.abs().max()) for x in (self.keys, self.values))
+        if largest_ab > LARGEST_AB:
+            coded = self.values.min() >= 0 and largest_ab <= 255
+            raise ValueError(
+                f"the color memory has ab values up to {largest_ab:g}; expected -128 to 128"
+                + (" (they look like the 0 to 255 coding: subtract 128)." if coded else ".")
+            )
+        if largest_key > LARGEST_KEY:
+            raise ValueError(
+                f"the color memory has keys up to {largest_key:g}, which no network can use; "
+                f"expected at most {LARGEST_KEY:g}. Build it again."
+            )
         if self.projection and [len(part) for part in self.projection] != [keys[1]] * 2:
             raise ValueError(
                 f"the color memory has keys of width {keys[1]}, but its projection makes keys of "
@@ -94,7 +108,10 @@ def refuse_unless_fits(
 ) -> None:
     """Raise ValueError with the reason when `memory` cannot serve the network called `name`."""
     if sizes is None:
-        raise ValueError(f"{name} has no color memory; choose a ColorFormer network.")
+        raise ValueError(
+            f"{name} has no color memory; choose a network with a color memory (such as "
+            "colorformer-nano)."
+        )
     groups, _, _ = memory.values.shape
     width = memory.keys.shape[1]
     if (width, groups) != (sizes.key_width, sizes.groups):
@@ -120,6 +137,8 @@ def sample_fusion_weights(groups: int, count: int, seed: int, spread: float) -> 
     """
     if not 1 <= count <= 64:
         raise ValueError(f"count is {count}; expected 1 to 64 results.")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; expected 0 or more.")
     if not 0 <= spread <= 1:
         raise ValueError(f"spread is {spread}; expected 0 (as predicted) to 1 (one group only).")
     random = np.random.default_rng(seed)

@@ -13,34 +13,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import clusters, color, files
+from . import projection as projections
 from .batch import as_batch, repaired
 from .engine import Colorizer
 from .files import PictureError
 from .geometry import LONGEST, Geometry, shrink
-from .memory import ColorMemory, Projection
+from .memory import ColorMemory
 
 log = logging.getLogger(__name__)
 
 ENTRIES = 512  # section 4.1 of the paper
 GREY = 2.0  # mean C* below which a photo counts as grey and teaches nothing
-PROJECTION_PHOTOS = 512  # photos, at most, of which a projection is made
+SEEDS = 2**32  # scikit-learn takes no larger ones
 ROWS_PER_ENTRY = 16  # at least; with fewer, an entry's colours would be chance
-PCA_ROWS = 4096  # rows that PCA takes at once
 READERS = 2  # threads that read photos, each of which holds a whole photo for a moment
+GROUP = 8  # pictures of one shape that follow each other: the order of rows, whatever the device
 PENDING = 64  # small pictures, at most, that wait for others of their shape
 NAMES = 100  # unreadable photos that are named in the provenance
-RIDGE = 1e-3  # part of the features' mean variance
 
 
 def build(
     colorizer: Colorizer,
-    photos: Sequence[Path | Tensor],
+    photos: Sequence[str | Path | Tensor],
     *,
     entries: int = ENTRIES,
     seed: int = 0,
@@ -51,7 +50,7 @@ def build(
     """Cluster what the network's encoder sees in `photos`, and the colours it has there.
 
     Keys live in the space of the network's own keys, unless `fresh`. The same photos in the same
-    order and the same seed give the same memory on the same machine.
+    order and the same seed give the same memory on the same machine, whatever memory is free.
 
     Args:
         colorizer: its network works with a color memory.
@@ -59,12 +58,12 @@ def build(
             twice, from several threads. A sequence of its own may raise PictureError.
         entries: m. Lowered, with a warning, to one for each 16 patches; clusters to which no patch
             belongs are left out.
-        seed: of the choice of photos and rows, and of k-means.
+        seed: of the choice of photos and rows, and of k-means; 0 ... 2^32 - 1.
         side: photos are scaled to about side x side pixels, keeping their aspect ratio; None = the
             size at which the network works (256 in the paper).
         fresh: make a new projection by PCA, for a network that is yet to be trained.
         progress: called with (done, total) photos after each batch; photos of which a projection is
-            made count twice.
+            made count twice. The last one counts as done when all rows are clustered.
     Returns:
         keys (m, k) and values (n, m, 2): n colours of each entry by ascending hue angle, that is
         counter-clockwise in the ab plane. An entry with fewer than n colours repeats them.
@@ -77,24 +76,27 @@ def build(
         MemoryError: one photo alone does not fit.
     """
     side = side or colorizer.spec.resolution
-    refuse(colorizer, photos, entries, side)
-    sample = clusters.sample(len(photos), PROJECTION_PHOTOS, seed)
+    refuse(colorizer, photos, entries, side, seed, fresh)
+    sample = clusters.sample(len(photos), projections.PHOTOS, seed)
     encoding = _Encoding(colorizer, photos, side, progress, total=len(photos))
     width, groups = colorizer.spec.memory.key_width, colorizer.spec.memory.groups
-    projection, made = _own_projection(colorizer, fresh), "the network's own"
-    explained = spread = None
+    projection, made, explained, variance = None, "the network's own", None, None
+    if not fresh:
+        projection = projections.own(colorizer.placement.acquire(0))
     if projection is None:
         encoding.total += len(sample)
         if fresh:
             made = "PCA of these photos"
-            projection, explained = _principal(encoding, sample, width)
+            rows = encoding.sampled(sample, projections.features)
+            projection, explained = projections.principal(rows, width)
         else:
             made = "fitted to the network's attention"
-            projection, explained, spread = _fitted(encoding, sample, width)
+            rows = encoding.sampled(sample, projections.features_and_attended)
+            projection, explained, variance = projections.fitted(rows, width)
     tally = Tally()
     with tempfile.TemporaryFile() as file:
         spool = clusters.Spool(file, width, encoding.rows_expected)
-        for features, ab in encoding.run(range(len(photos)), _features, tally):
+        for features, ab in encoding.run(range(len(photos)), projections.features, tally):
             spool.append(projection(features), ab, colorizer.name)
         tally.refuse_none(len(photos))
         wanted = max(1, min(entries, spool.rows // ROWS_PER_ENTRY))
@@ -103,12 +105,14 @@ def build(
                 "%d photos have %d patches, enough for %d entries instead of %d.",
                 *(tally.used, spool.rows, wanted, entries),
             )
+        check_interrupt = colorizer.placement.check_interrupt
+        check_interrupt()
         centers = clusters.centers(spool, wanted, seed)
-        colorizer.placement.check_interrupt()
-        keys, counts, bins = clusters.labelled(spool, centers, colorizer.placement.check_interrupt)
-    values = clusters.color_groups(bins, len(keys), groups, seed)
-    if spread is not None:
-        keys, projection = _as_spread_as(spread, keys, counts, projection)
+        check_interrupt()
+        keys, counts, bins = clusters.labelled(spool, centers, check_interrupt)
+    values = clusters.color_groups(bins, len(keys), groups, seed, check_interrupt)
+    if variance is not None:
+        keys, projection = projections.stretched(variance, keys, counts, projection)
     provenance = {
         "network": colorizer.name,
         "photos": tally.used,
@@ -124,26 +128,48 @@ def build(
     }
     if explained is not None:
         provenance["explained_variance"] = round(explained, 4)
-    return ColorMemory(
+    memory = ColorMemory(
         keys=torch.from_numpy(keys).float(),
         values=torch.from_numpy(values).float(),
         encoder=colorizer.encoder,
         projection=projection,
         provenance=provenance,
     )
+    if progress:
+        progress(encoding.total, encoding.total)
+    return memory
 
 
-def refuse(colorizer: Colorizer, photos: Sequence, entries: int, side: int | None = None) -> None:
+def refuse(
+    colorizer: Colorizer,
+    photos: Sequence[str | Path | Tensor],
+    entries: int,
+    side: int | None = None,
+    seed: int = 0,
+    fresh: bool = False,
+) -> None:
     """Raise ValueError, or RuntimeError without scikit-learn, where `build` could not begin."""
     if colorizer.spec.memory is None:
-        raise ValueError(f"{colorizer.name} has no color memory; choose a ColorFormer network.")
+        raise ValueError(
+            f"{colorizer.name} has no color memory; choose a network with a color memory (such as "
+            "colorformer-nano)."
+        )
+    if isinstance(photos, str | Path):
+        raise ValueError(f"photos is one path, '{photos}'; expected a list of photo files.")
     if entries < 1:
         raise ValueError(f"entries is {entries}; expected at least 1.")
     if side is not None and side < colorizer.spec.multiple:
         raise ValueError(f"side is {side}; this network needs at least {colorizer.spec.multiple}.")
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed is {seed}; expected 0 to {SEEDS - 1}.")
     if not len(photos):
         raise ValueError("no photos to build a color memory of; give colour photos.")
     clusters.k_means()
+    if not fresh and not colorizer.placement.acquire(0).memory.keys.any():
+        raise ValueError(
+            f"{colorizer.name}: its own color memory is empty, so that there is no key space to "
+            "build in; train it first with a memory of trainers/build_color_memory.py --fresh."
+        )
 
 
 # --- Photos to features and colours (lines 2 to 8) -----------------------------------------------
@@ -174,10 +200,12 @@ def working_size(height: int, width: int, side: int, multiple: int) -> tuple[int
     return h, w
 
 
-def _small(photos: Sequence[Path | Tensor], index: int, side: int, multiple: int) -> Tensor | None:
+def _small(
+    photos: Sequence[str | Path | Tensor], index: int, side: int, multiple: int
+) -> Tensor | None:
     """One photo as its working picture (3, h, w) float32 on the CPU; None for a grey one."""
     photo = photos[index]
-    rgb, _ = as_batch(files.read(photo).pixels if isinstance(photo, Path) else photo)
+    rgb, _ = as_batch(files.read(Path(photo)).pixels if isinstance(photo, str | Path) else photo)
     if len(rgb) != 1:
         raise ValueError(f"photo {index + 1} has shape {tuple(photo.shape)}; expected (H, W, C).")
     if rgb.shape[-1] == 1:
@@ -194,7 +222,7 @@ class _Encoding:
     """Runs the network over photos."""
 
     colorizer: Colorizer
-    photos: Sequence[Path | Tensor]
+    photos: Sequence[str | Path | Tensor]
     side: int
     progress: Callable[[int, int], None] | None
     total: int
@@ -216,28 +244,43 @@ class _Encoding:
     ) -> Iterator[tuple[Tensor, ...]]:
         """For each batch of photos in `order`: `what`(network, grey pictures), and ab of patches.
 
+        Args:
+            tally: of this run alone.
         Yields:
             tensors (rows, ...) float32 on the CPU, a row for each patch; the last one is ab (rows,
-            2) in Lab units.
+            2) in Lab units. Only their division into batches depends on the device.
         """
-        looked_at = 0
-        for pictures, looked_at in self._batches(order, tally, quiet):
-            yield self._encoded(pictures, what)
-            if self.progress:
-                self.progress(self.done + looked_at, self.total)
+        encoded = 0
+        for group in self._groups(order, tally, quiet):
+            for pictures in group.split(self._at_once(group)):
+                self.colorizer.placement.check_interrupt()
+                yield self._encoded(pictures, what)
+                encoded += len(pictures)
+                self._report(encoded + tally.grey + tally.unreadable)
+        self._report(len(order))  # the last ones taught nothing
         self.done += len(order)
-        if self.progress and looked_at < len(order):  # the last ones taught nothing
-            self.progress(self.done, self.total)
 
-    def _batches(
-        self, order: Sequence[int], tally: Tally, quiet: bool
-    ) -> Iterator[tuple[Tensor, int]]:
-        """Working pictures (b, 3, h, w) of equal shape, and the number of photos looked at."""
+    def sampled(
+        self, order: Sequence[int], what: Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """As `run`, but silent about photos left out, which another run names.
+
+        Raises:
+            ValueError: no photo was used.
+        """
+        tally = Tally()
+        yield from self.run(order, what, tally, quiet=True)
+        tally.refuse_none(len(order))
+
+    def _report(self, done: int) -> None:
+        if self.progress:
+            self.progress(min(self.done + done, self.total - 1), self.total)
+
+    def _groups(self, order: Sequence[int], tally: Tally, quiet: bool) -> Iterator[Tensor]:
+        """Working pictures (b, 3, h, w) of equal shape, in an order that `order` alone decides."""
         pending: dict[tuple[int, int], list[Tensor]] = {}
-        looked_at = 0
         for reading in self._read_ahead(order):
             self.colorizer.placement.check_interrupt()
-            looked_at += 1
             try:
                 small = reading.result()
             except PictureError as error:
@@ -253,14 +296,13 @@ class _Encoding:
             tally.used += 1
             same = pending.setdefault(tuple(small.shape[1:]), [])
             same.append(small)
-            if len(same) >= self._at_once(small):
-                yield torch.stack(pending.pop(tuple(small.shape[1:]))), looked_at
+            if len(same) >= GROUP:
+                yield torch.stack(pending.pop(tuple(small.shape[1:])))
             elif sum(map(len, pending.values())) >= PENDING:
                 longest = max(pending, key=lambda shape: len(pending[shape]))
-                yield torch.stack(pending.pop(longest)), looked_at
+                yield torch.stack(pending.pop(longest))
         for same in pending.values():
-            self.colorizer.placement.check_interrupt()
-            yield torch.stack(same), looked_at
+            yield torch.stack(same)
 
     def _read_ahead(self, order: Sequence[int]) -> Iterator["Future[Tensor | None]"]:
         with ThreadPoolExecutor(READERS) as pool:
@@ -279,8 +321,8 @@ class _Encoding:
         h, w = picture.shape[-2:]
         return Geometry(h, w, h, w, h, w)
 
-    def _at_once(self, picture: Tensor) -> int:
-        required = self.colorizer.memory_required(self._shape(picture))
+    def _at_once(self, pictures: Tensor) -> int:
+        required = self.colorizer.memory_required(self._shape(pictures))
         return self.colorizer.placement.images_at_once(required)
 
     def _encoded(
@@ -311,132 +353,3 @@ class _Encoding:
             )
         halves = [self._encoded(half, what) for half in pictures.chunk(2)]
         return tuple(torch.cat(parts) for parts in zip(*halves, strict=True))
-
-
-def _features(network: nn.Module, gray: Tensor) -> tuple[Tensor]:
-    """(B, h, w, c): what is clustered."""
-    return (network.semantics(gray),)
-
-
-# --- The way from features to keys (line 9) ------------------------------------------------------
-
-
-def _own_projection(colorizer: Colorizer, fresh: bool) -> Projection | None:
-    """The projection in the network's weights; None where there is none, or a new one is wanted."""
-    if fresh:
-        return None
-    memory = colorizer.placement.acquire(0).memory
-    if not memory.keys.any():
-        raise ValueError(
-            f"{colorizer.name}: its own color memory is empty, so that there is no key space to "
-            "build in; train it first, or build a fresh memory."
-        )
-    if not hasattr(memory, "components") or not memory.components.any():
-        return None
-    components, offset = (x.detach().float().cpu() for x in (memory.components, memory.offset))
-    return Projection(components.clone(), offset.clone())
-
-
-class _Moments:
-    """Mean and covariance of rows that pass by, in float64."""
-
-    def __init__(self) -> None:
-        self.rows, self.sum, self.products = 0, 0.0, 0.0
-
-    def add(self, rows: Tensor) -> None:
-        rows = rows.double()
-        self.rows += len(rows)
-        self.sum = self.sum + rows.sum(0)
-        self.products = self.products + rows.mT @ rows
-
-    def of(self) -> tuple[Tensor, Tensor]:
-        """Mean (c,) and covariance (c, c)."""
-        mean = self.sum / self.rows
-        return mean, self.products / self.rows - torch.outer(mean, mean)
-
-
-def _principal(encoding: _Encoding, sample: Sequence[int], width: int) -> tuple[Projection, float]:
-    """PCA to `width` dimensions, batch by batch: projection, explained part of the variance."""
-    from sklearn.decomposition import IncrementalPCA
-
-    pca, tally, waiting = IncrementalPCA(width), Tally(), []
-    for features, _ in encoding.run(sample, _features, tally, quiet=True):
-        waiting.append(features)
-        if sum(map(len, waiting)) >= PCA_ROWS + width:
-            rows = torch.cat(waiting)
-            pca.partial_fit(rows[:PCA_ROWS].numpy())
-            waiting = [rows[PCA_ROWS:]]  # at least `width` rows, which the last batch needs
-    tally.refuse_none(len(sample))
-    rows = torch.cat(waiting)
-    if width > min(rows.shape):
-        raise ValueError(
-            f"the network wants keys of width {width}, but its features have {rows.shape[1]} "
-            f"channels and the photos {len(rows)} patches. Give more photos."
-        )
-    pca.partial_fit(rows.numpy())
-    components, mean = (torch.from_numpy(x).float() for x in (pca.components_, pca.mean_))
-    return Projection(components, -(components @ mean)), float(pca.explained_variance_ratio_.sum())
-
-
-def _fitted(
-    encoding: _Encoding, sample: Sequence[int], width: int
-) -> tuple[Projection, float, float]:
-    """Ridge regression from a patch's features to the key that the network attends to there.
-
-    For networks whose projection is lost (the published program throws its PCA basis away).
-
-    Returns:
-        projection, explained part of the attended keys' variance, and `spread`: variance, summed
-        over the k dimensions, of the network's own keys, each counted as often as these photos
-        attend to it.
-    """
-    moments, tally = _Moments(), Tally()
-    for features, attended, _ in encoding.run(sample, _features_and_attended, tally, quiet=True):
-        moments.add(torch.cat([features, attended], dim=1))
-    tally.refuse_none(len(sample))
-    mean, covariance = moments.of()
-    channels = len(mean) - width - 1
-    x, y = slice(0, channels), slice(channels, channels + width)
-    within = covariance[x, x]
-    within = within + RIDGE * within.diagonal().mean() * torch.eye(channels, dtype=torch.double)
-    components = torch.linalg.solve(within, covariance[x, y]).mT
-    spread = float(mean[-1] - mean[y].square().sum())  # E |S|^2 - |E S|^2
-    error = covariance[y, y] - components @ (2 * covariance[x, y])
-    error = error + components @ covariance[x, x] @ components.mT
-    explained = 1 - float(error.trace() / covariance[y, y].trace().clamp_min(1e-12))
-    offset = mean[y] - components @ mean[x]
-    return Projection(components.float(), offset.float()), explained, spread
-
-
-def _features_and_attended(network: nn.Module, gray: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, h, w, c), and (B, h, w, k + 1): mean over a patch of the attended keys and of |key|^2."""
-    semantics = network.semantics(gray)
-    features = network.encode(gray).features.permute(0, 2, 3, 1)
-    keys = network.memory.keys.float()
-    known = torch.cat([keys, keys.square().sum(1, keepdim=True)], dim=1)
-    attended = network.memory.attend(features, known.expand(len(gray), -1, -1)).float()
-    attended = F.interpolate(attended.movedim(-1, 1), size=semantics.shape[1:3], mode="area")
-    return semantics, attended.movedim(1, -1)
-
-
-def _as_spread_as(
-    spread: float, keys: np.ndarray, counts: np.ndarray, projection: Projection
-) -> tuple[np.ndarray, Projection]:
-    """Keys of a fitted projection, stretched from their mean until their variance is `spread`.
-
-    Regression shrinks, and so do the softmax in its targets and the mean over a cluster; shrunken
-    keys would be attended to more evenly than those the network has learned with. One factor for
-    all dimensions: a dimension that features tell little about stays as small as it should. As
-    measure serve the network's own keys as these photos use them, not all keys: photos of nothing
-    but forests must not be stretched over all the world.
-    """
-    mean = counts @ keys / counts.sum()
-    now = counts @ np.square(keys - mean).sum(1) / counts.sum()
-    if now <= 0:  # a single entry
-        return keys, projection
-    factor = math.sqrt(max(spread, 0.0) / now)
-    center = torch.from_numpy(mean).float()
-    stretched = Projection(
-        projection.components * factor, center + factor * (projection.offset - center)
-    )
-    return mean + factor * (keys - mean), stretched

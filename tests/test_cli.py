@@ -326,6 +326,13 @@ def test_memory_build_refusals(tmp_path, memory, model, colorformer, capsys):
     assert "cannot write into" in said(2, source, "-o", file, *colorformer)
     assert "has no color memory" in said(2, source, "-o", out, *model[:2], "--device", "cpu")
     assert "entries is 0" in said(2, source, "-o", out, *colorformer, "--entries", 0)
+    for seed in (-1, 2**32):
+        sentence = f"--seed is {seed}; expected 0 to 4294967295."
+        assert sentence in said(2, source, "-o", out, *colorformer, "--seed", seed)
+    folder = tmp_path / "folder.safetensors"
+    folder.mkdir()
+    sentence = "is a folder; give the name of a file."
+    assert sentence in said(2, source, "-o", folder, *colorformer, "--overwrite")
     assert "none of the 1 photos" in said(1, tmp_path / "file", "-o", out, *colorformer)
     assert not out.exists()
     assert memory.read_bytes() == before
@@ -343,7 +350,89 @@ def test_memory_build_interrupted(tmp_path, colorformer, monkeypatch, capsys):
     source, out = color_photos(tmp_path / "in"), tmp_path / "out"
     assert run("memory", "build", source, "-o", out / "m.safetensors", *colorformer) == 130
     assert capsys.readouterr().err.endswith("stopped.\n")
-    assert tree(out) == []
+    assert not out.exists()
+
+
+def test_memory_build_passes_no_folder_over(tmp_path, colorformer, monkeypatch):
+    """Its output is no folder of pictures, whatever folder the user is in."""
+    from comfyui_colorist.pipeline import memory as memories
+
+    here = color_photos(tmp_path / "in" / "here")
+    monkeypatch.chdir(here)
+    out = tmp_path / "m.safetensors"
+    assert run("memory", "build", "..", "-o", out, *colorformer) == 0
+    assert memories.load(out).provenance["photos"] == 4
+
+
+def test_memory_build_counts_a_photo_once(tmp_path, colorformer, monkeypatch):
+    from comfyui_colorist.pipeline import memory as memories
+
+    source = color_photos(tmp_path / "in")
+    (tmp_path / "link").symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    spellings = [source, "in", tmp_path / "in" / ".." / "in" / "0.png", "link"]
+    out = tmp_path / "m.safetensors"
+    assert run("memory", "build", *spellings, "-o", out, *colorformer) == 0
+    assert memories.load(out).provenance["photos"] == 4
+
+
+def test_memory_show_of_names_that_cannot_be_printed(tmp_path, memory, capsys):
+    from dataclasses import replace
+
+    from comfyui_colorist.pipeline import memory as memories
+
+    provenance = {"skipped": ["caf\udce9.jpg"]}  # Latin-1, as Python reads it from the disk
+    out = tmp_path / "m.safetensors"
+    memories.save(replace(memories.load(memory), provenance=provenance), out)
+    assert run("memory", "show", out) == 0
+    assert "skipped: caf\\udce9.jpg\n" in capsys.readouterr().out
+
+
+def test_memory_by_name(tmp_path, memory, colorformer, monkeypatch, capsys):
+    """Saved ones are found in the models folder, with and without their ending."""
+    monkeypatch.setenv("COLORIST_MODELS", str(tmp_path / "models"))
+    saved = tmp_path / "models" / "memories" / "town.v2.safetensors"
+    assert run("memory", "show", "town.v2") == 2
+    assert "At hand: none; saved memories lie in " in capsys.readouterr().err
+    saved.parent.mkdir(parents=True)
+    saved.write_bytes(memory.read_bytes())
+    options = [picture(tmp_path / "a.png"), *colorformer, "--resolution", 64]
+    for number, name in enumerate(("town.v2", "town.v2.safetensors", saved)):
+        out = tmp_path / f"{number}.png"
+        assert run("colorize", *options, "-o", out, "--memory", name) == 0
+        assert run("memory", "show", name) == 0
+        assert run("memory", "export", name, "-o", tmp_path / f"{number}") == 0
+    results = [(tmp_path / f"{number}.png").read_bytes() for number in range(3)]
+    assert results[0] == results[1] == results[2]
+    capsys.readouterr()
+    assert run("colorize", *options, "-o", tmp_path / "b.png", "--memory", "city") == 2
+    message = capsys.readouterr().err
+    assert "city: no such file, and no color memory of that name." in message
+    assert "At hand: town.v2.safetensors; saved memories lie in " in message
+
+
+def test_memory_export_writes_both_or_none(tmp_path, memory, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    assert run("memory", "export", memory, "-o", tmp_path / "file") == 2
+    assert "cannot write into " in capsys.readouterr().err
+    folder = tmp_path / "folder"
+    (folder / "semantic_embed.npy").mkdir(parents=True)
+    assert run("memory", "export", memory, "-o", folder, "--overwrite") == 2
+    assert "semantic_embed.npy is a folder" in capsys.readouterr().err
+    assert tree(folder) == []
+
+    replace, full = files.os.fsync, []
+
+    def fail_at_the_second(number):
+        full.append(number)
+        if len(full) == 2:
+            raise OSError(28, "No space left on device")
+        replace(number)
+
+    monkeypatch.setattr(files.os, "fsync", fail_at_the_second)
+    assert run("memory", "export", memory, "-o", tmp_path / "out") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert tree(tmp_path / "out") == []
 
 
 def test_memory_to_npy_and_back(tmp_path, memory, colorformer, model, capsys):
@@ -356,7 +445,7 @@ def test_memory_to_npy_and_back(tmp_path, memory, colorformer, model, capsys):
     options = ["-o", tmp_path / "b.png", *colorformer, "--resolution", 64, "--memory", out]
     assert run("colorize", source, *options) == 0
     for sentence, arguments in (
-        ("is there already; choose another", ["export", memory, "-o", tmp_path / "npy"]),
+        ("color_embed.npy is there already; give", ["export", memory, "-o", tmp_path / "npy"]),
         ("is there already; give another", ["import", *pair, *colorformer[:2], "-o", out]),
         ("with 3 dim", ["import", *pair[::-1], *colorformer[:2], "-o", out, "--overwrite"]),
         ("has no color memory", ["import", *pair, *model[:2], "-o", out, "--overwrite"]),
@@ -396,14 +485,38 @@ def test_variations(tmp_path, memory, colorformer, capsys):
     results = [files.read(out / name).pixels for name in names[:3]]
     assert all(np.abs(a - b).max() > 0.02 for a, b in zip(results, results[1:], strict=False))
 
-    # One missing: this picture is done again, as it was; another seed and memory give others
+    # One missing: it alone is written, as it was
     (out / "a-2.png").unlink()
     assert run("variations", tmp_path / "in", *options) == 0
     assert "1 written, 1 skipped." in capsys.readouterr().err
     assert np.array_equal(files.read(out / "a-2.png").pixels, results[1])
-    others = [*options, "--overwrite", "--seed", 9, "--memory", memory]
+
+    # Another seed and memory give others, which replace nothing without --overwrite
+    (out / "a-2.png").unlink()
+    before = [(out / name).read_bytes() for name in ("a-1.png", "a-3.png")]
+    others = [*options, "--seed", 9, "--memory", memory]
     assert run("variations", source, *others) == 0
+    assert [(out / name).read_bytes() for name in ("a-1.png", "a-3.png")] == before
+    other = (out / "a-2.png").read_bytes()
     assert not np.array_equal(files.read(out / "a-2.png").pixels, results[1])
+    assert run("variations", source, *others, "--overwrite") == 0
+    assert (out / "a-1.png").read_bytes() != before[0]
+    assert (out / "a-2.png").read_bytes() == other
+
+
+def test_variations_beside_the_original(tmp_path, colorformer, capsys):
+    """Their names are not the picture's; but one of them may be another input's."""
+    source, small = picture(tmp_path / "a.png"), [*colorformer, "--resolution", 64, "--count", 2]
+    before = source.read_bytes()
+    assert run("variations", source, "-o", tmp_path, *small) == 0
+    assert tree(tmp_path) == ["a-1.png", "a-2.png", "a.png"]
+    assert source.read_bytes() == before
+    result = (tmp_path / "a-1.png").read_bytes()
+    capsys.readouterr()
+    both = [source, tmp_path / "a-1.png"]
+    assert run("variations", *both, "-o", tmp_path, *small, "--overwrite") == 2
+    assert "a-1.png is an input; originals are never overwritten" in capsys.readouterr().err
+    assert (tmp_path / "a-1.png").read_bytes() == result
 
 
 def test_variations_that_cannot_be(tmp_path, model, colorformer, capsys):
@@ -416,10 +529,22 @@ def test_variations_that_cannot_be(tmp_path, model, colorformer, capsys):
     assert "has no color memory and so but one result" in message("-o", out, *model)
     assert "names one picture; name a folder" in message("-o", tmp_path / "b.png", *colorformer)
     assert "--count is 0; expected 1 to 64" in message("-o", out, *colorformer, "--count", 0)
-    assert "count is 65; expected 1 to 64" in message("-o", out, *colorformer, "--count", 65)
+    assert "--count is 65; expected 1 to 64" in message("-o", out, *colorformer, "--count", 65)
+    assert "--seed is -1; expected 0 or more" in message("-o", out, *colorformer, "--seed", -1)
     assert "spread is 2.0; expected 0" in message("-o", out, *colorformer, "--spread", 2)
-    assert "is an input" in message("-o", tmp_path, *colorformer)
     assert not out.exists()
+
+
+def test_a_count_of_variations_is_checked_before_their_names_are_made(
+    tmp_path, monkeypatch, capsys
+):
+    def outputs(*_):
+        raise AssertionError("100000000 names")
+
+    monkeypatch.setattr(cli_colorize.Job, "outputs", outputs)
+    source = picture(tmp_path / "a.png")
+    assert run("variations", source, "-o", tmp_path / "out", "--count", 100_000_000) == 2
+    assert "--count is 100000000; expected 1 to 64 results." in capsys.readouterr().err
 
 
 # --- Stopping ----------------------------------------------------------------------------------

@@ -18,9 +18,11 @@ if not __package__:  # run by path
     __package__ = _standalone.package("trainers")
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import cli_common
 from ..pipeline import engine, memory, memory_builder
 from ..pipeline.files import PictureError
 from . import common
@@ -60,12 +63,16 @@ class Config:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     dtype: str = "float32"
     """float32, bfloat16 or float16, of the network."""
+    overwrite: bool = False
+    """Replace `out` if it is there."""
 
     def __post_init__(self) -> None:
         if not self.photos:
             raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
         if self.out.suffix != ".safetensors":
             raise ValueError(f"out is {self.out}; the name must end in .safetensors.")
+        if not 0 <= self.seed < memory_builder.SEEDS:
+            raise ValueError(f"seed is {self.seed}; expected 0 to {memory_builder.SEEDS - 1}.")
 
 
 class Pictures(Sequence[Path | Tensor]):
@@ -92,33 +99,49 @@ class Pictures(Sequence[Path | Tensor]):
 
 
 def main(config: Config) -> memory.ColorMemory:
-    """Build a memory, write it to `config.out` and return it; the pace is printed."""
+    """Build a memory, write it to `config.out` and return it; the pace is printed.
+
+    Raises:
+        Refusal: a file cannot be written to `config.out`, or is there already.
+        ValueError, OSError, RuntimeError, MemoryError: see `memory_builder.build`.
+    """
+    cli_common.refuse_existing(config.out, config.overwrite)
+    cli_common.refuse_unwritable(config.out.parent)
     pictures = Pictures(Photos(config.photos, config.index, config.skip_licences), config.limit)
     colorizer = engine.load(config.model, device=config.device, dtype=config.dtype)
-    began = said = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - said >= 10 or done == total:
-            said = now
-            print(f"[{done}/{total}] {done / max(now - began, 1e-3):.1f} photos/s", flush=True)
-
+    side = config.side or None
+    memory_builder.refuse(colorizer, pictures, config.entries, side, config.seed, config.fresh)
+    began = time.monotonic()
     built = memory_builder.build(
         colorizer,
         pictures,
         entries=config.entries,
         seed=config.seed,
-        side=config.side or None,
+        side=side,
         fresh=config.fresh,
-        progress=progress,
+        progress=cli_common.pace(partial(print, flush=True), every=10),
     )
     memory.save(built, config.out)
     seconds = time.monotonic() - began
     print(f"{config.out}: {built.describe()}, {seconds:.1f} s")
+    if line := cli_common.left_out(built.provenance["grey"], built.provenance["unreadable"]):
+        print(line)
     return built
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The script: `main` with what the command line says, and its exit code."""
+    try:
+        main(common.parse(Config, PRESETS, arguments, __doc__))
+    except (cli_common.Refusal, *cli_common.FAILURES) as error:
+        cli_common.say(f"error: {cli_common.sentence(error)}")
+        return cli_common.FAILED
+    except KeyboardInterrupt:
+        cli_common.say("stopped.")
+        return cli_common.STOPPED
+    return cli_common.DONE
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    main(common.parse(Config, PRESETS, doc=__doc__))
+    sys.exit(run())

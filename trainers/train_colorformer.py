@@ -320,7 +320,12 @@ def main(config: Config) -> None:
 def build(config: Config) -> tuple[colorformer.ColorFormer, colorformer.Config]:
     """A new network, or the one in `config.start`, with spectral norm where asked for."""
     if config.start:
-        network, _, _ = registry.load(config.start)
+        network, spec, _ = registry.load(config.start)
+        if spec.architecture != colorformer.NAME:
+            raise ValueError(
+                f"start is {config.start}, a {spec.architecture} network; expected one of the "
+                f"architecture {colorformer.NAME}."
+            )
     else:
         network = registry.build(colorformer.NAME, colorformer.PRESETS[config.architecture])
         nn.init.normal_(network.memory.keys)

@@ -300,7 +300,12 @@ def main(config: Config) -> None:
 def build(config: Config) -> tuple[ddcolor.DDColor, ddcolor.Config]:
     """A new network, or the one in `config.start`, with spectral norm where asked for."""
     if config.start:
-        network, _, _ = registry.load(config.start)
+        network, spec, _ = registry.load(config.start)
+        if spec.architecture != ddcolor.NAME:
+            raise ValueError(
+                f"start is {config.start}, a {spec.architecture} network; expected one of the "
+                f"architecture {ddcolor.NAME}."
+            )
     else:
         network = registry.build(ddcolor.NAME, ddcolor.PRESETS[config.architecture])
         ddcolor.initialise(network)

@@ -83,6 +83,15 @@ def test_builds_of_connected_images(host, former):
     assert f"Entries: {len(memory.keys)} (asked for 4)" in text
 
 
+def test_the_report_tells_the_pace(host, former, album, monkeypatch):
+    """Of all photos looked at, the damaged one too."""
+    module = sys.modules[host.nodes.BuildMemory.__module__]
+    ticks = iter((100.0, 102.0))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(ticks, 102.0))
+    _, text = host.nodes.BuildMemory.execute(former, folder="album", **SMALL).args
+    assert text.splitlines()[-1] == "Time: 2.0 s (2.0 photos per second)"
+
+
 def test_fp16_images_and_alpha(host, former):
     images = torch.cat([photo()[None], torch.ones(1, 64, 96, 1)], dim=3).half()
     _, text = host.nodes.BuildMemory.execute(former, images=images, **SMALL).args
@@ -114,7 +123,9 @@ def test_no_photos_is_refused(host, former):
 
 
 def test_a_network_without_memory_is_refused(host, inputs, colorizer):
-    with pytest.raises(ValueError, match="mini.safetensors has no color memory; choose a ColorF"):
+    with pytest.raises(
+        ValueError, match="mini.safetensors has no color memory; choose a network with"
+    ):
         host.nodes.BuildMemory.execute(colorizer, images=photo()[None])
 
 
@@ -190,7 +201,16 @@ def test_fingerprint_follows_the_folder(host, album):
     assert second != first
     (album / "1930" / "c.png").rename(album / "1930" / "d.png")
     assert mark() != second
-    assert mark("(images)") == mark("(images)")
+
+
+def test_connected_images_leave_the_folders_out_of_the_fingerprint(host, album):
+    """The host compares images itself; a photo that is not looked at must change nothing."""
+    mark = host.nodes.BuildMemory.fingerprint_inputs
+    before = mark(folder="(images)"), mark(folder="album")
+    (album / "a.jpg").unlink()
+    assert mark(folder="(images)") == before[0]
+    assert mark(folder="album") != before[1]
+    assert before[0] not in (before[1], mark(folder="album"))
 
 
 def test_progress_reaches_its_end(host, former, monkeypatch):
@@ -255,7 +275,9 @@ def test_a_memory_of_another_encoder_is_refused(host, former, memory):
 
 
 def test_a_network_without_memory_takes_none(host, colorizer, memory):
-    with pytest.raises(ValueError, match="mini.safetensors has no color memory; choose a ColorF"):
+    with pytest.raises(
+        ValueError, match="mini.safetensors has no color memory; choose a network with"
+    ):
         host.nodes.ApplyMemory.execute(colorizer, memory)
 
 

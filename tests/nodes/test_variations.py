@@ -78,7 +78,7 @@ def test_a_memory_that_was_applied_is_used(host, former, vary, grey):
     sizes = former.spec.memory
     memory = ColorMemory(
         keys=torch.randn(6, sizes.key_width, generator=generator),
-        values=60 * torch.randn(sizes.groups, 6, 2, generator=generator),
+        values=(60 * torch.randn(sizes.groups, 6, 2, generator=generator)).clamp(-128, 127),
         encoder=former.encoder,
     )
     changed = host.nodes.ApplyMemory.execute(former, memory).args[0]
@@ -114,7 +114,7 @@ def test_fp16_intermediates(host, vary, grey, monkeypatch):
 
 def test_a_network_without_memory_is_refused(host, colorizer, grey):
     with pytest.raises(
-        ValueError, match=r"\(ddcolor\) has no color memory.*choose a ColorFormer network"
+        ValueError, match=r"\(ddcolor\) has no color memory.*choose a network with a color memory"
     ):
         host.nodes.Variations.execute(grey(1), colorizer)
 
@@ -128,7 +128,7 @@ def test_untrusted_values_are_refused(vary, grey, options, message):
         vary(grey(1), **options)
 
 
-def test_progress_counts_photos(host, vary, grey, monkeypatch):
+def test_progress_counts_results(host, vary, grey, monkeypatch):
     seen = []
 
     class Bar:
@@ -140,7 +140,25 @@ def test_progress_counts_photos(host, vary, grey, monkeypatch):
 
     monkeypatch.setattr(host.bridge.comfy.utils, "ProgressBar", Bar)
     vary(grey(2), count=2)
-    assert seen == [(1, 2), (2, 2)]
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_interrupt_stops_between_results(host, former, vary, grey):
+    runs = []
+
+    def stop_during_second(*_):
+        runs.append(1)
+        if len(runs) == 2:
+            host.mm.interrupt_current_processing(True)
+
+    hook = former.placement.patcher.model.memory.register_forward_pre_hook(stop_during_second)
+    try:
+        with pytest.raises(host.mm.InterruptProcessingException):
+            vary(grey(1), count=8)
+    finally:
+        host.mm.interrupt_current_processing(False)
+        hook.remove()
+    assert len(runs) == 2
 
 
 def test_interrupt_stops(host, vary, grey):

@@ -267,11 +267,63 @@ def test_variations_share_the_encoder(mini_colorformer, monkeypatch):
     assert len(calls) == 1
 
 
+def test_each_variation_is_reported_and_can_be_the_last(mini_colorformer, monkeypatch):
+    class Stop(BaseException):
+        pass
+
+    monkeypatch.setattr(mini_colorformer.placement, "images_at_once", lambda memory: 2)
+    done, last = [], 99
+    rgb, options = photo(3), {"count": 3, "resolution": 64, "progress": done.append}
+
+    def check():
+        if done and done[-1] >= last:
+            raise Stop
+
+    monkeypatch.setattr(mini_colorformer.placement, "check_interrupt", check)
+    mini_colorformer.vary(rgb, **options)
+    assert done == [2, 4, 6, 7, 8, 9]
+    for last in (2, 7):
+        done.clear()
+        with pytest.raises(Stop):
+            mini_colorformer.vary(rgb, **options)
+        assert done[-1] == last
+
+
+def test_no_memory_for_the_results(mini_colorformer):
+    rgb = torch.zeros(1, 1, 1, 3).expand(1, 10**6, 10**6, 3)
+    sentence = r"mini.*: no memory for 64 results of 1000000x1000000 \(768000\.0 GB\)\. Ask for few"
+    with pytest.raises(MemoryError, match=sentence):
+        mini_colorformer.vary(rgb, count=64)
+
+
+@pytest.mark.parametrize("model", ["mini_file", "mini_colorformer_file"])
+@pytest.mark.parametrize(
+    ("dtype", "sentence"),
+    [
+        ("float16", "colours that are NaN or infinite in float16; choose float32 or bfloat16"),
+        ("float32", "infinite in float32; its weights or its color memory are damaged"),
+    ],
+)
+def test_colours_that_are_no_numbers(request, model, dtype, sentence):
+    engine = colorist.load(request.getfixturevalue(model), device="cpu", dtype=dtype)
+    network = engine.placement.acquire(0)
+    with torch.no_grad():
+        last = network.out if engine.spec.memory else network.fusion.conv
+        last.weight.view(-1)[0] = float("inf")
+    with pytest.raises(ValueError, match=sentence):
+        engine.colorize(photo(), resolution=64)
+    if engine.spec.memory:
+        with pytest.raises(ValueError, match=sentence):
+            engine.vary(photo(), resolution=64)
+
+
 def test_variations_refusals(mini, mini_colorformer):
     with pytest.raises(ValueError, match="has no color memory"):
         mini.vary(photo())
     with pytest.raises(ValueError, match="count is 0"):
         mini_colorformer.vary(photo(), count=0)
+    with pytest.raises(ValueError, match="seed is -3"):
+        mini_colorformer.vary(photo(), seed=-3)
     with pytest.raises(ValueError, match="spread is 1.5"):
         mini_colorformer.vary(photo(), spread=1.5)
 

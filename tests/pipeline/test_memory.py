@@ -49,6 +49,28 @@ def test_numbers_that_are_none():
             ColorMemory(keys=keys, values=values, encoder="e")
 
 
+@pytest.mark.parametrize(
+    ("key", "ab", "sentence"),
+    [
+        (1e30, 5, r"keys up to 1e\+30, which no network can use; expected at most 10000. Build it"),
+        (-20_000, 5, "keys up to 20000, which"),
+        (1, 1e30, r"ab values up to 1e\+30; expected -128 to 128\.$"),
+        (1, -129, r"ab values up to 129; expected -128 to 128\.$"),
+        (1, 200, r"ab values up to 200; .* \(they look like the 0 to 255 coding: subtract 128\)"),
+    ],
+)
+def test_numbers_that_no_network_can_use(key, ab, sentence):
+    keys, values = torch.zeros(3, 2), torch.zeros(4, 3, 2)
+    keys[1, 1], values[2, 1, 0] = key, ab
+    with pytest.raises(ValueError, match=sentence):
+        ColorMemory(keys=keys, values=values, encoder="e")
+
+
+def test_the_largest_numbers():
+    values = torch.tensor([-128.0, 128]).expand(4, 3, 2)
+    ColorMemory(keys=torch.full((3, 2), -1e4), values=values, encoder="e")
+
+
 def test_projection_of_another_width():
     with pytest.raises(ValueError, match="keys of width 8, but its projection makes keys of width"):
         ColorMemory(
@@ -76,7 +98,12 @@ def test_fits_its_own_network_alone():
     sizes = MemorySizes(key_width=8, groups=4)
     memories.refuse_unless_fits(made(), sizes, "e1", "net")
     for memory, its_sizes, encoder, sentence in (
-        (made(), None, "", "net has no color memory; choose a ColorFormer network."),
+        (
+            made(),
+            None,
+            "",
+            r"net has no color memory; choose a network with a color memory \(such as",
+        ),
         (made(width=9), sizes, "e1", "keys of width 9 and 4 groups; net needs width 8 and 4"),
         (made(groups=3), sizes, "e1", "width 8 and 3 groups; .* Build a memory with net."),
         (made(network="old"), sizes, "e2", r"built with the encoder of old \(e1\); net has anoth"),
@@ -146,6 +173,11 @@ def test_fusion_weights_come_from_the_seed():
 def test_fusion_weights_that_cannot_be(count, spread, sentence):
     with pytest.raises(ValueError, match=sentence):
         memories.sample_fusion_weights(4, count, 0, spread)
+
+
+def test_fusion_weights_of_a_negative_seed():
+    with pytest.raises(ValueError, match="seed is -1; expected 0 or more."):
+        memories.sample_fusion_weights(4, 4, -1, 0.5)
 
 
 # --- Files -------------------------------------------------------------------------------------

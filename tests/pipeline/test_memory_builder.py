@@ -1,9 +1,11 @@
 """Algorithm 1: planted clusters are found again, in small pieces, whatever the photos are."""
 
+import copy
 import dataclasses
 import sys
 import tempfile
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import colorformer
 from comfyui_colorist.model_defs.spec import MemorySizes, Spec
-from comfyui_colorist.pipeline import clusters, color, files, memory_builder
+from comfyui_colorist.pipeline import clusters, color, files, memory_builder, projection
 from comfyui_colorist.pipeline.engine import Colorizer
 from comfyui_colorist.pipeline.placement import Placement
 from torch import nn
@@ -156,18 +158,56 @@ def test_the_same_seed_gives_the_same_memory(mini_colorformer, smooth_photos):
     mini_colorformer.with_memory(first)
 
 
+def test_the_device_decides_no_order(mini_colorformer, smooth_photos, monkeypatch):
+    """Photos of three shapes in turn, on devices that take 1, 3 or 16 at once."""
+    shapes = (slice(64), slice(96)), (slice(64), slice(64)), (slice(32), slice(96))
+    photos = [photo[shapes[i % 3]] for i, photo in enumerate(smooth_photos)]
+    memories = []
+    for fit in (1, 3, 16):
+        monkeypatch.setattr(mini_colorformer.placement, "images_at_once", lambda _, fit=fit: fit)
+        memories.append(memory_builder.build(mini_colorformer, photos, entries=8, side=64))
+    for other in memories[1:]:
+        torch.testing.assert_close(other.keys, memories[0].keys, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(other.values, memories[0].values, atol=0.05, rtol=1e-3)
+
+
+def test_every_step_has_the_seed(photos, monkeypatch):
+    seeds, real = [], clusters.k_means()
+
+    def noted(*sizes, random_state, **options):
+        seeds.append(random_state)
+        return real(*sizes, random_state=random_state, **options)
+
+    monkeypatch.setattr(clusters, "k_means", lambda: noted)
+    memory_builder.build(colorizer(Planted(), groups=2), photos, entries=4, side=SIDE, seed=7)
+    assert len(seeds) >= 4 and set(seeds) == {7}
+
+
 def test_an_entry_of_few_colours_repeats_its_own():
     """As the published program does not: it fills up with grey."""
     bins = np.array([[0, 30, 0, 5], [1, -5, 5, 1], [1, 5, 5, 9]])
-    values = clusters.color_groups(bins, 2, 4, seed=0)
+    values = clusters.color_groups(bins, 2, 4, 0, lambda: None)
     assert values[:, 0].tolist() == [[30, 0]] * 4
     assert values[:, 1].tolist() == [[5, 5]] * 2 + [[-5, 5]] * 2
 
 
 def test_colours_are_weighted_by_their_patches():
     bins = np.array([[0, 10, 0, 3], [0, 14, 0, 1], [0, -20, 0, 1]])
-    values = clusters.color_groups(bins, 1, 2, seed=0)
+    values = clusters.color_groups(bins, 1, 2, 0, lambda: None)
     assert values[:, 0].tolist() == [[11, 0], [-20, 0]]
+
+
+def test_colours_can_be_interrupted_at_each_entry():
+    bins, asked = np.array([[i, 30, 0, 5] for i in range(5)]), []
+
+    def stop():
+        asked.append(1)
+        if len(asked) == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        clusters.color_groups(bins, 5, 4, 0, stop)
+    assert len(asked) == 3
 
 
 def test_hue_runs_counter_clockwise_from_plus_a():
@@ -231,6 +271,27 @@ def test_fresh_projection_wants_enough_channels(photos):
         memory_builder.build(engine, photos, fresh=True, side=SIDE)
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_projection_is_made_of_some_photos(without_projection, smooth_photos, monkeypatch, fresh):
+    """Each counted in the progress, with those that follow."""
+    monkeypatch.setattr(projection, "PHOTOS", 10)
+    asked, done = [], []
+
+    class Asked(list):
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+
+    options = {"entries": 8, "side": 78, "fresh": fresh, "seed": 3}
+    memory_builder.build(
+        without_projection, Asked(smooth_photos), progress=lambda *now: done.append(now), **options
+    )
+    assert len(asked) == 70
+    assert set(asked[:10]) == set(clusters.sample(60, 10, 3).tolist())
+    assert done == sorted(done) and done[-1] == (70, 70)
+    assert {total for _, total in done} == {70} and (10, 70) in done
+
+
 def features_of(engine, photos) -> torch.Tensor:
     """(rows, c) of photos that are working pictures already."""
     rgb = torch.stack(photos).movedim(-1, 1)
@@ -287,17 +348,71 @@ def test_fitted_keys_are_spread_like_those_the_network_uses(without_projection, 
     assert float(found) == pytest.approx(float(spread), rel=0.05)
 
 
+def test_keys_that_differ_by_rounding_are_not_stretched():
+    keys, counts = np.array([[1.0, 2], [1, 2 + 1e-6]]), np.array([5, 5])
+    own = projection.Projection(torch.ones(2, 3), torch.ones(2))
+    found, same = projection.stretched(4.0, keys, counts, own)
+    assert found is keys and same is own
+    found, wider = projection.stretched(4.0, keys + [[0, 0], [0, 1]], counts, own)
+    assert counts @ np.square(found - found.mean(0)).sum(1) / 10 == pytest.approx(4)
+    assert (wider.components > 1).all()
+
+
+def test_variance_of_keys_far_from_zero(without_projection):
+    """In bfloat16, where squares of large keys keep but two digits."""
+    network = copy.deepcopy(without_projection.placement.acquire(0))
+    network.memory.keys.add_(8)
+    network = network.bfloat16()  # keys are rounded here, for both
+    exact = copy.deepcopy(network).float()
+    gray = torch.rand(4, 1, 64, 96, generator=torch.Generator().manual_seed(1)).expand(
+        -1, 3, -1, -1
+    )
+    variances = []
+    for some in (network, exact):
+        with torch.inference_mode():
+            maps = projection.features_and_attended(some, gray.to(next(some.parameters()).dtype))
+        rows = tuple(x.float().flatten(0, 2).clone() for x in maps)
+        variances.append(projection.fitted([rows], 8)[2])
+    keys = exact.memory.keys
+    assert 0.1 < variances[1] < (keys - keys.mean(0)).square().sum(1).max()
+    assert variances[0] == pytest.approx(variances[1], rel=0.02)
+
+
+def test_photos_of_one_patch_make_one_key(without_projection):
+    """Nothing to fit: all covariances are 0."""
+    even = torch.tensor([0.2, 0.5, 0.7]).expand(32, 32, 3)
+    memory = memory_builder.build(without_projection, [even], side=32)
+    assert memory.keys.shape == (1, 8)
+    own = without_projection.placement.acquire(0).memory.keys
+    assert memory.keys.norm() < own.norm(dim=1).max()
+    torch.testing.assert_close(
+        memory.projection(torch.zeros(64)), memory.keys[0], atol=0.01, rtol=0
+    )
+
+
+def test_fewer_patches_than_channels_are_not_learned_by_heart():
+    """Channels nearly alike: differences between them, which are noise, must tell nothing."""
+    random = torch.Generator().manual_seed(0)
+    level = torch.randn(40, 1, generator=random)
+    features = level + 1e-4 * torch.randn(40, 20, generator=random)
+    keys = torch.cat([level, -level], 1) + 0.3 * torch.randn(40, 2, generator=random)
+    found, explained, _ = projection.fitted([(features, keys, torch.zeros(40, 1))], 2)
+    assert 0.7 < explained < 0.95
+    assert found.components.abs().max() < 1
+
+
 def test_an_empty_projection_is_fitted_too(photos, monkeypatch):
     """A network that was trained with a memory of random numbers has one."""
     network = Planted()
     network.memory.components.zero_()
     called = []
 
-    def fitted(encoding, sample, width):
+    def fitted(rows, width):
         called.append(width)
-        return *memory_builder._principal(encoding, sample, width), 1.0
+        return *projection.principal(rows, width), 1.0
 
-    monkeypatch.setattr(memory_builder, "_fitted", fitted)
+    monkeypatch.setattr(projection, "features_and_attended", projection.features)
+    monkeypatch.setattr(projection, "fitted", fitted)
     memory_builder.build(colorizer(network), photos, side=SIDE)
     assert called == [2]
 
@@ -305,8 +420,18 @@ def test_an_empty_projection_is_fitted_too(photos, monkeypatch):
 def test_a_network_without_memory_of_its_own_needs_a_fresh_one(photos):
     network = Planted()
     network.memory.keys.zero_()
-    with pytest.raises(ValueError, match="its own color memory is empty.*build a fresh memory"):
-        memory_builder.build(colorizer(network), photos, side=SIDE)
+    with pytest.raises(
+        ValueError, match="its own color memory is empty.*trainers/build_color_memory.py --fresh"
+    ):
+        memory_builder.build(colorizer(network), Unread(photos), side=SIDE)
+    memory_builder.build(colorizer(network), photos, side=SIDE, fresh=True)
+
+
+class Unread(list):
+    """Photos that must not be read."""
+
+    def __getitem__(self, index):
+        raise AssertionError("read before it was refused")
 
 
 # --- Photos that teach nothing -----------------------------------------------------------------
@@ -332,6 +457,20 @@ def test_unreadable_and_grey_photos_are_left_out_and_told(tmp_path, photos, capl
     assert "left out: bad.jpg: not a picture." in caplog.text
     assert str(tmp_path) not in str(found)
     assert done[-1] == (44, 44)
+
+
+def test_photos_by_plain_names(tmp_path, photos):
+    names = [str(tmp_path / f"{i}.png") for i in range(len(photos))]
+    for name, photo in zip(names, photos, strict=True):
+        files.write(name, photo.numpy())
+    assert_planted(memory_builder.build(colorizer(Planted()), names, entries=4, side=SIDE))
+
+
+def test_numbers_that_are_none_are_repaired(photos, caplog):
+    photos[3][40, 40] = float("nan")
+    memory = memory_builder.build(colorizer(Planted()), photos, side=SIDE)
+    assert memory.provenance["photos"] == 40
+    assert "photo 4: the image holds NaN" in caplog.text
 
 
 def test_names_of_unreadable_photos_are_capped(tmp_path, photos, monkeypatch):
@@ -379,10 +518,17 @@ def test_settings_that_cannot_be(mini, photos):
     for options, sentence in (
         ({"entries": 0}, "entries is 0; expected at least 1."),
         ({"side": 31}, "side is 31; this network needs at least 32."),
+        ({"seed": -1}, "seed is -1; expected 0 to 4294967295."),
+        ({"seed": 2**32}, "seed is 4294967296; expected"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            memory_builder.build(engine, photos, **options)
-    with pytest.raises(ValueError, match="mini.safetensors has no color memory; choose a ColorF"):
+            memory_builder.build(engine, Unread(photos), **options)
+    for path in ("town", Path("town")):
+        with pytest.raises(ValueError, match="photos is one path, 'town'; expected a list of ph"):
+            memory_builder.build(engine, path)
+    with pytest.raises(
+        ValueError, match="mini.safetensors has no color memory; choose a network with"
+    ):
         memory_builder.build(mini, photos)
     with pytest.raises(ValueError, match=r"photo 1 has shape \(2, 64, 96, 3\); expected \(H, W, C"):
         memory_builder.build(engine, [torch.stack(photos[:2])], side=SIDE)
@@ -426,6 +572,40 @@ def test_interruption_leaves_nothing(photos, tmp_path, monkeypatch):
         memory_builder.build(engine, photos, side=SIDE)
     assert list(tmp_path.iterdir()) == []
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("after", ["labelled", "color_groups"])
+def test_interruption_of_the_clustering(photos, monkeypatch, after):
+    """During k-means, and between entries; nothing says before that all is done."""
+    engine, done, ran = colorizer(Planted()), [], []
+    stopped = False
+
+    def stop():
+        if stopped:
+            raise Stop
+
+    def last(*given):
+        nonlocal stopped
+        stopped = True
+        return before(*given)
+
+    def unreached(*given):
+        ran.append(1)
+
+    before = {"labelled": clusters.centers, "color_groups": clusters.labelled}[after]
+    monkeypatch.setattr(clusters, before.__name__, last)
+    if after == "labelled":
+        monkeypatch.setattr(clusters, after, unreached)
+    monkeypatch.setattr(engine.placement, "check_interrupt", stop)
+    if after == "color_groups":  # its own chunks do not ask once more
+        original = before
+        before = lambda spool, centers, _: original(spool, centers, lambda: None)  # noqa: E731
+    with pytest.raises(Stop):
+        memory_builder.build(
+            engine, photos, entries=4, side=SIDE, progress=lambda *now: done.append(now)
+        )
+    assert not ran
+    assert done[-1] == (39, 40)
 
 
 def test_out_of_memory_is_tried_with_fewer(photos):

@@ -49,6 +49,7 @@ def test_folders_and_shards(tmp_path, photos, shard, mini_colorformer_file, caps
     printed = capsys.readouterr().out
     assert "[11/11] " in printed and " photos/s" in printed
     assert "keys of width 8, 10 photos" in printed
+    assert "left out: 1 unreadable.\n" in printed
 
 
 def test_licences_and_limit(tmp_path, photos, shard, mini_colorformer_file):
@@ -61,7 +62,7 @@ def test_licences_and_limit(tmp_path, photos, shard, mini_colorformer_file):
     changes = {"index": index, "skip_licences": ("research",)}
     built = build_color_memory.main(settings(out, mini_colorformer_file, photos, **changes))
     assert built.provenance["photos"] == 5
-    changes = {"limit": 2}
+    changes = {"limit": 2, "overwrite": True}
     built = build_color_memory.main(settings(out, mini_colorformer_file, shard, **changes))
     assert built.provenance["photos"] == 2
 
@@ -84,7 +85,9 @@ def test_pictures_are_paths_or_pixels(photos, shard):
     assert len(list(build_color_memory.Pictures(Photos([shard]), limit=3))) == 3
 
 
-def test_a_stopped_build_keeps_the_old_file(tmp_path, photos, mini_colorformer_file, monkeypatch):
+def test_a_stopped_build_keeps_the_old_file(
+    tmp_path, photos, mini_colorformer_file, monkeypatch, capsys
+):
     out = tmp_path / "m.safetensors"
     out.write_bytes(b"mine")
 
@@ -93,9 +96,13 @@ def test_a_stopped_build_keeps_the_old_file(tmp_path, photos, mini_colorformer_f
 
     monkeypatch.setattr(clusters, "labelled", stop)
     with pytest.raises(KeyboardInterrupt):
-        build_color_memory.main(settings(out, mini_colorformer_file, photos))
+        build_color_memory.main(settings(out, mini_colorformer_file, photos, overwrite=True))
     assert out.read_bytes() == b"mine"
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    capsys.readouterr()
+    arguments = ["--photos", photos, "--out", out, "--model", mini_colorformer_file, "--overwrite"]
+    assert build_color_memory.run([*map(str, arguments), "--device", "cpu", "--side", "64"]) == 130
+    assert capsys.readouterr().err.endswith("stopped.\n")
 
 
 @pytest.mark.parametrize(
@@ -103,12 +110,59 @@ def test_a_stopped_build_keeps_the_old_file(tmp_path, photos, mini_colorformer_f
     [
         ([], "name at least one folder or .tar file"),
         (["--photos", "a", "--out", "m.npy"], "out is m.npy; the name must end in .safetensors."),
+        (
+            ["--photos", "a", "--seed", "4294967296"],
+            "seed is 4294967296; expected 0 to 4294967295.",
+        ),
+        (["--photos", "a", "--seed", "-1"], "seed is -1; expected 0 to 4294967295."),
     ],
 )
 def test_settings_that_cannot_be(arguments, sentence, capsys):
     with pytest.raises(SystemExit):
         common.parse(build_color_memory.Config, build_color_memory.PRESETS, arguments)
     assert sentence in capsys.readouterr().err
+
+
+def test_what_cannot_be_is_refused_before_photos_are_read(
+    tmp_path, photos, mini_file, mini_colorformer_file, monkeypatch, capsys
+):
+    def read(*_):
+        raise AssertionError("a photo was read")
+
+    monkeypatch.setattr(build_color_memory.Pictures, "__getitem__", read)
+    there, folder, out = (tmp_path / f"{i}.safetensors" for i in range(3))
+    there.write_bytes(b"mine")
+    folder.mkdir()
+
+    def said(model, out, *more) -> str:
+        arguments = ["--photos", photos, "--out", out, "--model", model, "--device", "cpu", *more]
+        assert build_color_memory.run([str(argument) for argument in arguments]) == 1
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
+
+    own = mini_colorformer_file
+    assert "is there already; give another name, or --overwrite." in said(own, there)
+    assert "is a folder; give the name of a file." in said(own, folder, "--overwrite")
+    assert "cannot write into " in said(own, there / "m.safetensors")
+    assert "no model of that name" in said("nonsense", out)
+    assert "has no color memory" in said(mini_file, out)
+    assert "entries is 0" in said(own, out, "--entries", 0)
+    assert "expected a folder of photos" in said(own, out, "--photos", there)
+    assert "no.toml: No such file" in said(own, out, "--config", "no.toml")
+    assert there.read_bytes() == b"mine" and not out.exists()
+
+
+def test_a_failed_script_says_why_in_a_line(root, tmp_path):
+    script = str(root / "trainers" / "build_color_memory.py")
+    out = tmp_path / "m.safetensors"
+    found = subprocess.run(
+        [sys.executable, script, "--photos", str(tmp_path / "no"), "--out", str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
 
 
 def test_runs_by_path(root):

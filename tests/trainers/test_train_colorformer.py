@@ -90,6 +90,20 @@ def test_refuses_a_memory_of_another_encoder(photos, tmp_path, memory_file, mini
         train_colorformer.main(settings(photos, tmp_path, memory=memory_file))
 
 
+def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_file):
+    sentence = r"start is .*mini.safetensors, a ddcolor network; expected one .* colorformer\."
+    with pytest.raises(ValueError, match=sentence):
+        train_colorformer.main(settings(photos, tmp_path, start=mini_file))
+
+
+def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
+    seen = []
+    real = common.calibrate
+    monkeypatch.setattr(common, "calibrate", lambda *given: seen.append(1) or real(*given))
+    train_colorformer.main(settings(photos, tmp_path))
+    assert len(seen) == 2  # saved after 3 and 6 steps
+
+
 def test_recolouring_moves_photos_as_the_entries_they_attend_to(mini_colorformer_network):
     network, module = mini_colorformer_network, mini_colorformer_network.memory
     torch.manual_seed(0)

@@ -177,3 +177,9 @@ def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
     monkeypatch.setattr(common, "calibrate", lambda *given: seen.append(1) or real(*given))
     train_ddcolor.main(settings(photos, tmp_path))
     assert len(seen) == 2  # saved after 3 and 6 steps
+
+
+def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_colorformer_file):
+    sentence = "start is .*mini-colorformer.safetensors, a colorformer network; expected one .* ddc"
+    with pytest.raises(ValueError, match=sentence):
+        train_ddcolor.main(settings(photos, tmp_path, start=mini_colorformer_file))
