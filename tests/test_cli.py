@@ -739,3 +739,10 @@ def test_unknown_options_are_refused(capsys):
 def test_train_reports_missing_photos(tmp_path, capsys):
     assert run("train", "ddcolor", "--photos", tmp_path / "no", "--out", tmp_path / "run") == 1
     assert "colorist: error: " in capsys.readouterr().err
+
+
+def test_default_networks_are_in_the_box():
+    from comfyui_colorist import cli_common
+    from comfyui_colorist.pipeline import models
+
+    assert {cli_common.DEFAULT_MODEL, cli_common.DEFAULT_COLORFORMER} <= set(models.boxed())

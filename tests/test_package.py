@@ -71,5 +71,23 @@ def test_public_names(root):
         comfyui_colorist.nothing  # noqa: B018
 
 
+@pytest.mark.parametrize("name", ["ddcolor-nano", "colorformer-nano"])
+def test_a_boxed_network_knows_colours(root, name):
+    """Its scores are in the metadata, and it makes a plain sky bluer than the meadow below it."""
+    import comfyui_colorist
+    import torch
+
+    engine = comfyui_colorist.load(name, device="cpu")
+    scores = engine.info["training"]["scores"]
+    assert scores["psnr"] > 22.5 and scores["colorfulness"] > 20
+    assert engine.info["licence"]
+    photo = torch.rand(96, 144, 1, generator=torch.Generator().manual_seed(0))
+    photo[:48] = 0.75 + 0.02 * photo[:48]
+    photo[48:] = 0.2 + 0.3 * photo[48:]
+    colored = engine.colorize(photo)
+    blue = (colored[..., 2] - colored[..., 0]).flatten(1).mean(1)
+    assert blue[:48].mean() > blue[48:].mean()
+
+
 def test_box_is_small(root):
     assert sum(path.stat().st_size for path in (root / "weights").glob("*.safetensors")) <= 30e6

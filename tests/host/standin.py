@@ -3,6 +3,7 @@
 `install()` puts it into sys.modules. Where COMFYUI_PATH is set the tests use that host instead.
 """
 
+import inspect
 import os
 import sys
 from dataclasses import dataclass, field
@@ -103,6 +104,13 @@ class NumberInput(WidgetInput):
 
 
 class IntInput(NumberInput):
+    __signature__ = inspect.signature(NumberInput).replace(
+        parameters=[
+            *inspect.signature(NumberInput).parameters.values(),
+            inspect.Parameter("control_after_generate", inspect.Parameter.KEYWORD_ONLY),
+        ]
+    )
+
     def __init__(self, *args, control_after_generate=None, **options):
         super().__init__(*args, **options)
         self.control_after_generate = control_after_generate
