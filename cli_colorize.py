@@ -49,7 +49,7 @@ def add_colorize(parser: argparse.ArgumentParser) -> None:
     add(
         "-o", "--out", type=Path, required=True, help="folder; or a picture's name, for a single IN"
     )
-    add_network(parser, DEFAULT_MODEL)
+    add_network(parser, None, f"{DEFAULT_MODEL}; with --memory {DEFAULT_COLORFORMER}")
     _add_finish(parser)
     add(
         "--finish",
@@ -302,7 +302,8 @@ def _painter(
     try:
         controls = "published" if published else finish.Finish(**given)
         mask = files.read(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
-        colorizer = engine.load(arguments.model, device=device_of(arguments), dtype=arguments.dtype)
+        model = arguments.model or (DEFAULT_COLORFORMER if arguments.memory else DEFAULT_MODEL)
+        colorizer = engine.load(model, device=device_of(arguments), dtype=arguments.dtype)
         if resolution is not None:
             fit = geometry.square if published else geometry.fit
             fit(1, 1, resolution, colorizer.spec.multiple)

@@ -24,10 +24,10 @@ class Refusal(Exception):
     """What was asked for cannot be begun; nothing has been written."""
 
 
-def add_network(parser: argparse.ArgumentParser, default: str) -> None:
-    """Options that say which network runs, and how."""
+def add_network(parser: argparse.ArgumentParser, default: str | None, told: str = "") -> None:
+    """Options that say which network runs, and how; `told`: what --help says of the default."""
     add = parser.add_argument
-    add("--model", default=default, help="name or checkpoint file (default: %(default)s)")
+    add("--model", default=default, help=f"name or checkpoint file (default: {told or default})")
     add("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="of the network (default: %(default)s)")
     add("--overwrite", action="store_true", help="write again what is there already")

@@ -94,8 +94,8 @@ PRESETS = {
 def spec(config: Config) -> Spec:
     """What the pipeline must know to run this network."""
     # Fitted to the peak of one float32 forward pass on a CPU (benchmarks/cost.py), rounded up: nano
-    # 730 bytes a pixel, the published one 5100. Most of it is the residual block at full size.
-    per_pixel = 18 * (config.refine_width + 3) + 8 * config.embed_dim
+    # 850 bytes a pixel, the published one 5100. Most of it is the residual block at full size.
+    per_pixel = 18 * (config.refine_width + 3) + 12 * config.embed_dim
     return Spec(
         architecture=NAME,
         role="automatic",

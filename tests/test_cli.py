@@ -746,3 +746,13 @@ def test_default_networks_are_in_the_box():
     from comfyui_colorist.pipeline import models
 
     assert {cli_common.DEFAULT_MODEL, cli_common.DEFAULT_COLORFORMER} <= set(models.boxed())
+
+
+def test_a_memory_goes_with_the_network_it_needs(tmp_path, capsys):
+    """No --model: the boxed network with a memory; a network without one is refused by name."""
+    photos, memory = color_photos(tmp_path / "in"), tmp_path / "m.safetensors"
+    assert run("memory", "build", photos, "-o", memory) == 0
+    assert run("colorize", photos, "-o", tmp_path / "out", "--memory", memory) == 0
+    model = ("--model", "ddcolor-nano")
+    assert run("colorize", photos, "-o", tmp_path / "no", "--memory", memory, *model) == 2
+    assert "ddcolor-nano.safetensors has no color memory" in capsys.readouterr().err
