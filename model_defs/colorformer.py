@@ -328,7 +328,7 @@ class ColorMemoryModule(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor, memory: Entries | None = None) -> Tensor:
         """Eq. 4 to 7: features F (B, h, w, c) and fusion weights lambda (B, n) -> (B, h, w, c)."""
-        colors = self.embed_colors(self.values if memory is None else memory.values)
+        colors = self.embed_colors(self.values if memory is None else self.known(memory.values))
         colors = torch.einsum("Bn,nmd->Bmd", weights.to(colors.dtype), colors)  # eq. 4
         attended = self.attend(x, colors, None if memory is None else memory.keys)
         joined = self.joined_norm(torch.cat([x, attended], dim=-1))
@@ -343,6 +343,21 @@ class ColorMemoryModule(nn.Module):
             queries[:, None], keys[:, None], values[:, None].to(queries.dtype), scale=1.0
         )
         return attended[:, 0].unflatten(1, x.shape[1:3])
+
+    def known(self, values: Tensor) -> Tensor:
+        """Colours (n, m, 2) of another memory as this network can read them.
+
+        Rows of a table that stand for no number of its own memory were never trained and hold what
+        they started with, so each a and b gives way to the nearest that it knows.
+        """
+        if not self.tables:
+            return values
+        known = []
+        for own, axis in zip(self.values.unbind(-1), values.unbind(-1), strict=True):
+            numbers = own.float().round().unique()
+            middles = (numbers[1:] + numbers[:-1]) / 2
+            known.append(numbers[torch.bucketize(axis.float().contiguous(), middles)])
+        return torch.stack(known, dim=-1)
 
     def embed_colors(self, values: Tensor) -> Tensor:
         """Embedded colours C^_1 ... C^_n: ab (n, m, 2) -> (n, m, d2)."""

@@ -220,6 +220,17 @@ def test_tables_are_looked_up_by_whole_numbers(tabled):
     torch.testing.assert_close(colors[2, 5], tabled.memory.project_color[2](row))
 
 
+def test_numbers_a_table_was_not_trained_for_give_way_to_known_ones(tabled):
+    own, module = tabled.memory.values, tabled.memory
+    assert torch.equal(module.known(own), own)
+    known_a = own[..., 0].unique()
+    strange = torch.full((4, 3, 2), 500.0)
+    strange[0, 0] = torch.tensor([known_a[3] + 0.2, -500.0])
+    found = module.known(strange)
+    assert found[0, 0].tolist() == [known_a[3], own[..., 1].min()]
+    assert found[1, 1].tolist() == [own[..., 0].max(), own[..., 1].max()]
+
+
 def test_another_memory_and_other_weights_for_one_picture(mini_colorformer_network):
     network, x = mini_colorformer_network, torch.rand(1, 1, 64, 32).expand(-1, 3, -1, -1)
     own = Entries(network.memory.keys.clone(), network.memory.values.clone())
