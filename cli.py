@@ -12,7 +12,7 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from . import __version__, cli_colorize, cli_memory
+from . import __version__, cli_colorize, cli_measure, cli_memory
 from .cli_common import (
     DONE,
     DTYPES,
@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     memory = commands.add_parser("memory", help="color memories: built of your own colour photos")
     cli_memory.add_commands(memory.add_subparsers(required=True, metavar="COMMAND"))
+    cli_measure.add_measure(
+        commands.add_parser("measure", help="compare coloured pictures with the true ones")
+    )
     models = commands.add_parser("models", help="what networks there are; convert their files")
     _add_models(models.add_subparsers(required=True, metavar="COMMAND"))
     train = commands.add_parser(

@@ -1,0 +1,323 @@
+"""Each number against its definition, published values and what must not change it.
+
+PSNR and colourfulness, which are also losses, are tested in trainers/test_losses.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from comfyui_colorist.pipeline import color, measure
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+# Sharma, Wu and Dalal 2005, "The CIEDE2000 color-difference formula: implementation notes,
+# supplementary test data, and mathematical observations", Color Research and Application 30(1),
+# table 1: L, a, b of two colours, and their difference. Among them are hues half a turn apart
+# (pairs 9 to 16) and colours without hue (7, 8), where most slips show.
+SHARMA = """
+    50.0000   2.6772 -79.7751  50.0000   0.0000 -82.7485   2.0425
+    50.0000   3.1571 -77.2803  50.0000   0.0000 -82.7485   2.8615
+    50.0000   2.8361 -74.0200  50.0000   0.0000 -82.7485   3.4412
+    50.0000  -1.3802 -84.2814  50.0000   0.0000 -82.7485   1.0000
+    50.0000  -1.1848 -84.8006  50.0000   0.0000 -82.7485   1.0000
+    50.0000  -0.9009 -85.5211  50.0000   0.0000 -82.7485   1.0000
+    50.0000   0.0000   0.0000  50.0000  -1.0000   2.0000   2.3669
+    50.0000  -1.0000   2.0000  50.0000   0.0000   0.0000   2.3669
+    50.0000   2.4900  -0.0010  50.0000  -2.4900   0.0009   7.1792
+    50.0000   2.4900  -0.0010  50.0000  -2.4900   0.0010   7.1792
+    50.0000   2.4900  -0.0010  50.0000  -2.4900   0.0011   7.2195
+    50.0000   2.4900  -0.0010  50.0000  -2.4900   0.0012   7.2195
+    50.0000  -0.0010   2.4900  50.0000   0.0009  -2.4900   4.8045
+    50.0000  -0.0010   2.4900  50.0000   0.0010  -2.4900   4.8045
+    50.0000  -0.0010   2.4900  50.0000   0.0011  -2.4900   4.7461
+    50.0000   2.5000   0.0000  50.0000   0.0000  -2.5000   4.3065
+    50.0000   2.5000   0.0000  73.0000  25.0000 -18.0000  27.1492
+    50.0000   2.5000   0.0000  61.0000  -5.0000  29.0000  22.8977
+    50.0000   2.5000   0.0000  56.0000 -27.0000  -3.0000  31.9030
+    50.0000   2.5000   0.0000  58.0000  24.0000  15.0000  19.4535
+    50.0000   2.5000   0.0000  50.0000   3.1736   0.5854   1.0000
+    50.0000   2.5000   0.0000  50.0000   3.2972   0.0000   1.0000
+    50.0000   2.5000   0.0000  50.0000   1.8634   0.5757   1.0000
+    50.0000   2.5000   0.0000  50.0000   3.2592   0.3350   1.0000
+    60.2574 -34.0099  36.2677  60.4626 -34.1751  39.4387   1.2644
+    63.0109 -31.0961  -5.8663  62.8187 -29.7946  -4.0864   1.2630
+    61.2901   3.7196  -5.3901  61.4292   2.2480  -4.9620   1.8731
+    35.0831 -44.1164   3.7933  35.0232 -40.0716   1.5901   1.8645
+    22.7233  20.0904 -46.6940  23.0331  14.9730 -42.5619   2.0373
+    36.4612  47.8580  18.3852  36.2715  50.5065  21.2231   1.4146
+    90.8027  -2.0831   1.4410  91.1528  -1.6435   0.0447   1.4441
+    90.9257  -0.5406  -0.9208  88.6381  -0.8985  -0.7239   1.5381
+     6.7747  -0.2908  -2.4247   5.8714  -0.0985  -2.2286   0.6377
+     2.0776   0.0795  -1.1350   0.9033  -0.0636  -0.5514   0.9082
+"""
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two pictures, and the same with noise."""
+    rgb = random(2, 3, 23, 31)
+    return rgb, (rgb + 0.3 * (random(2, 3, 23, 31, seed=1) - 0.5)).clamp(0, 1)
+
+
+def flat(*rgb: float, size: tuple[int, int] = (16, 16)) -> torch.Tensor:
+    return torch.tensor(rgb).view(1, 3, 1, 1).expand(1, 3, *size)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Tiles and pieces of which even small pictures have many, and ones that are not full."""
+    monkeypatch.setattr(measure, "TILE", 7)
+    monkeypatch.setattr(measure, "PIECE", 100)
+
+
+# --- SSIM --------------------------------------------------------------------------------------
+
+
+def test_ssim_is_its_definition(pair, small_parts):
+    """Wang et al. 2004, eq. 13: every window by itself, moments about the mean."""
+    x = np.arange(-5, 6)
+    window = np.exp(-(x[:, None] ** 2 + x**2) / (2 * 1.5**2))
+    window /= window.sum()
+    for ours, one, other in zip(
+        measure.ssim(*pair), *(p.double().numpy() for p in pair), strict=True
+    ):
+        values = []
+        for channel in range(3):
+            for row in range(23 - 10):
+                for column in range(31 - 10):
+                    place = (channel, slice(row, row + 11), slice(column, column + 11))
+                    p, q = one[place], other[place]
+                    mp, mq = (window * p).sum(), (window * q).sum()
+                    vp, vq = (window * (p - mp) ** 2).sum(), (window * (q - mq) ** 2).sum()
+                    both = (window * (p - mp) * (q - mq)).sum()
+                    values.append(
+                        (2 * mp * mq + 0.01**2) * (2 * both + 0.03**2)
+                        / ((mp**2 + mq**2 + 0.01**2) * (vp + vq + 0.03**2))
+                    )  # fmt: skip
+        assert ours.item() == pytest.approx(np.mean(values), abs=1e-10)
+
+
+def test_ssim_of_known_pictures():
+    rgb = random(1, 3, 20, 20)
+    assert measure.ssim(rgb, rgb).item() == 1
+    expected = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)  # no structure: means alone
+    assert measure.ssim(flat(*[0.25] * 3), flat(*[0.75] * 3)).item() == pytest.approx(expected)
+    assert measure.ssim(rgb, 1 - rgb).item() < -0.5  # the negative
+
+
+def test_ssim_has_no_sides(pair):
+    value = measure.ssim(*pair)
+    assert value.dtype == torch.float64 and value.shape == (2,)
+    assert (value > 0).all() and (value < 1).all()
+    torch.testing.assert_close(measure.ssim(*pair[::-1]), value)
+    turned = (image.transpose(2, 3).flip(3) for image in pair)
+    torch.testing.assert_close(measure.ssim(*turned), value)
+
+
+def test_ssim_falls_with_noise():
+    rgb, noise = random(1, 3, 40, 40), random(1, 3, 40, 40, seed=1) - 0.5
+    values = [measure.ssim(rgb, rgb + amount * noise).item() for amount in (0, 0.1, 0.3, 1)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_ssim_refuses_pictures_smaller_than_its_window():
+    assert measure.ssim(*2 * [random(1, 3, 11, 11)]).item() == 1
+    for size, told in (((10, 40), "40x10"), ((40, 10), "10x40"), ((1, 1), "1x1")):
+        with pytest.raises(ValueError, match=f"have {told} pixels; SSIM needs at least 11x11"):
+            measure.ssim(*2 * [random(1, 3, *size)])
+
+
+@pytest.mark.parametrize("measured", [measure.psnr, measure.ssim, measure.ciede2000])
+def test_pictures_of_different_shapes_are_refused(measured):
+    with pytest.raises(ValueError, match=r"\(1, 3, 20, 20\) and \(1, 3, 20, 21\); they must agree"):
+        measured(random(1, 3, 20, 20), random(1, 3, 20, 21))
+
+
+# --- CIEDE2000 ---------------------------------------------------------------------------------
+
+
+def test_delta_e_of_the_published_pairs():
+    numbers = [[float(x) for x in line.split()] for line in SHARMA.strip().split("\n")]
+    rows = torch.tensor(numbers, dtype=torch.float64)
+    one, other = rows[:, :3, None, None], rows[:, 3:6, None, None]
+    for order in ((one, other), (other, one)):
+        found = measure.delta_e(*order)
+        assert found.shape == (34, 1, 1)
+        torch.testing.assert_close(found.flatten(), rows[:, 6], atol=5.1e-5, rtol=0)
+    # float32 rounds hues half a turn apart to either side, where the formula itself jumps
+    smooth = [*range(8), *range(16, 34)]
+    found = measure.delta_e(one[smooth].float(), other[smooth].float())
+    torch.testing.assert_close(found.flatten().double(), rows[smooth, 6], atol=1e-4, rtol=0)
+
+
+def test_ciede2000_of_known_pictures(pair):
+    rgb, other = pair
+    assert measure.ciede2000(rgb, rgb).tolist() == [0, 0]
+    assert measure.ciede2000(flat(0, 0, 0), flat(1, 1, 1)).item() == pytest.approx(100, abs=1e-3)
+    expected = measure.delta_e(color.rgb_to_lab(rgb), color.rgb_to_lab(other)).mean((1, 2))
+    torch.testing.assert_close(measure.ciede2000(rgb, other), expected.double())
+    # Half the pixels changed: half the difference
+    half = torch.where(torch.arange(16) < 8, flat(1, 0, 0), flat(0, 0, 1))
+    whole = measure.ciede2000(flat(1, 0, 0), flat(0, 0, 1)).item()
+    assert measure.ciede2000(half, flat(1, 0, 0)).item() == pytest.approx(whole / 2)
+
+
+# --- Histograms --------------------------------------------------------------------------------
+
+
+def binned(ab_norm: np.ndarray) -> np.ndarray:
+    """(2, N) -> (441,): each pixel shared by the four corners of its square."""
+    histogram = np.zeros((21, 21))
+    for a, b in (ab_norm.clip(-1, 1).T + 1) * 10:
+        i, j = min(int(a), 19), min(int(b), 19)
+        u, v = a - i, b - j
+        histogram[i, j] += (1 - u) * (1 - v)
+        histogram[i + 1, j] += u * (1 - v)
+        histogram[i, j + 1] += (1 - u) * v
+        histogram[i + 1, j + 1] += u * v
+    return histogram.flatten() / ab_norm.shape[1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 300), st.sampled_from([0.05, 0.5, 1.3]))
+def test_soft_histogram_is_bilinear_binning(seed, count, reach):
+    ab_norm = np.random.default_rng(seed).uniform(-reach, reach, (2, 2, count))
+    found = measure.soft_histogram(torch.from_numpy(ab_norm))
+    assert found.shape == (2, 441)
+    for ours, pixels in zip(found.numpy(), ab_norm, strict=True):
+        np.testing.assert_allclose(ours, binned(pixels), atol=1e-12)
+        assert ours.sum() == pytest.approx(1)
+
+
+def test_soft_histogram_of_known_colours():
+    def of(a: float, b: float) -> dict[tuple[int, int], float]:
+        found = measure.soft_histogram(torch.tensor([a, b]).view(1, 2, 1, 1)).view(21, 21)
+        return {(i, j): round(found[i, j].item(), 4) for i, j in (found > 1e-5).nonzero().tolist()}
+
+    assert of(0, 0) == {(10, 10): 1}
+    assert of(1, -1) == {(20, 0): 1}
+    assert of(7, -1.01) == {(20, 0): 1}  # out of range: at its edge
+    assert of(0.325, -0.9) == {(13, 1): 0.75, (14, 1): 0.25}
+    assert of(0.05, 0.05) == {(10, 10): 0.25, (10, 11): 0.25, (11, 10): 0.25, (11, 11): 0.25}
+
+
+def test_soft_histogram_in_single_precision_and_autocast():
+    ab_norm = random(1, 2, 60, 80) * 2 - 1
+    exact = measure.soft_histogram(ab_norm.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = measure.soft_histogram(ab_norm)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, atol=1e-7, rtol=0)
+    assert measure.soft_histogram(ab_norm.bfloat16()).dtype == torch.float32
+
+
+def test_soft_histogram_has_a_gradient():
+    ab_norm = (random(2, 2, 7).double() * 1.6 - 0.8).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: measure.soft_histogram(x).pow(2), ab_norm)
+    edges = torch.tensor([-2.0, -1, -0.9, 0, 1e-9, 0.05, 1, 2])  # corners of the weights
+    edges = torch.stack([edges, edges.flip(0)])[None].requires_grad_()
+    torch.log(measure.soft_histogram(edges) + 1e-5).sum().backward()
+    assert edges.grad.isfinite().all()
+    assert not edges.grad[0, :, [0, -1]].any()  # outside nothing pulls
+
+
+def test_soft_histogram_moves_colours():
+    """Descent on the exemplar paper's loss brings colours to those next to them."""
+    wanted = measure.soft_histogram(torch.tensor([0.33, -0.21]).view(1, 2, 1))
+    ab_norm = torch.tensor([0.27, -0.26]).view(1, 2, 1).requires_grad_()
+    optimizer = torch.optim.Adam([ab_norm], lr=0.005)
+    for _ in range(50):
+        found = measure.soft_histogram(ab_norm)
+        loss = 2 * ((found - wanted) ** 2 / (found + wanted + 1e-5)).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(ab_norm.flatten(), torch.tensor([0.33, -0.21]), atol=0.01, rtol=0)
+
+
+def test_soft_histogram_refuses_what_is_not_ab():
+    for shape in ((1, 3, 4, 4), (1, 2), (1, 2, 0)):
+        with pytest.raises(ValueError, match=r"ab_norm has shape .*; expected \(B, 2, \.\.\.\)\."):
+            measure.soft_histogram(torch.zeros(shape))
+
+
+def test_ab_histogram_of_known_pictures(pair):
+    grey = measure.ab_histogram(random(1, 1, 9, 9).expand(1, 3, 9, 9))
+    assert grey[0, 10 * 21 + 10].item() == pytest.approx(1, abs=1e-4)
+    ab_norm = color.rgb_to_lab(pair[0].double())[:, 1:] / 110
+    expected = measure.soft_histogram(ab_norm)
+    torch.testing.assert_close(measure.ab_histogram(pair[0]), expected, atol=1e-6, rtol=0)
+
+
+def test_his_of_known_pictures(pair):
+    rgb, other = pair
+    assert measure.his(rgb, rgb).tolist() == pytest.approx([1, 1])
+    assert measure.his(flat(1, 0, 0), flat(0, 0, 1)).item() == 0
+    half = torch.where(torch.arange(16) < 8, flat(1, 0, 0), flat(0, 0, 1))
+    assert measure.his(half, flat(0, 0, 1)).item() == pytest.approx(0.5)
+    value = measure.his(rgb, other)
+    assert ((value > 0) & (value < 1)).all()
+    torch.testing.assert_close(measure.his(other, rgb), value)
+
+
+def test_his_sees_neither_places_nor_sizes(pair):
+    """Why it needs SSIM beside it: a shuffled picture has all the colours and nothing else."""
+    rgb, _ = pair
+    places = torch.randperm(23 * 31, generator=torch.Generator().manual_seed(0))
+    shuffled = rgb.flatten(2)[:, :, places].view_as(rgb)
+    assert measure.his(shuffled, rgb).tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert measure.ssim(shuffled, rgb).max() < 0.1
+    larger = rgb.repeat_interleave(3, 2).repeat_interleave(2, 3)
+    assert measure.his(larger, rgb).tolist() == pytest.approx([1, 1], abs=1e-6)
+
+
+def test_his_with_one_reference_for_all(pair):
+    rgb, other = pair
+    expected = torch.cat([measure.his(rgb[:1], other[:1]), measure.his(rgb[1:], other[:1])])
+    torch.testing.assert_close(measure.his(rgb, other[:1]), expected)
+    with pytest.raises(ValueError, match="reference has 2 images but the picture has 1; give one"):
+        measure.his(rgb[:1], other)
+
+
+# --- All ---------------------------------------------------------------------------------------
+
+MEASURES = [measure.ssim, measure.ciede2000, measure.his]
+
+
+@pytest.mark.parametrize("measured", MEASURES)
+def test_parts_make_the_whole(pair, measured, monkeypatch):
+    whole = measured(*pair)
+    for tile, piece in ((7, 100), (1, 1), (13, 2 * 23 * 31)):
+        monkeypatch.setattr(measure, "TILE", tile)
+        monkeypatch.setattr(measure, "PIECE", piece)
+        torch.testing.assert_close(measured(*pair), whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("measured", [measure.psnr, *MEASURES])
+def test_a_batch_equals_its_pictures(pair, measured, small_parts):
+    one_by_one = [measured(a[None], b[None]) for a, b in zip(*pair, strict=True)]
+    torch.testing.assert_close(measured(*pair), torch.cat(one_by_one), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("measured", MEASURES)
+def test_layout_and_precision_do_not_matter(pair, measured, small_parts):
+    value = measured(*pair)
+    as_read = (image.movedim(1, -1).contiguous().movedim(-1, 1) for image in pair)
+    torch.testing.assert_close(measured(*as_read), value, atol=1e-6, rtol=0)
+    as_double = (image.double() for image in pair)
+    torch.testing.assert_close(measured(*as_double), value, atol=1e-4, rtol=0)
+    halves = [image.half() for image in pair]
+    expected = measured(*(image.float() for image in halves))
+    torch.testing.assert_close(measured(*halves), expected, atol=1e-6, rtol=0)
+
+
+def test_window_is_the_published_one():
+    assert len(measure.WINDOW) == 11
+    assert sum(measure.WINDOW) == pytest.approx(1)
+    assert measure.WINDOW[5] / measure.WINDOW[2] == pytest.approx(math.exp(2))  # 3 px = 2 sigma
