@@ -56,6 +56,16 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return canonical(_read_pickle(path), path.name), {}
 
 
+def read_info(path: str | Path) -> dict:
+    """The `colorist` JSON of one of our files, without its tensors; {} for everything else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            info = json.loads((file.metadata() or {}).get("colorist", "{}"))
+    except (SafetensorError, json.JSONDecodeError, OSError):
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -65,7 +75,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         if not isinstance(info, dict):
             raise CheckpointError(f"{path.name}: its metadata is no JSON object; export it again.")
         return canonical(state, path.name), info
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, json.JSONDecodeError, RecursionError, OSError) as error:
         raise CheckpointError(
             f"{path.name}: damaged or truncated safetensors file ({error}); "
             "download or export it again."

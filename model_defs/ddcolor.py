@@ -17,7 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import UP_BLOCK_NAMES, UpBlock, blur, plain_weights, rename
+from .layers import (
+    UP_BLOCK_NAMES,
+    ConvNeXtBlock,
+    LayerNorm2d,
+    UpBlock,
+    blur,
+    plain_weights,
+    rename,
+)
 from .spec import Spec
 
 NAME = "ddcolor"
@@ -85,33 +93,6 @@ def spec(config: Config) -> Spec:
 
 
 # --- Encoder: ConvNeXt (Liu et al. 2022, section 3) ------------------------------------------
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, H, W); a view, not a copy, in channels_last memory."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class ConvNeXtBlock(nn.Module):
-    """Depthwise 7x7 -> LayerNorm -> MLP of factor 4 -> layer scale, around a shortcut."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.depthwise = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.expand = nn.Linear(dim, 4 * dim)
-        self.project = nn.Linear(4 * dim, dim)
-        self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
-        y = self.gamma * self.project(F.gelu(self.expand(y)))
-        return x + y.permute(0, 3, 1, 2)
 
 
 class Encoder(nn.Module):

@@ -1,4 +1,4 @@
-"""What two architectures share: the decoder stage, and how published files keep their weights."""
+"""What two architectures share: blocks, the decoder stage, how published files keep weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,36 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# --- ConvNeXt (Liu et al. 2022, section 3): DDColor's encoder, the small exemplar backbone -------
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W); a view, not a copy, in channels_last memory."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise 7x7 -> LayerNorm -> MLP of factor 4 -> layer scale, around a shortcut."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.depthwise = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.expand = nn.Linear(dim, 4 * dim)
+        self.project = nn.Linear(4 * dim, dim)
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.gamma * self.project(F.gelu(self.expand(y)))
+        return x + y.permute(0, 3, 1, 2)
+
 
 # --- Decoder stage of DDColor (section 3.2.1) and ColorFormer (section 3.3) ---------------------
 

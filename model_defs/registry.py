@@ -1,6 +1,7 @@
 """The one table of architectures, and the one way from a file to a network."""
 
 import dataclasses
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from .spec import Spec
 ARCHITECTURES = {
     "ddcolor": (".ddcolor", "DDColor"),
     "colorformer": (".colorformer", "ColorFormer"),
+    "exemplar": (".exemplar", "Exemplar"),
 }
 
 
@@ -66,6 +68,24 @@ def load(path: str | Path) -> tuple[nn.Module, Spec, dict]:
     return network.eval(), spec, info
 
 
+@lru_cache(maxsize=256)
+def role_of(path: str, written: int) -> str | None:
+    """The role of a network in one of our files, from its metadata; None where it does not say.
+
+    Args:
+        path: of the file.
+        written: when (st_mtime_ns): a file that is replaced is looked at again.
+    """
+    del written
+    try:
+        info = checkpoint.read_info(path)
+        module = module_of(str(info.get("architecture")))
+        spec = module.spec(module.Config(**info["config"]))
+        return dataclasses.replace(spec, **info.get("spec", {})).role
+    except Exception:  # any file may lie in the folder, and listing it must never fail
+        return None
+
+
 def _own(architecture: str, info: dict, name: str) -> tuple[nn.Module, Spec]:
     """Network on the meta device and spec, as the metadata of one of our files says."""
     if info.get("kind"):
@@ -75,7 +95,7 @@ def _own(architecture: str, info: dict, name: str) -> tuple[nn.Module, Spec]:
         config = module.Config(**info["config"])
         spec = dataclasses.replace(module.spec(config), **info.get("spec", {}))
         return build(architecture, config, device="meta"), spec
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
             f"{name}: the config in its metadata does not fit this version ({error})."
         ) from error

@@ -33,16 +33,23 @@ class Spec:
     """Name in the registry."""
     role: Literal["automatic", "exemplar", "pointhint"]
     """Which wire it travels on."""
-    model_input: Literal["gray_rgb", "L"]
-    """What the network takes: grey RGB in 0..1, or L in 0..100."""
+    model_input: Literal["gray_rgb", "L", "Lab"]
+    """What the network takes: grey RGB in 0..1; L in 0..100; or L three times and Lab references,
+    scaled to -1..1."""
     multiple: int
     """Height and width of the working image are padded to multiples of this."""
     resolution: int
     """Default working resolution: square root of the working image's area, in pixels."""
     activation_bytes_per_pixel: int
     """Peak of one float32 forward pass, per working pixel; scaled by the dtype's size."""
-    published_picture: Literal["photo", "working"] = "photo"
-    """Size of the picture that the network's official script makes."""
+    attention_bytes: float = 0.0
+    """What each reference adds to that, for each pixel of the working image's longer side."""
+    published_picture: Literal["photo", "working", "middle"] = "photo"
+    """The picture that the network's official script makes: of the photo's size; of the network's
+    working size; or of that size, from the middle of the photo."""
+    aligned: bool = False
+    """Set where the network was trained with rows and columns of target and reference in step: they
+    then work at one size. Otherwise each reference keeps its own aspect ratio."""
     memory: MemorySizes | None = None
     """Set where the network works with a color memory.
 

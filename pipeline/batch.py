@@ -10,20 +10,27 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 
-def as_batch(rgb: Tensor | np.ndarray) -> tuple[Tensor, Callable[[Tensor], Tensor | np.ndarray]]:
+def as_batch(
+    rgb: Tensor | np.ndarray, what: str = "image"
+) -> tuple[Tensor, Callable[[Tensor], Tensor | np.ndarray]]:
     """(B, H, W, C) tensor of the input, and the way back to the input's kind.
 
+    Args:
+        rgb: what came in.
+        what: to call it in messages.
     Raises:
         ValueError: not float, or not (B, H, W, C) or (H, W, C) with C of 1, 3 or 4.
     """
+    if not isinstance(rgb, Tensor | np.ndarray):
+        raise ValueError(f"the {what} is a {type(rgb).__name__}; expected a tensor or an array.")
     picture = torch.from_numpy(np.ascontiguousarray(rgb)) if isinstance(rgb, np.ndarray) else rgb
     if not picture.is_floating_point():
         raise ValueError(
-            f"the image has dtype {picture.dtype}; expected float values in 0..1 (divide by 255)."
+            f"the {what} has dtype {picture.dtype}; expected float values in 0..1 (divide by 255)."
         )
     if picture.ndim not in (3, 4) or picture.shape[-1] not in (1, 3, 4) or 0 in picture.shape:
         raise ValueError(
-            f"the image has shape {tuple(picture.shape)}; "
+            f"the {what} has shape {tuple(picture.shape)}; "
             "expected (B, H, W, C) or (H, W, C) with C of 1, 3 or 4."
         )
     single = picture.ndim == 3

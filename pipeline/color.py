@@ -8,6 +8,8 @@ Every function takes channels at dimension -3: (..., 3, H, W), sRGB in 0..1, L i
 a and b in Lab units (about -86..98 and -108..94 inside sRGB).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,10 +22,12 @@ EPSILON = 216 / 24389  # CIE 15:2004: below it f is a line
 KAPPA = 24389 / 27
 
 
-def _to_white() -> Tensor:
-    """(3, 3) float64: linear RGB to X/Xn, Y/Yn, Z/Zn."""
+def _to_white(white: Sequence[float] | None = None) -> Tensor:
+    """(3, 3) float64: linear RGB to X/Xn, Y/Yn, Z/Zn; `white` is Xn, Yn, Zn."""
     matrix = torch.tensor(RGB_TO_XYZ, dtype=torch.float64)
-    return matrix / matrix.sum(dim=1, keepdim=True)
+    if white is None:
+        return matrix / matrix.sum(dim=1, keepdim=True)
+    return matrix / torch.tensor(white, dtype=torch.float64)[:, None]
 
 
 def _check(x: Tensor, channels: int, name: str) -> None:
@@ -54,11 +58,15 @@ def _f_inverse(f: Tensor) -> Tensor:
     return torch.where(f > 6 / 29, f * f * f, (116 * f - 16) / KAPPA)
 
 
-def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """(..., 3, H, W) sRGB in 0..1 -> (..., 3, H, W) Lab; ValueError on another channel count."""
+def rgb_to_lab(rgb: Tensor, white: Sequence[float] | None = None) -> Tensor:
+    """(..., 3, H, W) sRGB in 0..1 -> (..., 3, H, W) Lab; ValueError on another channel count.
+
+    Args:
+        white: XYZ of another white point, for programs that use one.
+    """
     _check(rgb, 3, "rgb")
     linear = srgb_to_linear(rgb).movedim(-3, -1)
-    f = _f(linear @ _to_white().T.to(rgb))
+    f = _f(linear @ _to_white(white).T.to(rgb))
     fx, fy, fz = f.unbind(-1)
     return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=-3)
 
@@ -74,17 +82,17 @@ def lightness(rgb: Tensor) -> Tensor:
     return 116 * _f(r * red + g * green + b * blue).unsqueeze(-3) - 16
 
 
-def lab_to_rgb(lab: Tensor) -> Tensor:
+def lab_to_rgb(lab: Tensor, white: Sequence[float] | None = None) -> Tensor:
     """(..., 3, H, W) Lab -> (..., 3, H, W) sRGB, unclamped: outside 0..1 where out of gamut."""
     _check(lab, 3, "lab")
-    return linear_to_srgb(_lab_to_linear(lab))
+    return linear_to_srgb(_lab_to_linear(lab, white))
 
 
-def _lab_to_linear(lab: Tensor) -> Tensor:
+def _lab_to_linear(lab: Tensor, white: Sequence[float] | None = None) -> Tensor:
     L, a, b = lab.unbind(-3)
     fy = (L + 16) / 116
     x, y, z = _f_inverse(fy + a / 500), _f_inverse(fy), _f_inverse(fy - b / 200)
-    rows = torch.linalg.inv(_to_white()).tolist()
+    rows = torch.linalg.inv(_to_white(white)).tolist()
     return torch.stack([m[0] * x + m[1] * y + m[2] * z for m in rows], dim=-3)
 
 

@@ -7,6 +7,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,9 @@ from .memory import ColorMemory, fingerprint, refuse_unless_fits, sample_fusion_
 from .placement import Placement
 
 log = logging.getLogger(__name__)
+# Full-size sRGB (b, 3, H, W), lightness of its working image (b, 1, h, w), geometry, which pictures
+# of the batch these are -> one or more maps of chroma (b, 2, h, w).
+Predict = Callable[[Tensor, Tensor, geometry.Geometry, slice], Iterator[Tensor]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -68,10 +72,15 @@ class Colorizer:
         changed.memory = memory
         return changed
 
-    def memory_required(self, shape: geometry.Geometry, images: int = 1) -> int:
+    def memory_required(
+        self, shape: geometry.Geometry, images: int = 1, references: int = 0
+    ) -> int:
         """Bytes of activations for one forward pass over `images` working images."""
-        per_pixel = self.spec.activation_bytes_per_pixel * torch.finfo(self.dtype).bits // 32
-        return images * shape.working_pixels * per_pixel
+        side = max(shape.padded_height, shape.padded_width)
+        per_pixel = self.spec.activation_bytes_per_pixel
+        per_pixel += self.spec.attention_bytes * side * references
+        size = torch.finfo(self.dtype).bits / 32
+        return round(images * shape.working_pixels * per_pixel * size)
 
     @torch.inference_mode()
     def colorize(
@@ -103,7 +112,7 @@ class Colorizer:
             MemoryError: one picture alone does not fit.
         """
         picture, restore = as_batch(rgb)
-        out = self._paint(picture, mask, resolution, finish, progress, None)
+        out = self._paint(picture, mask, resolution, finish, progress, self._automatic(None))
         return restore(out[:, 0])
 
     @torch.inference_mode()
@@ -147,7 +156,8 @@ class Colorizer:
             )
         targets = sample_fusion_weights(self.spec.memory.groups, count, seed, spread)
         picture, _ = as_batch(rgb)
-        out = self._paint(picture, mask, resolution, finish, progress, (targets, spread))
+        predict = self._automatic((targets, spread))
+        out = self._paint(picture, mask, resolution, finish, progress, predict, count)
         out = out.flatten(0, 1)
         return out.numpy() if isinstance(rgb, np.ndarray) else out
 
@@ -158,9 +168,11 @@ class Colorizer:
         resolution: int | None,
         finish: Finish | Literal["published"] | None,
         progress: Callable[[int], None] | None,
-        fusion: tuple[Tensor, float] | None,
+        predict: Predict,
+        results: int = 1,
+        references: int = 0,
     ) -> Tensor:
-        """(B, H, W, C) -> (B, N, H, W, C): one result, or one for each row of sampled weights."""
+        """(B, H, W, C) -> (B, N, H, W, C): each of the maps that `predict` gives, finished."""
         masks = None if mask is None else as_masks(mask, picture)
         resolution = resolution or self.spec.resolution
         published = finish == "published"
@@ -174,11 +186,11 @@ class Colorizer:
         fit = geometry.square if published else geometry.fit
         shape = fit(*picture.shape[1:3], resolution, self.spec.multiple)
         size, channels = tuple(picture.shape[1:3]), max(3, picture.shape[3])
-        if published and self.spec.published_picture == "working":
+        if published and self.spec.published_picture != "photo":
             size, channels = (shape.scaled_height, shape.scaled_width), 3
-        results = 1 if fusion is None else len(fusion[0])
         out = self._room(picture, results, size, channels)
-        done, count = 0, self.placement.images_at_once(self.memory_required(shape))
+        each = self.memory_required(shape, references=references)
+        done, count = 0, self.placement.images_at_once(each)
         while done < len(picture):
             self.placement.check_interrupt()
             part = slice(done, done + count)
@@ -187,7 +199,8 @@ class Colorizer:
             try:
                 some_masks = part_of(masks, part)
                 some = picture[part], out[part], some_masks
-                for i in self._chunk(*some, shape, controls, published, fusion):
+                chroma = partial(predict, part=part)
+                for i in self._chunk(*some, shape, controls, published, chroma):
                     if progress:
                         progress(done * results + many * (i + 1))
                     if i + 1 < results:
@@ -197,7 +210,7 @@ class Colorizer:
                     raise
                 fits = False
             if not fits:  # out here `error` is gone, and with it the tensors its traceback held
-                count = self._fewer(many, shape)
+                count = self._fewer(many, shape, references)
                 continue
             done += many
         return out
@@ -216,7 +229,7 @@ class Colorizer:
             "fewer results or smaller pictures at once."
         )
 
-    def _fewer(self, count: int, shape: geometry.Geometry) -> int:
+    def _fewer(self, count: int, shape: geometry.Geometry, references: int) -> int:
         self.placement.release()
         if count > 1:
             fewer = count // 2
@@ -227,7 +240,7 @@ class Colorizer:
         raise MemoryError(
             f"{self.name}: out of memory on one picture of {shape.width}x{shape.height} "
             f"(working size {shape.padded_width}x{shape.padded_height}). Lower the resolution, "
-            "choose bfloat16, or free memory."
+            f"choose bfloat16, {'give fewer references, ' if references > 1 else ''}or free memory."
         )
 
     def _chunk(
@@ -238,7 +251,7 @@ class Colorizer:
         shape: geometry.Geometry,
         controls: Finish,
         published: bool,
-        fusion: tuple[Tensor, float] | None,
+        chroma: Callable[[Tensor, Tensor, geometry.Geometry], Iterator[Tensor]],
     ) -> Iterator[int]:
         """Colour (b, H, W, C) into `out` (b, N, H, W, 3 or 4); yields each i of N once done."""
         rgb = repaired(picture.movedim(-1, 1), self.name)
@@ -248,27 +261,48 @@ class Colorizer:
             out[..., 3] = rgb[:, None, 3]
         rgb = rgb[:, :3]
         device = self.placement.device
-        if published:
-            size = (shape.scaled_height, shape.scaled_width)
-            if self.spec.published_picture == "working":
-                small = published_script.resize_bytes(rgb.float().to(device), size)
-            else:
-                small = F.interpolate(rgb.float(), size=size, mode="bilinear").to(device)
-        else:
-            small = geometry.shrink(rgb, shape, device)
+        small = self._published(rgb, shape) if published else geometry.shrink(rgb, shape, device)
         L = color.lightness(small)
-        predictions = self.predict(geometry.pad(L, shape), shape, fusion)
-        for i, prediction in enumerate(predictions):
-            ab = geometry.unpad(prediction, shape)
+        for i, ab in enumerate(chroma(rgb, L, shape)):
             target = out[:, i, ..., :3].movedim(-1, 1)
             if published:
-                whole = (
-                    small if out.shape[2:4] == small.shape[2:] else rgb.to(device, torch.float32)
-                )
-                target.copy_(published_script.join(whole, ab))
+                if self.spec.published_picture == "middle":
+                    target.copy_(published_script.join_xcnet(small, ab))
+                else:
+                    same = out.shape[2:4] == small.shape[2:]
+                    whole = small if same else rgb.to(device, torch.float32)
+                    target.copy_(published_script.join(whole, ab))
             else:
                 apply_finish(rgb, ab, L, controls, target, mask)
             yield i
+
+    def _published(self, rgb: Tensor, shape: geometry.Geometry) -> Tensor:
+        """(b, 3, H, W) -> the working picture that the network's official script makes of it."""
+        size = (shape.scaled_height, shape.scaled_width)
+        rgb, kind = rgb.to(self.placement.device, torch.float32), self.spec.published_picture
+        if kind == "working":
+            return published_script.resize_bytes(rgb, size)
+        if kind == "middle":
+            return published_script.middle(rgb, size[0])
+        return F.interpolate(rgb, size=size, mode="bilinear")
+
+    def _automatic(self, fusion: tuple[Tensor, float] | None) -> Predict:
+        """What predicts chroma from lightness alone; one map for each row of sampled weights."""
+
+        def predict(
+            rgb: Tensor, L: Tensor, shape: geometry.Geometry, part: slice
+        ) -> Iterator[Tensor]:
+            for ab in self.predict(geometry.pad(L, shape), shape, fusion):
+                yield geometry.unpad(ab, shape)
+
+        return predict
+
+    def chroma(self, rgb: Tensor, resolution: int | None = None) -> Tensor:
+        """Chroma of (b, 3, H, W) at the network's own working size: (b, 2, h, w) in Lab units."""
+        resolution = resolution or self.spec.resolution
+        shape = geometry.fit(*rgb.shape[2:], resolution, self.spec.multiple)
+        L = color.lightness(geometry.shrink(rgb, shape, self.placement.device))
+        return geometry.unpad(next(self.predict(geometry.pad(L, shape), shape)), shape)
 
     def predict(
         self,
@@ -336,9 +370,10 @@ def load(
     path = models.locate(source)
     network, spec, info = registry.load(path)
     encoder = fingerprint(network.encoder) if spec.memory else ""
+    kind = _kind(spec)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = network.to(weights_dtype)
-    return Colorizer(
+    return kind(
         spec,
         name=path.name,
         info=info,
@@ -346,6 +381,15 @@ def load(
         placement=placement(network, device),
         encoder=encoder,
     )
+
+
+def _kind(spec: Spec) -> type[Colorizer]:
+    """The class for a network's role."""
+    if spec.role == "exemplar":
+        from .exemplar import ExemplarColorizer
+
+        return ExemplarColorizer
+    return Colorizer
 
 
 def load_model(source: str | Path) -> nn.Module:

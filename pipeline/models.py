@@ -4,16 +4,15 @@ import os
 import sys
 from pathlib import Path
 
+from ..model_defs import registry
 from ..model_defs.checkpoint import SUFFIXES, CheckpointError
 
 MEMORIES = "memories"  # sub-folder of color memories, which are no networks
 BOX = Path(__file__).resolve().parents[1] / "weights"
 
 
-def models_folder() -> Path:
-    """$COLORIST_MODELS, else models/colorization under the platform's user data folder."""
-    if chosen := os.environ.get("COLORIST_MODELS"):
-        return Path(chosen)
+def data_folder() -> Path:
+    """Our folder in the platform's user data folder."""
     home = Path.home()
     if sys.platform == "win32":
         data = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
@@ -21,12 +20,28 @@ def models_folder() -> Path:
         data = home / "Library" / "Application Support"
     else:
         data = Path(os.environ.get("XDG_DATA_HOME", home / ".local" / "share"))
-    return data / "comfyui-colorist" / "models" / "colorization"
+    return data / "comfyui-colorist"
+
+
+def models_folder() -> Path:
+    """$COLORIST_MODELS, else models/colorization under the platform's user data folder."""
+    if chosen := os.environ.get("COLORIST_MODELS"):
+        return Path(chosen)
+    return data_folder() / "models" / "colorization"
 
 
 def boxed() -> dict[str, Path]:
     """Name -> file of the networks that come with the package."""
     return {path.stem: path for path in sorted(BOX.glob("*.safetensors"))}
+
+
+def of_role(path: Path, role: str) -> bool:
+    """Whether a file may hold a network of this role: only our own files tell without a load."""
+    try:
+        found = registry.role_of(str(path), path.stat().st_mtime_ns)
+    except OSError:
+        return False
+    return found in (role, None)
 
 
 def available() -> dict[str, Path]:

@@ -137,3 +137,59 @@ def mini_colorformer(mini_colorformer_file):
     import comfyui_colorist
 
     return comfyui_colorist.load(mini_colorformer_file, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def mini_exemplar_config():
+    """An exemplar network with axial attention over three small levels."""
+    from comfyui_colorist.model_defs import exemplar
+
+    return exemplar.Config(
+        backbone="convnext",
+        depths=(1, 1, 1),
+        dims=(8, 8, 16),
+        stem=8,
+        reference_color=True,
+        width=16,
+        heads=2,
+        head_width=8,
+        second_kv="fused",
+        full_res_head=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def mini_exemplar_network(mini_exemplar_config):
+    """Seeded weights, eval mode; attention that looks at few cells, colours that can be seen."""
+    import torch
+    from comfyui_colorist.model_defs import exemplar, registry
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = registry.build("exemplar", mini_exemplar_config)
+        exemplar.initialise(network)
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1:
+                gain = {"attention": 2, "heads": 0.4}.get(name.split(".")[0], 1)
+                torch.nn.init.normal_(parameter, std=gain * parameter[0].numel() ** -0.5)
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def mini_exemplar_file(mini_exemplar_network, tmp_path_factory) -> Path:
+    """The miniature exemplar network as one of our checkpoint files."""
+    from comfyui_colorist.model_defs import checkpoint
+
+    path = tmp_path_factory.mktemp("models") / "mini-exemplar.safetensors"
+    config = dataclasses.asdict(mini_exemplar_network.config)
+    info = {"architecture": "exemplar", "config": config}
+    path.write_bytes(checkpoint.to_bytes(mini_exemplar_network.state_dict(), info))
+    return path
+
+
+@pytest.fixture(scope="session")
+def mini_exemplar(mini_exemplar_file):
+    """The miniature exemplar network, ready to colour."""
+    import comfyui_colorist
+
+    return comfyui_colorist.load(mini_exemplar_file, device="cpu")

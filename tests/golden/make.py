@@ -3,8 +3,9 @@
     python tests/golden/make.py REFERENCE_FOLDER
 
 The goldens are outputs of the official code (piddnad/DDColor at 2adb63f, jixiaozhong/ColorFormer at
-0d3ae85; torch 2.13.0, CPU, one thread) for weights and inputs made by fill.py; every eighth value
-of the picture is kept.
+0d3ae85, bbc/xcnet at commit 357d733; torch 2.13.0, CPU, one thread) for weights and inputs made by
+fill.py; every eighth value of the picture is kept. xcnet.keys.json serves both of XCNet's networks:
+that without positions lacks the tensors `relative` and `flatten_index`.
 """
 
 import sys
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 
 def main(reference: Path) -> None:
-    """Write ddcolor.safetensors and colorformer.safetensors beside this script."""
+    """Write ddcolor.safetensors, colorformer.safetensors, exemplar.safetensors beside this file."""
     excerpt = {}
     for name in ("ddcolor_tiny", "ddcolor_large"):
         output = load_file(reference / "golden" / f"{name}_256.safetensors")["output_ab"]
@@ -30,6 +31,14 @@ def main(reference: Path) -> None:
         "published_picture": e2e["output_rgb"][::2, ::2].contiguous(),
     }
     save_file(excerpt, Path(__file__).with_name("colorformer.safetensors"))
+    # The picture before it is cut to bytes, of which only every other value was kept.
+    e2e = load_file(reference / "golden" / "e2e_xcnet_224x224.safetensors")
+    excerpt = {"published_picture": e2e["output_float_rgb"][::4, ::4].contiguous()}
+    for name in ("xcnet", "xcnet_no_pos"):
+        golden = load_file(reference / "golden" / f"{name}_224.safetensors")
+        for scale in ("pred1", "pred2", "pred3", "pred4"):
+            excerpt[f"{name}.{scale}"] = golden[scale][:, :, ::8, 4::8].contiguous()
+    save_file(excerpt, Path(__file__).with_name("exemplar.safetensors"))
 
 
 if __name__ == "__main__":

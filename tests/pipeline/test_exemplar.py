@@ -1,0 +1,445 @@
+"""Colour by reference from Python: any picture and any references in."""
+
+import dataclasses
+
+import comfyui_colorist as colorist
+import numpy as np
+import pytest
+import torch
+from comfyui_colorist.model_defs import checkpoint, exemplar, registry
+from comfyui_colorist.pipeline import color
+from comfyui_colorist.pipeline.exemplar import KEPT, ExemplarColorizer, weight_of
+
+SIZES = [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)]
+DIFFERENT = 0.01  # mean difference in sRGB of results that are not the same
+ROUNDING = {"atol": 2e-3, "rtol": 0}  # which random weights make larger; a level is 4e-3
+
+
+def photo(batch=1, height=50, width=70, channels=3, seed=0):
+    return torch.rand(batch, height, width, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def plain(*rgb, height=40, width=30):
+    """A reference of one colour: nothing could be more certain."""
+    return torch.tensor(rgb).expand(1, height, width, 3)
+
+
+def lightness(picture):
+    return color.lightness(picture[..., :3].movedim(-1, 1).float())
+
+
+def chroma(picture):
+    return color.chroma(color.rgb_to_lab(picture[..., :3].movedim(-1, 1).float())[:, 1:])
+
+
+@pytest.fixture
+def reads(mini_exemplar, monkeypatch):
+    """What was handed to `network.read`: (sizes of the references, of the targets) each time."""
+    seen, network = [], mini_exemplar.placement.acquire(0)
+    read = network.read
+
+    def counted(references, size, *rest):
+        seen.append(([tuple(r.shape[2:]) for r in references], tuple(size)))
+        return read(references, size, *rest)
+
+    monkeypatch.setattr(network, "read", counted)
+    return seen
+
+
+@pytest.fixture
+def assured(mini_exemplar, monkeypatch):
+    """Makes the miniature give one confidence everywhere: `assured(0.7)`."""
+    network = mini_exemplar.placement.acquire(0)
+    answer = network.answer
+
+    def set_to(value):
+        def answered(target, evidence):
+            given = answer(target, evidence)
+            return given._replace(confidence=torch.full_like(given.confidence, value))
+
+        monkeypatch.setattr(network, "answer", answered)
+
+    return set_to
+
+
+@pytest.fixture(scope="module")
+def mini_standard(mini_exemplar_config, tmp_path_factory):
+    """The miniature with attention over whole maps: references keep their own aspect ratio."""
+    config = dataclasses.replace(mini_exemplar_config, attention=("standard",) * 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = registry.build("exemplar", config)
+        exemplar.initialise(network)
+    path = tmp_path_factory.mktemp("models") / "standard.safetensors"
+    info = {"architecture": "exemplar", "config": dataclasses.asdict(config)}
+    path.write_bytes(checkpoint.to_bytes(network.state_dict(), info))
+    return colorist.load(path, device="cpu")
+
+
+def test_an_exemplar_file_gives_an_exemplar_colorizer(mini_exemplar, mini):
+    assert isinstance(mini_exemplar, ExemplarColorizer)
+    assert mini_exemplar.spec.role == "exemplar"
+    assert not isinstance(mini, ExemplarColorizer)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_keeps_size_and_lightness(mini_exemplar, size):
+    rgb = photo(1, *size)
+    out, sure = mini_exemplar.colorize_with_confidence(rgb, reference=photo(seed=1), resolution=64)
+    assert out.shape == rgb.shape
+    assert sure.shape == rgb.shape[:3]
+    torch.testing.assert_close(lightness(out), lightness(rgb), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_references_of_any_size(mini_exemplar, mini_standard, size):
+    for engine in (mini_exemplar, mini_standard):
+        out, sure = engine.colorize_with_confidence(
+            photo(), reference=photo(1, *size, seed=1), resolution=64
+        )
+        assert out.isfinite().all() and sure.isfinite().all()
+
+
+def test_the_reference_counts(mini_exemplar):
+    one, other = (
+        mini_exemplar.colorize(photo(), reference=photo(seed=seed), resolution=64)
+        for seed in (1, 2)
+    )
+    assert chroma(one).mean() > 1
+    assert (one - other).abs().mean() > DIFFERENT
+
+
+def test_only_lightness_of_the_photo_is_looked_at(mini_exemplar):
+    rgb = photo(channels=1)
+    grey = rgb.expand(-1, -1, -1, 3)
+    want = mini_exemplar.colorize(grey, reference=photo(seed=1), resolution=64)
+    out = mini_exemplar.colorize(rgb, reference=photo(seed=1), resolution=64)
+    assert out.shape[-1] == 3
+    torch.testing.assert_close(out, want)
+    rgba = torch.cat([grey, photo(channels=1, seed=3)], dim=-1)
+    out = mini_exemplar.colorize(rgba, reference=photo(seed=1), resolution=64)
+    assert torch.equal(out[..., 3], rgba[..., 3])
+    torch.testing.assert_close(out[..., :3], want)
+
+
+def test_array_in_array_out(mini_exemplar):
+    array, reference = photo()[0].numpy(), photo(seed=1)[0].numpy()
+    out, sure = mini_exemplar.colorize_with_confidence(array, reference=reference, resolution=64)
+    assert isinstance(out, np.ndarray) and out.shape == array.shape and out.dtype == array.dtype
+    assert isinstance(sure, np.ndarray) and sure.shape == array.shape[:2]
+    want = mini_exemplar.colorize(photo(), reference=photo(seed=1), resolution=64)
+    torch.testing.assert_close(torch.from_numpy(out), want[0])
+
+
+def test_half_precision_in_half_precision_out(mini_exemplar):
+    out = mini_exemplar.colorize(photo().half(), reference=photo(seed=1).half(), resolution=64)
+    assert out.dtype == torch.float16
+    want = mini_exemplar.colorize(photo(), reference=photo(seed=1), resolution=64)
+    torch.testing.assert_close(out.float(), want, atol=0.05, rtol=0)
+
+
+def test_half_precision_of_the_network(mini_exemplar, mini_exemplar_file):
+    half = colorist.load(mini_exemplar_file, device="cpu", dtype="bfloat16")
+    options = {"reference": photo(1, 40, 30, 4, seed=1), "resolution": 64}
+    out, sure = half.colorize_with_confidence(photo(), **options)
+    want, wanted = mini_exemplar.colorize_with_confidence(photo(), **options)
+    assert out.dtype == sure.dtype == torch.float32
+    assert (out - want).abs().mean() < 0.05
+    assert (sure - wanted).abs().mean() < 0.05
+
+
+def test_batch_equals_images_one_by_one(mini_exemplar, monkeypatch):
+    rgb, options = photo(5), {"reference": photo(seed=1), "resolution": 64}
+    apart = [mini_exemplar.colorize_with_confidence(image[None], **options) for image in rgb]
+    monkeypatch.setattr(mini_exemplar.placement, "images_at_once", lambda memory: 2)
+    done = []
+    together = mini_exemplar.colorize_with_confidence(rgb, **options, progress=done.append)
+    for one, all_of_them in zip(zip(*apart, strict=True), together, strict=True):
+        torch.testing.assert_close(all_of_them, torch.cat(one), **ROUNDING)
+    assert done == [2, 4, 5]
+
+
+def test_out_of_memory_halves_the_chunk(mini_exemplar, monkeypatch):
+    rgb, options = photo(4), {"reference": photo(seed=1), "resolution": 64}
+    want = mini_exemplar.colorize_with_confidence(rgb, **options)
+    sizes, network = [], mini_exemplar.placement.acquire(0)
+    answer = network.answer
+
+    def fits_two(target, evidence):
+        sizes.append(len(target))
+        if len(target) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return answer(target, evidence)
+
+    monkeypatch.setattr(network, "answer", fits_two)
+    monkeypatch.setattr(mini_exemplar.placement, "images_at_once", lambda memory: 4)
+    out = mini_exemplar.colorize_with_confidence(rgb, **options)
+    torch.testing.assert_close(out, want, **ROUNDING)
+    assert sizes == [4, 2, 2]
+
+
+# ---- several references ----
+
+
+def test_references_of_different_sizes(mini_exemplar, reads):
+    references = [photo(seed=1), photo(2, 33, 31, 4, seed=2), photo(1, 97, 21, seed=3)[0].numpy()]
+    out = mini_exemplar.colorize(photo(), reference=references, resolution=64)
+    assert len(reads) == 1 and len(reads[0][0]) == 4
+    assert out.shape == photo().shape
+
+
+def test_a_batch_of_references_is_as_good_as_a_list(mini_exemplar):
+    batch = photo(3, seed=1)
+    one, other = (
+        mini_exemplar.colorize(photo(), reference=reference, resolution=64)
+        for reference in (batch, list(batch))
+    )
+    assert torch.equal(one, other)
+
+
+def test_the_same_reference_twice_changes_nothing(mini_exemplar, mini_standard):
+    for engine in (mini_exemplar, mini_standard):
+        once, twice = (
+            engine.colorize_with_confidence(photo(), reference=reference, resolution=64)
+            for reference in (photo(seed=1), [photo(seed=1), photo(seed=1)])
+        )
+        torch.testing.assert_close(twice, once, **ROUNDING)
+
+
+def test_several_references_are_joined_by_attention_and_not_averaged(mini_exemplar):
+    a, b = photo(seed=1), photo(1, 33, 31, seed=2)
+    joined, backwards, of_a, of_b = (
+        mini_exemplar.colorize(photo(), reference=reference, resolution=64)
+        for reference in ([a, b], [b, a], a, b)
+    )
+    torch.testing.assert_close(joined, backwards, **ROUNDING)
+    for other in (of_a, of_b, (of_a + of_b) / 2):
+        assert (joined - other).abs().mean() > DIFFERENT
+
+
+def test_references_are_read_once_for_all_pictures_of_a_size(mini_exemplar, reads, monkeypatch):
+    monkeypatch.setattr(mini_exemplar.placement, "images_at_once", lambda memory: 1)
+    references = mini_exemplar.read([photo(seed=1), photo(1, 33, 31, seed=2)])
+    assert len(references) == 2 and not reads
+    mini_exemplar.colorize(photo(3), reference=references, resolution=64)
+    mini_exemplar.colorize(photo(2, seed=5), reference=references, resolution=64)
+    assert len(reads) == 1
+    mini_exemplar.colorize(photo(), reference=references, resolution=96)
+    assert len(reads) == 2
+    mini_exemplar.colorize(photo(), reference=references, resolution=64)
+    assert len(reads) == 2
+    for resolution in (112, 128, 144, 160):
+        mini_exemplar.colorize(photo(), reference=references, resolution=resolution)
+    assert len(references.evidence) == KEPT
+    assert mini_exemplar.read(references) is references
+
+
+def test_references_read_beforehand_give_the_same(mini_exemplar):
+    references = mini_exemplar.read(photo(seed=1))
+    want = mini_exemplar.colorize(photo(), reference=photo(seed=1), resolution=64)
+    for _ in range(2):
+        out = mini_exemplar.colorize(photo(), reference=references, resolution=64)
+        assert torch.equal(out, want)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_references_keep_their_aspect_ratio_where_the_network_allows(
+    mini_exemplar, reads, monkeypatch, aligned
+):
+    spec = dataclasses.replace(mini_exemplar.spec, aligned=aligned)
+    monkeypatch.setattr(mini_exemplar, "spec", spec)
+    mini_exemplar.colorize(photo(), reference=photo(1, 128, 32, seed=1), resolution=64)
+    [([size], target)] = reads
+    assert size == (target if aligned else (128, 32))
+
+
+# ---- trust and confidence ----
+
+
+@pytest.mark.parametrize("seen", [0.0, 0.3])
+def test_what_is_transparent_gives_no_colour(mini_exemplar, mini_standard, seen):
+    alpha = torch.ones(1, 50, 70, 1)
+    alpha[:, 10:, :40] = 0
+    alpha[:, :10, :40] = seen
+    for engine in (mini_exemplar, mini_standard):
+        outs = []
+        for hidden in (plain(1.0, 0.0, 0.0), photo(seed=7)):
+            rgb = photo(seed=1)
+            rgb[:, 10:, :40] = hidden[:, :40, :1].expand(-1, 40, 40, -1)
+            reference = torch.cat([rgb, alpha], dim=-1)
+            outs.append(
+                engine.colorize_with_confidence(photo(), reference=reference, resolution=64)
+            )
+        assert torch.equal(outs[0][0], outs[1][0])
+        assert torch.equal(outs[0][1], outs[1][1])
+
+
+def test_opaque_alpha_changes_nothing(mini_exemplar):
+    reference = photo(seed=1)
+    opaque = torch.cat([reference, torch.ones(1, 50, 70, 1)], dim=-1)
+    one, other = (
+        mini_exemplar.colorize(photo(), reference=r, resolution=64) for r in (reference, opaque)
+    )
+    assert torch.equal(one, other)
+
+
+def test_confidence_is_a_share(mini_exemplar, mini_standard):
+    for engine in (mini_exemplar, mini_standard):
+        for reference in (photo(seed=1), plain(0.8, 0.3, 0.2), photo(2, 33, 31, 4, seed=2)):
+            _, sure = engine.colorize_with_confidence(photo(), reference=reference, resolution=64)
+            assert sure.dtype == torch.float32
+            assert sure.min() >= 0 and sure.max() <= 1
+
+
+def test_nobody_is_sure_of_a_transparent_reference(mini_exemplar, mini_standard):
+    nothing = torch.cat([photo(seed=1), torch.zeros(1, 50, 70, 1)], dim=-1)
+    for engine in (mini_exemplar, mini_standard):
+        out, sure = engine.colorize_with_confidence(photo(), reference=nothing, resolution=64)
+        assert out.isfinite().all()
+        assert sure.max() < 0.01
+
+
+def test_weight_of_is_a_smooth_step_that_the_threshold_moves():
+    confidence = torch.linspace(0, 1, 1001)
+    weights = [weight_of(confidence, threshold) for threshold in (0.0, 0.3, 0.5, 0.7, 1.0)]
+    for weight in weights:
+        steps = weight.diff()
+        assert weight.min() >= 0 and weight.max() <= 1
+        assert (steps >= 0).all()
+        assert steps.max() < 0.005  # nowhere a jump
+    for more, less in zip(weights, weights[1:], strict=False):
+        assert (less <= more).all()
+    assert weights[0].min() > 1 - 1e-6  # never the fallback
+    assert weights[-1].max() < 1e-6  # nothing else
+    torch.testing.assert_close(weights[2][500], torch.tensor(0.5))
+    assert weight_of(torch.tensor([0.2, 0.8]), 0.5).tolist() == [0, 1]
+
+
+# ---- fallback ----
+
+
+def test_the_fallback_takes_over_where_confidence_is_low(mini_exemplar, mini, assured):
+    options = {"reference": photo(seed=1), "resolution": mini.spec.resolution}
+    of_reference = mini_exemplar.colorize(photo(), **options)
+    assured(0.2)
+    out = mini_exemplar.colorize(photo(), **options, fallback=mini)
+    torch.testing.assert_close(out, mini.colorize(photo()), **ROUNDING)
+    assert (out - of_reference).abs().mean() > DIFFERENT
+
+
+def test_the_fallback_stays_away_where_confidence_is_high(mini_exemplar, mini, assured):
+    options = {"reference": photo(seed=1), "resolution": 64}
+    of_reference = mini_exemplar.colorize(photo(), **options)
+    assured(0.8)
+    out = mini_exemplar.colorize(photo(), **options, fallback=mini)
+    torch.testing.assert_close(out, of_reference)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.5, 1.0])
+def test_the_threshold_goes_from_never_to_everywhere(mini_exemplar, mini, assured, confidence):
+    options = {"reference": photo(seed=1), "resolution": 64}
+    of_reference = mini_exemplar.colorize(photo(), **options)
+    assured(confidence)
+    never, half, everywhere = (
+        mini_exemplar.colorize(photo(), **options, fallback=mini, threshold=threshold)
+        for threshold in (0.0, 0.5, 1.0)
+    )
+    torch.testing.assert_close(never, of_reference)
+    assert (everywhere - of_reference).abs().mean() > DIFFERENT
+    if confidence == 0.5:
+        assert (half - never).abs().mean() > DIFFERENT
+        assert (half - everywhere).abs().mean() > DIFFERENT
+    else:
+        torch.testing.assert_close(half, never if confidence else everywhere)
+
+
+def test_the_fallback_does_not_change_the_confidence(mini_exemplar, mini):
+    options = {"reference": photo(seed=1), "resolution": 64}
+    _, sure = mini_exemplar.colorize_with_confidence(photo(), **options, fallback=mini)
+    assert torch.equal(sure, mini_exemplar.colorize_with_confidence(photo(), **options)[1])
+
+
+# ---- published finish ----
+
+
+@pytest.mark.parametrize("size", [(300, 400), (250, 250), (100, 120)])
+def test_published_finish_is_224_from_the_middle(mini_exemplar, size):
+    rgb = photo(1, *size, 4)
+    options = {"reference": photo(1, 260, 230, seed=1), "finish": "published"}
+    out, sure = mini_exemplar.colorize_with_confidence(rgb, **options)
+    assert out.shape == (1, 224, 224, 3)
+    assert sure.shape == (1, 224, 224)
+    if size == (300, 400):
+        middle = rgb[:, 38:262, 88:312, :3]
+        torch.testing.assert_close(mini_exemplar.colorize(middle, **options), out)
+
+
+def test_published_finish_takes_no_mask_and_no_fallback(mini_exemplar, mini):
+    options = {"reference": photo(seed=1), "finish": "published"}
+    with pytest.raises(ValueError, match="it takes no mask"):
+        mini_exemplar.colorize(photo(), **options, mask=torch.ones(50, 70))
+    with pytest.raises(ValueError, match="it takes no fallback"):
+        mini_exemplar.colorize(photo(), **options, fallback=mini)
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reference": []}, "there is no reference; give at least one colour picture"),
+        ({"reference": photo(channels=1)}, "one channel, which is grey; expected a colour picture"),
+        (
+            {"reference": torch.zeros(1, 9, 9, 3, dtype=torch.uint8)},
+            r"the reference has dtype torch.uint8; .* \(divide by 255\)",
+        ),
+        (
+            {"reference": [photo(seed=1), torch.zeros(3, 9, 9)]},
+            r"the reference has shape \(3, 9, 9\); expected",
+        ),
+        ({"threshold": 1.5}, "threshold is 1.5; expected 0 to 1"),
+        ({"threshold": float("nan")}, "threshold is nan; expected 0 to 1"),
+        ({"finish": "fast"}, "finish is 'fast'; expected a Finish, or 'published'"),
+        ({"resolution": 8}, "resolution is 8; this network needs at least 16"),
+        ({"mask": torch.ones(9, 9)}, r"the mask has shape \(1, 9, 9\); expected \(1 or 1, 50, 70"),
+    ],
+)
+def test_refusals(mini_exemplar, options, words):
+    with pytest.raises(ValueError, match=words):
+        mini_exemplar.colorize(photo(), **{"reference": photo(seed=1), **options})
+
+
+def test_a_fallback_of_another_role_is_refused(mini_exemplar):
+    words = "fallback is mini-exemplar.safetensors, a network of the role 'exemplar'; expected an"
+    with pytest.raises(ValueError, match=words):
+        mini_exemplar.colorize(photo(), reference=photo(seed=1), fallback=mini_exemplar)
+
+
+def test_variations_need_another_network(mini_exemplar):
+    with pytest.raises(ValueError, match="has no color memory and so but one result"):
+        mini_exemplar.vary(photo())
+
+
+def test_the_published_picture_takes_no_transparency(mini_exemplar):
+    reference = torch.cat([photo(seed=1), torch.zeros(1, 50, 70, 1)], dim=-1)
+    with pytest.raises(ValueError, match="transparent parts"):
+        mini_exemplar.colorize(photo(), reference=reference, finish="published", resolution=64)
+
+
+@pytest.mark.parametrize("reference", ["photo.png", None, [None]])
+def test_no_picture_as_reference(mini_exemplar, reference):
+    with pytest.raises(ValueError, match="expected a tensor or an array"):
+        mini_exemplar.colorize(photo(), reference=reference)
+
+
+def test_references_count_in_the_memory_that_is_asked_for(mini_exemplar):
+    asked = []
+    acquire = mini_exemplar.placement.acquire
+    mini_exemplar.placement.acquire = lambda memory: asked.append(memory) or acquire(memory)
+    try:
+        for count in (1, 8):
+            mini_exemplar.colorize(photo(), reference=photo(count, seed=1), resolution=64)
+    finally:
+        del mini_exemplar.placement.acquire
+    assert asked[1] > asked[0]
