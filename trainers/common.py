@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -157,20 +157,39 @@ def jsonable(values: dict) -> dict:
     return {key: plain(value) for key, value in values.items()}
 
 
-def calibrate(network: nn.Module, rgb: Iterator[Tensor], batches: int = 16) -> None:
+def calibrate(
+    network: nn.Module,
+    source: Iterator,
+    seen: Callable[..., tuple[Tensor, ...]],
+    batches: int = 16,
+) -> None:
     """Batch-norm statistics for averaged weights: those of the network in training do not fit them.
 
     Args:
-        network: takes grey RGB.
-        rgb: generator of photos (B, 3, H, W) in 0..1; closed in the end.
+        source: generator of what `data` makes; closed in the end.
+        seen: one of these -> the network's inputs.
         batches: how many to look at.
     """
-    device = next(network.parameters()).device
-    with contextlib.closing(rgb):
-        some = itertools.islice(rgb, batches)
-        update_bn(
-            (color.gray_rgb(color.lightness(x.to(device))).contiguous() for x in some), network
-        )
+
+    class Reader(nn.Module):
+        """Takes several inputs as one, which is how `update_bn` hands them on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, inputs: dict[int, Tensor]) -> None:
+            self.network(*inputs.values())
+
+    with contextlib.closing(source):
+        some = itertools.islice(source, batches)
+        reader = Reader().train(network.training)
+        update_bn((dict(enumerate(seen(x))) for x in some), reader)
+
+
+def gray_seen(device: torch.device) -> Callable[[Tensor], tuple[Tensor]]:
+    """Photos (B, 3, H, W) in 0..1 -> what automatic colorizers see of them."""
+    return lambda rgb: (color.gray_rgb(color.lightness(rgb.to(device))).contiguous(),)
 
 
 # --- Result ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..model_defs import checkpoint
-from ..pipeline.measure import colorfulness
+from ..pipeline.measure import colorfulness, soft_histogram
 
 # --- Colour ----------------------------------------------------------------------------------
 
@@ -151,3 +151,87 @@ class PerceptualLoss(nn.Module):
             if i in self.taps:
                 loss = loss + self.taps[i] * F.l1_loss(x, y)
         return loss
+
+
+# --- Exemplar (XCNet paper, section 3.3) -----------------------------------------------------
+# Normalised Lab throughout: L / 50 - 1 and ab / 110, each in -1..1. Each loss is that of one scale;
+# eq. 4 weighs and sums them.
+
+
+def pyramid(lab_norm: Tensor, levels: int) -> list[Tensor]:
+    """The truth at each scale: (B, C, H, W) -> (B, C, H / 2^i, W / 2^i), i = 0 ... levels - 1."""
+    scales = [lab_norm]
+    while len(scales) < levels:
+        scales.append(F.avg_pool2d(scales[-1], 2))
+    return scales
+
+
+def smooth_l1_lab(ab_norm: Tensor, true_ab_norm: Tensor) -> Tensor:
+    """Smooth L1 (beta 1) of two (B, 2, H, W), as the mean over L, a, b (eq. 4, pixel term).
+
+    L is copied from the target and costs nothing, hence 2/3 of the mean over ab.
+    """
+    return F.smooth_l1_loss(ab_norm, true_ab_norm) * (2 / 3)
+
+
+def histogram_loss(ab_norm: Tensor, reference_ab_norm: Tensor) -> Tensor:
+    """Symmetric chi-square distance of colour histograms, eq. 3, Q = 441; mean over the batch.
+
+    The two (B, 2, H, W) may differ in size: each histogram sums to 1. float32 at least.
+    """
+    made, wanted = soft_histogram(ab_norm), soft_histogram(reference_ab_norm)
+    return (2 * (made - wanted).square() / (made + wanted + 1e-5)).sum(1).mean()
+
+
+def total_variation(ab_norm: Tensor) -> Tensor:
+    """2 [sum(D_y^2) / (3 (H - 1) W) + sum(D_x^2) / (3 H (W - 1))] / B of (B, 2, H, W).
+
+    The squared form; 3 as the constant L counts as a channel (section 3.3, "total variance").
+    """
+    B, _, H, W = ab_norm.shape
+    down = ab_norm.diff(dim=2).square().sum() / (3 * (H - 1) * W)
+    across = ab_norm.diff(dim=3).square().sum() / (3 * H * (W - 1))
+    return 2 * (down + across) / B
+
+
+class LeastSquaresPatchGAN(nn.Module):
+    """Lab (B, 3, H, W) in -1..1 -> logits (B, 1, h, w) of patches: the discriminator of one scale.
+
+    The 70x70 PatchGAN of Isola et al. 2017: 4x4 convolutions, `layers` of them of stride 2.
+
+    Args:
+        layers: 3 sees patches of 70 pixels and needs maps of 24; 2: 34 and 12; 1: 16 and 6.
+        width: channels of the first convolution.
+    """
+
+    def __init__(self, layers: int = 3, width: int = 64):
+        super().__init__()
+        self.smallest = 3 * 2**layers
+        blocks: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        before = width
+        for i in range(1, layers + 1):
+            after = width * 2**i
+            blocks += [
+                nn.Conv2d(before, after, 4, 2 if i < layers else 1, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            before = after
+        self.layers = nn.Sequential(*blocks, nn.Conv2d(before, 1, 4, 1, 1))
+
+    def forward(self, lab_norm: Tensor) -> Tensor:
+        if min(lab_norm.shape[2:]) < self.smallest:
+            raise ValueError(
+                f"the picture is {lab_norm.shape[3]} x {lab_norm.shape[2]}; this discriminator "
+                f"needs {self.smallest} pixels a side. Give it fewer layers."
+            )
+        return self.layers(lab_norm)
+
+
+def least_squares_loss(logits: Tensor, real: bool) -> Tensor:
+    """LS-GAN: mean (D - 1)^2 for "all real", mean D^2 for "all made".
+
+    L_D = (least_squares_loss(D(made), False) + least_squares_loss(D(real), True)) / 2 and
+    L_G = least_squares_loss(D(made), True).
+    """
+    return (logits - float(real)).square().mean()

@@ -203,8 +203,7 @@ def main(config: Config) -> None:
 
     def save() -> None:
         info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": seconds}
-        common.calibrate(average.network, photos_from(step))
-        common.save_state(state_file, networks, optimizers, info)
+        common.calibrate(average.network, photos_from(step), common.gray_seen(device))
         training = {"photos": len(photos), "steps": step, "seconds": round(seconds)}
         common.export(
             config.out / "weights.safetensors",
@@ -217,6 +216,7 @@ def main(config: Config) -> None:
                 "spec": {"resolution": config.resolution},
             },
         )
+        common.save_state(state_file, networks, optimizers, info)
 
     source = photos_from(step)
     sums: dict[str, float] = {}

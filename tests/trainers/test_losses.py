@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from comfyui_colorist.pipeline import measure
 from comfyui_colorist.trainers import losses
 
@@ -81,3 +82,140 @@ def test_perceptual_loss_with_user_weights(rgb, tmp_path):
     made = rgb.flip(0).requires_grad_()
     perceptual(made, rgb).backward()
     assert made.grad.abs().sum() > 0
+
+
+# --- Exemplar --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ab_norm():
+    ab = torch.randn(3, 2, 12, 20, generator=torch.Generator().manual_seed(0))
+    return (0.4 * ab).clamp(-1, 1)
+
+
+def test_soft_histogram_is_bilinear_binning(ab_norm):
+    """Each pixel is shared among its four nearest bins, and Q = 441 (spec: closed form)."""
+    expected = torch.zeros(3, 21, 21)
+    place = (ab_norm + 1) * 10
+    low = place.floor().clamp(0, 19).long()
+    part = place - low
+    for b in range(3):
+        for (i, j), (u, v) in zip(
+            low[b].flatten(1).T.tolist(), part[b].flatten(1).T.tolist(), strict=True
+        ):
+            for di, wi in ((0, 1 - u), (1, u)):
+                for dj, wj in ((0, 1 - v), (1, v)):
+                    expected[b, i + di, j + dj] += wi * wj / (12 * 20)
+    made = measure.soft_histogram(ab_norm)
+    assert made.shape == (3, 441)
+    torch.testing.assert_close(made, expected.flatten(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.sum(1), torch.ones(3))
+
+
+def test_soft_histogram_at_the_ends_of_the_range():
+    ends = torch.tensor([[-1.0, 1.0], [1.3, -2.0]]).view(2, 2, 1, 1)
+    made = measure.soft_histogram(ends)
+    assert made.argmax(1).tolist() == [20, 420]  # (a, b) = (-1, 1) and (1, -1), a first
+    torch.testing.assert_close(made.amax(1), torch.ones(2))
+
+
+def test_histogram_loss_is_equation_3(ab_norm):
+    other = ab_norm.roll(1, 0)[..., ::2].clone()
+    made, wanted = measure.soft_histogram(ab_norm), measure.soft_histogram(other)
+    expected = sum(
+        2 * (m - w) ** 2 / (m + w + 1e-5)
+        for m, w in zip(made.flatten().tolist(), wanted.flatten().tolist(), strict=True)
+    )
+    assert losses.histogram_loss(ab_norm, other).item() == pytest.approx(expected / 3, rel=1e-4)
+    assert losses.histogram_loss(ab_norm, ab_norm).item() == 0
+
+
+def test_histogram_loss_has_a_gradient_and_stays_float32(ab_norm):
+    made = ab_norm.clone().requires_grad_()
+    losses.histogram_loss(made, ab_norm.flip(0)).backward()
+    assert made.grad.isfinite().all() and made.grad.abs().sum() > 0
+    plain = losses.histogram_loss(ab_norm, ab_norm.flip(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = losses.histogram_loss(ab_norm, ab_norm.flip(0))
+        assert loss.dtype == torch.float32 and loss == plain
+        assert losses.histogram_loss(ab_norm.bfloat16(), ab_norm).dtype == torch.float32
+
+
+def test_histogram_loss_alone_brings_the_reference_colour():
+    """A reference of one colour c: the mode of the result's histogram moves to c in 200 steps."""
+    c = torch.tensor([0.3, -0.4]).view(1, 2, 1, 1)
+    raw = 0.3 * torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    raw.requires_grad_()
+    optimizer = torch.optim.Adam([raw], lr=0.02)
+    mode = measure.soft_histogram(c.expand(1, 2, 4, 4)).argmax()
+    assert measure.soft_histogram(raw.tanh()).argmax() != mode
+    for _ in range(200):
+        optimizer.zero_grad()
+        losses.histogram_loss(raw.tanh(), c.expand(1, 2, 16, 16)).backward()
+        optimizer.step()
+    assert measure.soft_histogram(raw.tanh()).argmax() == mode
+
+
+def test_smooth_l1_counts_the_copied_lightness(ab_norm):
+    L, other = torch.rand(3, 1, 12, 20), 3 * ab_norm.flip(0)
+    expected = F.smooth_l1_loss(torch.cat([L, ab_norm], 1), torch.cat([L, other], 1), beta=1.0)
+    assert losses.smooth_l1_lab(ab_norm, other).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_total_variation_of_a_ramp():
+    B, H, W = 2, 5, 7
+    a = torch.arange(H).view(1, 1, H, 1).expand(B, 1, H, W) * 0.1
+    b = torch.arange(W).view(1, 1, 1, W).expand(B, 1, H, W) * 0.3
+    # Mean square of D_y over 3 channels: 0.01 / 3, of D_x: 0.09 / 3; the batch cancels but for 2
+    assert losses.total_variation(torch.cat([a, b], 1)).item() == pytest.approx(0.2 / 3, rel=1e-5)
+    assert losses.total_variation(torch.full((1, 2, 4, 4), 0.5)).item() == 0
+
+
+def test_pyramid_is_average_pooling(ab_norm):
+    scales = losses.pyramid(ab_norm, 3)
+    assert [tuple(s.shape[2:]) for s in scales] == [(12, 20), (6, 10), (3, 5)]
+    assert torch.equal(scales[0], ab_norm)
+    torch.testing.assert_close(scales[2], F.avg_pool2d(ab_norm, 4))
+
+
+def test_patch_gan_has_the_published_size():
+    network = losses.LeastSquaresPatchGAN()
+    assert sum(p.numel() for p in network.parameters()) == 2_765_633
+    assert [name for name, _ in network.named_parameters() if name.endswith("bias")] == [
+        f"layers.{i}.bias"
+        for i in (0, 3, 6, 9, 11)  # first, batch norms, last
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layers", "sizes"),
+    [(3, {224: 26, 112: 12, 56: 5, 28: 1, 24: 1}), (2, {56: 12, 12: 1}), (1, {8: 2, 6: 1})],
+)
+def test_patch_gan_map_sizes(layers, sizes):
+    network = losses.LeastSquaresPatchGAN(layers, width=4).eval()
+    for side, expected in sizes.items():
+        assert network(torch.zeros(1, 3, side, side)).shape == (1, 1, expected, expected)
+    with pytest.raises(ValueError, match=f"needs {network.smallest} pixels a side"):
+        network(torch.zeros(1, 3, 64, network.smallest - 1))
+
+
+def test_least_squares_loss():
+    logits = torch.tensor([0.0, 2.0, 4.0])
+    assert losses.least_squares_loss(logits, True).item() == pytest.approx(11 / 3)
+    assert losses.least_squares_loss(logits, False).item() == pytest.approx(20 / 3)
+
+
+def test_discriminator_and_generator_steps_leave_each_other_alone():
+    torch.manual_seed(0)
+    network = losses.LeastSquaresPatchGAN(width=8)
+    lab = torch.rand(2, 3, 32, 32)
+    made = lab.flip(2).requires_grad_()
+    loss = losses.least_squares_loss(network(made.detach()), False)
+    (loss + losses.least_squares_loss(network(lab), True)).backward()
+    assert made.grad is None
+    assert all(p.grad is not None for p in network.parameters())
+    network.zero_grad()
+    network.requires_grad_(False)
+    losses.least_squares_loss(network(made), True).backward()
+    assert made.grad.abs().sum() > 0
+    assert all(p.grad is None for p in network.parameters())

@@ -164,7 +164,8 @@ def test_averaged_weights_get_statistics_of_their_own(mini_config):
     gray = color.gray_rgb(color.lightness(rgb))
     with torch.no_grad():
         before, want = network(gray), copy.deepcopy(network).train()(gray)
-        common.calibrate(network, (rgb for _ in range(3)))
+        seen = common.gray_seen(torch.device("cpu"))
+        common.calibrate(network, (rgb for _ in range(3)), seen)
         after = network(gray)
     assert not network.training
     assert (before - want).abs().mean() > 0.2 * want.std()
