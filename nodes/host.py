@@ -21,7 +21,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from torch import Tensor, nn
 
 from ..model_defs.checkpoint import SUFFIXES
-from ..pipeline import files, models
+from ..pipeline import files, models, reference_index
 from ..pipeline.placement import Placement
 
 __all__ = ["ComfyExtension", "io"]  # for the node files, which import nothing of the host
@@ -51,14 +51,23 @@ def register_folder() -> None:
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
 
 
-def network_names() -> list[str]:
-    """Names for a combo: boxed networks first, then the files of the model folder."""
+def network_names(role: str) -> list[str]:
+    """Names for a combo: boxed networks of a role first, then the files of the model folder.
+
+    Files that say that they are of another role are left out; most do not say.
+    """
     boxed = models.boxed()
-    return [*boxed, *(name for name in _files() if name not in boxed)]
+    names = [name for name in _files() if name not in boxed]
+    return [
+        *(name for name, path in boxed.items() if models.of_role(path, role)),
+        *(name for name in names if (path := _path(name)) and models.of_role(path, role)),
+    ]
 
 
 def network_path(name: str) -> Path:
-    """The file behind a name of `network_names`. Names are untrusted: nothing else is ever opened.
+    """The file behind a name of `network_names`, of any role.
+
+    Names are untrusted: nothing else is ever opened.
 
     Raises:
         ValueError: a name that is not in the list.
@@ -68,10 +77,17 @@ def network_path(name: str) -> Path:
         return boxed[name]
     if name in _files():
         return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    known = [*boxed, *(other for other in _files() if other not in boxed)]
     raise ValueError(
-        f"model '{name}' is not in the list ({', '.join(network_names()) or 'which is empty'}). "
+        f"model '{name}' is not in the list ({', '.join(known) or 'which is empty'}). "
         f"Put checkpoints ({', '.join(SUFFIXES)}) into models/{FOLDER}, press R, and choose again."
     )
+
+
+def _path(name: str) -> Path | None:
+    """The file, or None: a link that leads nowhere is listed, too."""
+    found = folder_paths.get_full_path(FOLDER, name)
+    return Path(found) if found else None
 
 
 def _files() -> list[str]:
@@ -156,6 +172,19 @@ def input_photos(name: str) -> list[Path]:
         if chosen in (folder, *folder.parents)
         for photo in photos
     ]
+
+
+def input_place(name: str) -> Path:
+    """Where a folder of `input_folders` lies; for its name alone, as nothing is checked."""
+    return Path(folder_paths.get_input_directory(), name)
+
+
+def cache_folder() -> Path:
+    """$COLORIST_CACHE, else in the host's user folder, which outlives it as its temp does not."""
+    user = getattr(folder_paths, "get_user_directory", None)
+    if user is None or os.environ.get("COLORIST_CACHE"):
+        return reference_index.cache_folder()
+    return Path(user(), "__colorist", "cache")
 
 
 def _names(found: Iterable[Path]) -> list[str]:

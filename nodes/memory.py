@@ -105,14 +105,7 @@ class BuildMemory(io.ComfyNode):
         entries: int = 512,
         seed: int = 0,
     ) -> str:
-        if folder == IMAGES:
-            return ""
-        try:
-            facts = [(str(photo), photo.stat()) for photo in host.input_photos(folder)]
-        except (ValueError, OSError):
-            return f"{folder}: missing"  # execute says why
-        listed = "\n".join(f"{name}:{fact.st_mtime_ns}:{fact.st_size}" for name, fact in facts)
-        return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
+        return folder_fingerprint(folder)
 
     @classmethod
     def execute(
@@ -247,6 +240,18 @@ class LoadMemory(io.ComfyNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         return io.NodeOutput(memories.load(host.memory_path(file)))
+
+
+def folder_fingerprint(folder: str) -> str:
+    """Changes when a photo of the folder chosen in a combo does; "" for the connected images."""
+    if folder == IMAGES:
+        return ""
+    try:
+        facts = [(str(photo), photo.stat()) for photo in host.input_photos(folder)]
+    except (ValueError, OSError):
+        return f"{folder}: missing"  # execute says why
+    listed = "\n".join(f"{name}:{fact.st_mtime_ns}:{fact.st_size}" for name, fact in facts)
+    return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
 
 
 def report(memory: ColorMemory, seconds: float) -> str:
