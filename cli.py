@@ -12,7 +12,7 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from . import __version__, cli_colorize, cli_measure, cli_memory
+from . import __version__, cli_colorize, cli_exemplar, cli_measure, cli_memory, cli_references
 from .cli_common import (
     DONE,
     DTYPES,
@@ -31,6 +31,7 @@ from .cli_common import (
 TRAINERS = {  # what `colorist train` takes -> its script
     "ddcolor": ".trainers.train_ddcolor",
     "colorformer": ".trainers.train_colorformer",
+    "exemplar": ".trainers.train_exemplar",
 }
 EVALUATION = ".trainers.evaluate"
 
@@ -68,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     cli_colorize.add_variations(
         commands.add_parser("variations", help="several results of each picture")
+    )
+    cli_exemplar.add_exemplar(
+        commands.add_parser("exemplar", help="colour pictures as references are coloured")
+    )
+    cli_references.add_references(
+        commands.add_parser("references", help="find the best references for a picture")
     )
     memory = commands.add_parser("memory", help="color memories: built of your own colour photos")
     cli_memory.add_commands(memory.add_subparsers(required=True, metavar="COMMAND"))

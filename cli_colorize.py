@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +32,15 @@ from .cli_common import (
 )
 
 if TYPE_CHECKING:
+    from .model_defs.spec import Spec
+    from .pipeline.engine import Colorizer
     from .pipeline.files import Picture
 
+Paint = Callable[["Picture", list[Path]], None]  # colours a picture and writes its outputs
+Naming = Callable[[Path], list[Path]]  # a job's target -> all that is written for it
+
 MOST = 64  # variations of a picture
+COMMANDS = {"automatic": "colorize", "exemplar": "exemplar"}  # role -> its command
 CONTROLS = ("strength", "saturation", "chroma_ceiling", "keep_color", "upsample")  # of Finish
 
 
@@ -50,14 +56,9 @@ def add_colorize(parser: argparse.ArgumentParser) -> None:
         "-o", "--out", type=Path, required=True, help="folder; or a picture's name, for a single IN"
     )
     add_network(parser, None, f"{DEFAULT_MODEL}; with --memory {DEFAULT_COLORFORMER}")
-    _add_finish(parser)
-    add(
-        "--finish",
-        choices=("exact", "published"),
-        default="exact",
-        help="exact: the photo's own lightness; published: as the official script, to compare",
-    )
-    parser.set_defaults(run=_colorize, count=None)
+    _add_memory(parser)
+    add_finish(parser, published=True)
+    parser.set_defaults(run=_colorize, count=None, naming=alone)
 
 
 def add_variations(parser: argparse.ArgumentParser) -> None:
@@ -85,19 +86,30 @@ def add_variations(parser: argparse.ArgumentParser) -> None:
         help="how far they lean: 0 = not at all ... 1 = to one colour only (default: %(default)s)",
     )
     add_network(parser, DEFAULT_COLORFORMER)
-    _add_finish(parser)
+    _add_memory(parser)
+    add_finish(parser)
     parser.set_defaults(run=_variations, finish="exact")
 
 
-def _add_finish(parser: argparse.ArgumentParser) -> None:
-    """Options of what becomes of a predicted colour."""
-    add = parser.add_argument
-    add(
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--memory",
         type=Path,
         metavar="NAME",
         help="color memory used instead of the network's: file, or name of a saved one",
     )
+
+
+def add_finish(parser: argparse.ArgumentParser, *, published: bool = False) -> None:
+    """Options of what becomes of a predicted colour."""
+    add = parser.add_argument
+    if published:
+        add(
+            "--finish",
+            choices=("exact", "published"),
+            default="exact",
+            help="exact: the photo's own lightness; published: as the official script, to compare",
+        )
     add(
         "--resolution",
         type=int,
@@ -143,34 +155,52 @@ class Job:
     error: str | None = None
     seconds: float = 0.0
 
-    def outputs(self, count: int | None) -> list[Path]:
-        """The target; or, for `count` variations, NAME-1 ... in its place."""
-        if self.target is None or count is None:
-            return [self.target] if self.target else []
-        return [self.target.with_stem(f"{self.target.stem}-{i + 1}") for i in range(count)]
+    def outputs(self, naming: Naming) -> list[Path]:
+        """All that is to be written; nothing where there is no target."""
+        return naming(self.target) if self.target else []
 
-    def record(self, count: int | None) -> dict:
+    def record(self, naming: Naming) -> dict:
         """What --json prints."""
-        written = [str(path) for path in self.outputs(count)]
+        written = [str(path) for path in self.outputs(naming)]
         paths = {"input": str(self.source)}
-        if count is None:
+        if naming is alone:
             paths |= {"output": written[0] if written else None}
         else:
             paths |= {"outputs": written}
         return paths | {"status": self.status, "seconds": self.seconds, "error": self.error}
 
 
+def alone(target: Path) -> list[Path]:
+    """One result, under the target's own name."""
+    return [target]
+
+
+def numbered(count: int) -> Naming:
+    """Several results, NAME-1 ... in place of the target."""
+    return lambda target: [target.with_stem(f"{target.stem}-{i + 1}") for i in range(count)]
+
+
 def _colorize(arguments: argparse.Namespace) -> int:
+    return color_all(arguments, _painter)
+
+
+def color_all(arguments: argparse.Namespace, painter: Callable[..., Paint]) -> int:
+    """Colour what is asked for, whatever becomes of single pictures; returns the exit code.
+
+    Args:
+        painter: (arguments, jobs) -> what colours and writes one picture; Refusal where it cannot.
+    """
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
-    jobs = plan(arguments.inputs, arguments.out, arguments.count)
+    naming = arguments.naming
+    jobs = plan(arguments.inputs, arguments.out, naming)
     for job in jobs:
-        outputs = job.outputs(arguments.count)
+        outputs = job.outputs(naming)
         finished = outputs and not arguments.overwrite and all(map(_holds_something, outputs))
         job.status = "skipped" if finished and not job.error else job.status
     waiting = [job for job in jobs if job.status == "waiting"]
     code = DONE
     try:
-        color = _painter(arguments, waiting) if waiting else None
+        color = painter(arguments, waiting) if waiting else None
         pictures = _read_ahead(waiting)
         for number, job in enumerate(jobs, 1):
             if job.status == "skipped":
@@ -178,7 +208,7 @@ def _colorize(arguments: argparse.Namespace) -> int:
             began = time.monotonic()
             if job.status == "waiting":
                 try:
-                    color(next(pictures).result(), job.outputs(arguments.count))
+                    color(next(pictures).result(), job.outputs(naming))
                     job.status = "written"
                 except FAILURES as error:
                     job.status, job.error = "failed", sentence(error, job.source.name)
@@ -193,18 +223,16 @@ def _colorize(arguments: argparse.Namespace) -> int:
         for status in ("written", "skipped", "failed", "waiting")
     }
     if arguments.json:
-        print(
-            json.dumps({"files": [job.record(arguments.count) for job in jobs], **counts}, indent=1)
-        )
+        print(json.dumps({"files": [job.record(naming) for job in jobs], **counts}, indent=1))
     say(", ".join(f"{count} {status}" for status, count in counts.items() if count) + ".")
     return code or (FAILED if counts["failed"] else DONE)
 
 
-def plan(inputs: list[Path], out: Path, count: int | None = None) -> list[Job]:
+def plan(inputs: list[Path], out: Path, naming: Naming = alone) -> list[Job]:
     """Which picture goes where: one picture to the file `out`, all others into the folder `out`.
 
     Args:
-        count: variations of each picture, which have names of their own; None = one result.
+        naming: what is written for each target.
     Raises:
         Refusal: two pictures with one output, an output that is an input, an impossible `out`.
     """
@@ -227,7 +255,7 @@ def plan(inputs: list[Path], out: Path, count: int | None = None) -> list[Job]:
     sources = {identity(job.source) for job in jobs if os.path.exists(job.source)}
     targets: dict[str, Path] = {}
     for job in jobs:
-        for target in job.outputs(count):
+        for target in job.outputs(naming):
             if os.path.exists(target) and identity(target) in sources:
                 raise Refusal(f"{target} is an input; originals are never overwritten. Change -o.")
             other = targets.setdefault(os.path.normcase(os.path.abspath(target)), job.source)
@@ -282,16 +310,18 @@ def _variations(arguments: argparse.Namespace) -> int:
         raise Refusal(f"--count is {arguments.count}; expected 1 to {MOST} results.")
     if arguments.seed < 0:
         raise Refusal(f"--seed is {arguments.seed}; expected 0 or more.")
+    arguments.naming = numbered(arguments.count)
     return _colorize(arguments)
 
 
-def _painter(
-    arguments: argparse.Namespace, jobs: list[Job]
-) -> Callable[["Picture", list[Path]], None]:
-    """What colours and writes one picture; everything that all pictures need is checked here."""
-    import numpy as np
+def finishing(arguments: argparse.Namespace, spec: "Spec") -> dict:
+    """Mask, resolution and finish for an engine's `colorize`, as the options say.
 
-    from .pipeline import engine, files, finish, geometry, memory
+    Raises:
+        Refusal: options that do not go together.
+        ValueError, OSError: options that cannot be used.
+    """
+    from .pipeline import files, finish, geometry
 
     given = {name: getattr(arguments, name) for name in CONTROLS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -299,14 +329,39 @@ def _painter(
     if published and (given or arguments.mask):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--mask"
         raise Refusal(f"--finish published is the official script's picture; leave out {options}.")
+    controls = "published" if published else finish.Finish(**given)
+    mask = files.read(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
+    if resolution is not None:
+        fit = geometry.square if published else geometry.fit
+        fit(1, 1, resolution, spec.multiple)
+    return {"mask": mask, "resolution": resolution, "finish": controls}
+
+
+def load_role(arguments: argparse.Namespace, model: str, role: str) -> "Colorizer":
+    """The network called `model`; ValueError where it is of another role."""
+    from .pipeline import engine
+
+    colorizer = engine.load(model, device=device_of(arguments), dtype=arguments.dtype)
+    if colorizer.spec.role != role:
+        other = COMMANDS.get(colorizer.spec.role)
+        raise ValueError(
+            f"{model} is a network of the role '{colorizer.spec.role}' "
+            f"({colorizer.spec.architecture}); colorist {COMMANDS[role]} takes '{role}' networks. "
+            + (f"Its command is colorist {other}." if other else "")
+        )
+    return colorizer
+
+
+def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Paint:
+    """What colours and writes one picture; everything that all pictures need is checked here."""
+    import numpy as np
+
+    from .pipeline import memory
+
     try:
-        controls = "published" if published else finish.Finish(**given)
-        mask = files.read(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
         model = arguments.model or (DEFAULT_COLORFORMER if arguments.memory else DEFAULT_MODEL)
-        colorizer = engine.load(model, device=device_of(arguments), dtype=arguments.dtype)
-        if resolution is not None:
-            fit = geometry.square if published else geometry.fit
-            fit(1, 1, resolution, colorizer.spec.multiple)
+        colorizer = load_role(arguments, model, "automatic")
+        options = finishing(arguments, colorizer.spec)
         if arguments.memory:
             colorizer = colorizer.with_memory(memory.load(locate_memory(arguments.memory)))
         sampling = {name: getattr(arguments, name, None) for name in ("count", "seed", "spread")}
@@ -318,16 +373,24 @@ def _painter(
     refuse_unwritable(jobs[0].target.parent)
 
     def color(picture: "Picture", outputs: list[Path]) -> None:
-        options = {"mask": mask, "resolution": resolution, "finish": controls}
         if arguments.count is None:
             results = [colorizer.colorize(picture.pixels, **options)]
         else:
             results = colorizer.vary(picture.pixels, **sampling, **options)
-        for path, pixels in zip(outputs, results, strict=True):
-            if arguments.overwrite or not _holds_something(path):
-                files.write(path, pixels, picture.keep)
+        write_missing(arguments, outputs, ((pixels, picture.keep) for pixels in results))
 
     return color
+
+
+def write_missing(
+    arguments: argparse.Namespace, outputs: list[Path], results: Iterable[tuple]
+) -> None:
+    """Write each (pixels, what a file keeps), except what is there already."""
+    from .pipeline import files
+
+    for path, (pixels, keep) in zip(outputs, results, strict=True):
+        if arguments.overwrite or not _holds_something(path):
+            files.write(path, pixels, keep)
 
 
 def _read_ahead(jobs: list[Job]) -> Iterator["Future[Picture]"]:

@@ -2,9 +2,11 @@
 
 from . import host
 from .colorize import Colorize
-from .load import LoadAutomatic
+from .exemplar import ColorizeByReference
+from .load import LoadAutomatic, LoadExemplar
 from .memory import ApplyMemory, BuildMemory, LoadMemory, SaveMemory
 from .merge import MergeChroma
+from .references import FindReference
 from .variations import Variations
 
 NODES = [
@@ -15,6 +17,9 @@ NODES = [
     ApplyMemory,
     SaveMemory,
     LoadMemory,
+    LoadExemplar,
+    ColorizeByReference,
+    FindReference,
     MergeChroma,
 ]
 

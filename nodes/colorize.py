@@ -37,26 +37,8 @@ class Colorize(io.ComfyNode):
                 controls.strength(),
                 controls.saturation(),
                 controls.chroma_ceiling(),
-                controls.slider(
-                    "keep_color",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    advanced=True,
-                    tooltip="1 keeps colour that is already in the image (a stamp, a hand-tinted "
-                    "face) and colours only what is grey. Leave 0 for toned or yellowed photos.",
-                ),
-                make(
-                    io.Combo.Input,
-                    "upsample",
-                    display_name="chroma upsampling",
-                    options=list(METHODS),
-                    default=METHODS[0],
-                    advanced=True,
-                    tooltip="How colour is brought from the network's size to the photo's. The "
-                    "first choice is the best; the others are for comparison.",
-                ),
+                controls.keep_color(),
+                controls.upsample(),
                 make(
                     io.Combo.Input,
                     "finish",

@@ -1,5 +1,6 @@
 """Inputs that several nodes share."""
 
+from ..pipeline.upsample import METHODS
 from .host import io, make
 from .load import Automatic
 
@@ -16,7 +17,9 @@ def slider(name: str, **options: object) -> io.Float.Input:
 
 
 def image(name: str, tooltip: str, *, optional: bool = False) -> io.Image.Input:
-    return io.Image.Input(name, display_name=name, tooltip=tooltip, optional=optional)
+    return io.Image.Input(
+        name, display_name=name.replace("_", " "), tooltip=tooltip, optional=optional
+    )
 
 
 def colorizer(
@@ -85,4 +88,30 @@ def chroma_ceiling() -> io.Float.Input:
         advanced=True,
         tooltip="Tames colours that are too loud: no colour gets more vivid than this "
         "(skin is about 25, a red car 80). 0 = no ceiling.",
+    )
+
+
+def keep_color() -> io.Float.Input:
+    return slider(
+        "keep_color",
+        default=0.0,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        advanced=True,
+        tooltip="1 keeps colour that is already in the image (a stamp, a hand-tinted "
+        "face) and colours only what is grey. Leave 0 for toned or yellowed photos.",
+    )
+
+
+def upsample() -> io.Combo.Input:
+    return make(
+        io.Combo.Input,
+        "upsample",
+        display_name="chroma upsampling",
+        options=list(METHODS),
+        default=METHODS[0],
+        advanced=True,
+        tooltip="How colour is brought from the network's size to the photo's. The "
+        "first choice is the best; the others are for comparison.",
     )

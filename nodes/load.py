@@ -11,6 +11,7 @@ from .host import io, make
 # As shown -> as meant.
 DTYPES = {"auto": "", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 Automatic = io.Custom("COLORIZER")
+Exemplar = io.Custom("EXEMPLAR_COLORIZER")
 
 
 class LoadAutomatic(io.ComfyNode):
@@ -31,26 +32,7 @@ class LoadAutomatic(io.ComfyNode):
                 "colorformer",
                 "black and white",
             ],
-            inputs=[
-                make(
-                    io.Combo.Input,
-                    "model",
-                    display_name="model",
-                    options=host.network_names(),
-                    tooltip="A network in the box, or a checkpoint (.safetensors, .pth, .pt, .bin) "
-                    "in models/colorization. Press R after adding a file.",
-                ),
-                make(
-                    io.Combo.Input,
-                    "dtype",
-                    display_name="precision",
-                    options=list(DTYPES),
-                    default="auto",
-                    advanced=True,
-                    tooltip="auto: bf16 on a GPU made for it, else fp32. fp16 overflows in some "
-                    "networks and then gives grey or spotted pictures.",
-                ),
-            ],
+            inputs=_choices("automatic"),
             outputs=[
                 Automatic.Output(
                     "colorizer", display_name="colorizer", tooltip="Connect to Colorize."
@@ -65,6 +47,68 @@ class LoadAutomatic(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(load(model, dtype, role="automatic"))
+
+
+class LoadExemplar(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="ColoristLoadExemplar",
+            display_name="Load Exemplar Colorizer",
+            category="Colorist/loaders",
+            description="Opens a network that colours photos as a reference is coloured, for the "
+            "Colorize by Reference node. The network in the box needs no download; others go into "
+            "models/colorization.",
+            search_aliases=[
+                "colorize",
+                "colourise",
+                "colorizer",
+                "reference",
+                "xcnet",
+                "black and white",
+            ],
+            inputs=_choices("exemplar"),
+            outputs=[
+                Exemplar.Output(
+                    "exemplar",
+                    display_name="exemplar colorizer",
+                    tooltip="Connect to Colorize by Reference.",
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str = "", dtype: str = "auto") -> str:
+        return fingerprint(model, host.network_path)
+
+    @classmethod
+    def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
+        return io.NodeOutput(load(model, dtype, role="exemplar"))
+
+
+def _choices(role: str) -> list[io.Combo.Input]:
+    """Which network of a role, and its precision."""
+    return [
+        make(
+            io.Combo.Input,
+            "model",
+            display_name="model",
+            options=host.network_names(role),
+            tooltip="A network in the box, or a checkpoint (.safetensors, .pth, .pt, .bin) "
+            "in models/colorization. Press R after adding a file.",
+        ),
+        make(
+            io.Combo.Input,
+            "dtype",
+            display_name="precision",
+            options=list(DTYPES),
+            default="auto",
+            advanced=True,
+            tooltip="auto: bf16 on a GPU made for it, else fp32. fp16 overflows in some "
+            "networks and then gives grey or spotted pictures.",
+        ),
+    ]
 
 
 def load(name: str, dtype: str, role: str) -> engine.Colorizer:

@@ -334,11 +334,16 @@ def folder_paths() -> ModuleType:
             n for n in found if not suffixes or os.path.splitext(n)[1].lower() in suffixes
         )
 
-    def get_full_path_or_raise(key, name):
+    def get_full_path(key, name):
         name = os.path.relpath(os.path.join("/", name), "/")
         for folder in paths.folder_names_and_paths[key][0]:
             if os.path.isfile(full := os.path.join(folder, name)):
                 return full
+        return None
+
+    def get_full_path_or_raise(key, name):
+        if full := get_full_path(key, name):
+            return full
         raise FileNotFoundError(f"Model in folder '{key}' with filename '{name}' not found.")
 
     def set_input_directory(folder):
@@ -349,6 +354,7 @@ def folder_paths() -> ModuleType:
     paths.add_model_folder_path = add_model_folder_path
     paths.get_folder_paths = lambda key: list(paths.folder_names_and_paths[key][0])
     paths.get_filename_list = get_filename_list
+    paths.get_full_path = get_full_path
     paths.get_full_path_or_raise = get_full_path_or_raise
     return paths
 

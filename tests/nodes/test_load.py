@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 
 def options(host, put):
@@ -128,7 +129,9 @@ def test_folder_registration(host, folder, known, tmp_path):
     folders, suffixes = table["colorization"]
     assert set(suffixes) == {".safetensors", ".pth", ".pt", ".bin"}
     assert folders == ([str(yaml)] if known else []) + [str(folder)]
-    assert [n for n in host.bridge.network_names() if "." in n] == ["mine.safetensors"] * known
+    assert [n for n in host.bridge.network_names("automatic") if "." in n] == [
+        "mine.safetensors"
+    ] * known
 
 
 def test_placement_goes_through_the_hosts_patcher(host, colorizer, monkeypatch):
@@ -176,3 +179,20 @@ def test_out_of_memory_is_recognised(host, colorizer, monkeypatch, newer):
     )
     assert not colorizer.placement.is_out_of_memory(RuntimeError("shapes differ"))
     assert not colorizer.placement.is_out_of_memory(ValueError("no"))
+
+
+def test_nothing_in_the_folder_keeps_the_pack_from_loading(host, folder):
+    """Schemas are made at the host's start: an error in one of them loses every node."""
+    (folder / "gone.pth").symlink_to(folder / "nowhere.pth")
+    info = {"format": "pt", "colorist": '{"architecture": "exemplar", "config": {"heads": 0}}'}
+    save_file({"x": torch.zeros(1)}, folder / "odd.safetensors", metadata=info)
+    info["colorist"] = "[" * 100_000
+    save_file({"x": torch.zeros(1)}, folder / "deep.safetensors", metadata=info)
+    (folder / "cut.safetensors").write_bytes(b"\xff" * 40)
+    for node in (host.nodes.LoadAutomatic, host.nodes.LoadExemplar):
+        names = node.define_schema().inputs[0].options
+        assert "gone.pth" not in names
+        assert {"odd.safetensors", "deep.safetensors", "cut.safetensors"} <= set(names)
+        for name in ("odd.safetensors", "deep.safetensors", "cut.safetensors"):
+            with pytest.raises(ValueError, match=name):
+                node.execute(name)

@@ -27,6 +27,9 @@ def test_ids_are_the_documented_ones(schemas):
         "ColoristApplyMemory": "Apply Color Memory",
         "ColoristSaveMemory": "Save Color Memory",
         "ColoristLoadMemory": "Load Color Memory",
+        "ColoristLoadExemplar": "Load Exemplar Colorizer",
+        "ColoristExemplar": "Colorize by Reference",
+        "ColoristFindReference": "Find References",
         "ColoristMergeChroma": "Merge Chroma",
     }
 
