@@ -1,14 +1,18 @@
 """The package as a whole: what it imports, what it declares, what it must not contain."""
 
+import json
 import re
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from comfyui_colorist.model_defs import checkpoint, exemplar
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
+ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "scipy", "PIL", "av", "cv2", "torchvision", "sklearn", "einops")
 
 
@@ -91,3 +95,21 @@ def test_a_boxed_network_knows_colours(root, name):
 
 def test_box_is_small(root):
     assert sum(path.stat().st_size for path in (root / "weights").glob("*.safetensors")) <= 30e6
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "weights").glob("*.safetensors")), ids=lambda p: p.stem
+)
+def test_boxed_weights_say_where_they_come_from(path):
+    info = checkpoint.read_info(path)
+    assert "research terms" in info["licence"]
+    training = info["training"]
+    assert training["photos"] > 1000 and training["steps"] > 500 and training["seconds"] > 60
+    assert training["scores"] and training["config"]
+    assert not re.search(r"[/\\](home|root|Users|work|tmp)[/\\]", json.dumps(info))
+    if "confidence" in info["config"]:  # fitted, not the start values
+        assert tuple(info["config"]["confidence"]) != exemplar.Config().confidence
+
+
+def test_the_box_is_small():
+    assert sum(path.stat().st_size for path in (ROOT / "weights").iterdir()) <= 30_000_000
