@@ -90,9 +90,10 @@ class ColorizeByReference(io.ComfyNode):
                     default="exact",
                     advanced=True,
                     tooltip="exact: keeps aspect ratio and lightness. published: the picture of "
-                    "XCNet's notebook (224x224 from the middle of photo and reference), for "
-                    "comparison. All controls but resolution are then ignored; a mask, a "
-                    "fallback and transparent or ignored parts are refused.",
+                    "XCNet's notebook (a square from the middle of photo and reference, of the "
+                    "network's size: 224x224 for XCNet), for comparison. All controls but "
+                    "resolution are then ignored; a mask, a fallback and transparent or ignored "
+                    "parts are refused.",
                 ),
             ],
             outputs=[

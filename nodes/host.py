@@ -108,7 +108,7 @@ def memory_names() -> list[str]:
     return [
         path.relative_to(memories).as_posix()
         for path in paths
-        if memories in path.parents and path.suffix.lower() == MEMORY_SUFFIX
+        if memories in path.parents and path.suffix.lower() == MEMORY_SUFFIX and _path(str(path))
     ]
 
 

@@ -376,6 +376,7 @@ def test_lists_memories_of_every_folder_and_nothing_else(host, folder, tmp_path)
         *(elsewhere / "memories" / "sub" / "d.SAFETENSORS", elsewhere / "e.safetensors"),
     ):
         file.write_bytes(b"x")
+    (folder / "memories" / "gone.safetensors").symlink_to(folder / "nowhere.safetensors")
     assert set(options(host.nodes.LoadMemory, "file")) == {"b.safetensors", "sub/d.SAFETENSORS"}
     path = host.bridge.memory_path("sub/d.SAFETENSORS")
     assert path == elsewhere / "memories" / "sub" / "d.SAFETENSORS"
