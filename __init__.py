@@ -12,7 +12,7 @@ WEB_DIRECTORY = "./web"
 _LAZY = {
     "load": (".pipeline.engine", "load"),
     "load_model": (".pipeline.engine", "load_model"),
-    "Colorizer": (".pipeline.engine", "Colorizer"),
+    "Colorizer": (".pipeline.colorizer", "Colorizer"),
     "ColorMemory": (".pipeline.memory", "ColorMemory"),
     "build_memory": (".pipeline.memory_builder", "build"),
     "load_memory": (".pipeline.memory", "load"),

@@ -33,7 +33,7 @@ from .cli_common import (
 
 if TYPE_CHECKING:
     from .model_defs.spec import Spec
-    from .pipeline.engine import Colorizer
+    from .pipeline.colorizer import Colorizer
     from .pipeline.files import Picture
 
 Paint = Callable[["Picture", list[Path]], None]  # colours a picture and writes its outputs

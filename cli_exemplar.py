@@ -31,7 +31,7 @@ from .cli_common import (
 )
 
 if TYPE_CHECKING:
-    from .pipeline.engine import Colorizer
+    from .pipeline.colorizer import Colorizer
     from .pipeline.exemplar import ExemplarColorizer, References
     from .pipeline.files import Picture
 

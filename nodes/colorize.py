@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..pipeline.engine import Colorizer
+from ..pipeline.colorizer import Colorizer
 from ..pipeline.finish import Finish
 from ..pipeline.upsample import METHODS
 from . import controls, host

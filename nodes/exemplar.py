@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..pipeline.engine import Colorizer
+from ..pipeline.colorizer import Colorizer
 from ..pipeline.exemplar import THRESHOLD, ExemplarColorizer
 from ..pipeline.finish import Finish
 from ..pipeline.upsample import METHODS

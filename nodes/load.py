@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..model_defs.spec import Spec
 from ..pipeline import engine
+from ..pipeline.colorizer import Colorizer
 from . import host
 from .host import io, make
 
@@ -111,7 +112,7 @@ def _choices(role: str) -> list[io.Combo.Input]:
     ]
 
 
-def load(name: str, dtype: str, role: str) -> engine.Colorizer:
+def load(name: str, dtype: str, role: str) -> Colorizer:
     """Open the network called `name` in the combo.
 
     Raises:

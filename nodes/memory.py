@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model_defs.checkpoint import CheckpointError
 from ..pipeline import memory as memories
 from ..pipeline import memory_builder
-from ..pipeline.engine import Colorizer
+from ..pipeline.colorizer import Colorizer
 from ..pipeline.memory import ColorMemory
 from . import controls, host
 from .host import io, make

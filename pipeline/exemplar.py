@@ -12,7 +12,7 @@ from torch import Tensor
 from . import color, geometry
 from . import published as published_script
 from .batch import as_batch, repaired
-from .engine import Colorizer
+from .colorizer import Colorizer
 from .finish import Finish
 
 Pictures = Tensor | np.ndarray

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import clusters, color, files
 from . import projection as projections
 from .batch import as_batch, repaired
-from .engine import Colorizer
+from .colorizer import Colorizer
 from .files import PictureError
 from .geometry import LONGEST, Geometry, shrink
 from .memory import ColorMemory

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import color
 from .batch import repaired
-from .engine import Colorizer
+from .colorizer import Colorizer
 from .geometry import shrink, square
 from .memory import fingerprint
 from .memory_builder import GREY

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import files
 from .batch import as_batch
-from .engine import Colorizer
+from .colorizer import Colorizer
 from .files import PictureError
 from .memory_builder import READERS
 from .reference_index import COLOR, GREYISH, UNREADABLE, Index, index_file

@@ -26,6 +26,7 @@ from torch import Tensor
 from ..model_defs import checkpoint
 from ..pipeline import color, engine, measure, models
 from ..pipeline.files import write_whole
+from ..pipeline.finish import Finish
 from . import common
 from .data import Photos
 
@@ -64,7 +65,7 @@ def main(config: Config) -> dict:
     half = count // 2
     table = lightness_table(photos[i] for i in range(half))
     colorizer = engine.load(config.model, device=config.device)
-    controls = engine.Finish(saturation=config.saturation)
+    controls = Finish(saturation=config.saturation)
 
     def colored(gray: Tensor) -> Tensor:
         hwc = gray.movedim(1, -1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfyui_colorist.pipeline import color, engine, files, models, reference_index, references
 from comfyui_colorist.pipeline import reference_looks as look
+from comfyui_colorist.pipeline.colorizer import Colorizer
 from comfyui_colorist.pipeline.placement import Placement
 from PIL import Image
 from safetensors.torch import save_file
@@ -176,7 +177,7 @@ def test_a_network_without_encoder_is_refused(mini):
     class Other(torch.nn.Module):
         pass
 
-    other = engine.Colorizer(
+    other = Colorizer(
         mini.spec, name="x.pth", info={}, dtype=torch.float32, placement=Placement(Other())
     )
     with pytest.raises(ValueError, match="x.pth has no encoder that describes pictures; take ddc"):
