@@ -1,10 +1,11 @@
 """What one forward pass of each network costs: parameters, arithmetic, time, memory.
 
     python benchmarks/cost.py --sizes 256 512 --json cost.json
+    python benchmarks/cost.py --presets pointhint-s pointhint-t pointhint-nano --sizes 224
 
-Weights are random: nothing is downloaded. GFLOP count two for each multiply-add. Memory is the peak
-resident set of a forward pass in a process of its own, in bytes for each pixel of the input; `spec`
-is what the network's spec promises to the host.
+Weights are random: nothing is downloaded. GFLOP count two for each multiply-add (MAC), those of
+attention too. Memory is the peak resident set of a forward pass in a process of its own, in bytes
+for each pixel of the input; `spec` is what the network's spec promises to the host.
 """
 
 import argparse
@@ -20,11 +21,19 @@ from pathlib import Path
 
 from large_photo import ROOT, commit, peak_bytes, resident_bytes
 
+# Of its Table 1, whose "GFLOPs", 3.47 and 1.01, are multiply-adds; seconds are for one picture of
+# ctest10k on its authors' machine.
+PAPER = {
+    "pointhint-s": "6.94 GFLOP, 0.187 s at 224x224",
+    "pointhint-t": "2.02 GFLOP, 0.089 s at 224x224",
+}
+
 
 def measure(preset: str, side: int, repeats: int) -> dict:
-    """Run `preset` on one random grey picture of side x side pixels."""
+    """Run `preset` on a random grey picture of side x side pixels; a reference is as large."""
     package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     registry = importlib.import_module(f"{package}.model_defs.registry")
@@ -32,18 +41,29 @@ def measure(preset: str, side: int, repeats: int) -> dict:
     module = registry.module_of(architecture)
     config = module.PRESETS[preset]
     network = registry.build(architecture, config).eval().requires_grad_(False)
-    picture, seconds = torch.rand(1, 1, side, side).expand(-1, 3, -1, -1).contiguous(), []
+    role = module.spec(config).role
+    channels = 4 if role == "pointhint" else 3
+    picture, seconds = torch.rand(1, 1, side, side).expand(-1, channels, -1, -1).contiguous(), []
+
+    def run(side: int = side) -> None:
+        some = picture[..., :side, :side]
+        if role == "exemplar":
+            network.answer(some, network.read([some], some.shape[2:]))
+        else:
+            network(some)
+
     with torch.inference_mode():
-        network(picture[..., :64, :64])
+        run(64)
         before = resident_bytes()
-        network(picture)
+        run()
         peak = peak_bytes()
         for _ in range(repeats):
             began = time.perf_counter()
-            network(picture)
+            run()
             seconds.append(time.perf_counter() - began)
-    with FlopCounterMode(display=False) as counter:  # which inference mode would confuse
-        network(picture)
+    # The counter sees into plain attention alone, and inference mode would confuse it.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run()
     return {
         "preset": preset,
         "side": side,
@@ -65,8 +85,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    everything = ["ddcolor-nano", "ddcolor-tiny", "ddcolor-large", "colorformer-nano"]
-    parser.add_argument("--presets", nargs="+", default=[*everything, "colorformer"])
+    everything = [
+        "ddcolor-nano",
+        "ddcolor-tiny",
+        "ddcolor-large",
+        "colorformer-nano",
+        "colorformer",
+    ]
+    everything += ["exemplar-nano", "exemplar-vgg19"]
+    everything += ["pointhint-nano", "pointhint-t", "pointhint-s"]
+    parser.add_argument("--presets", nargs="+", default=everything)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
@@ -76,8 +104,11 @@ def main() -> None:
         print(json.dumps(measure(options.presets[0], options.sizes[0], options.repeats)))
         return
     results = []
-    print("| network | pixels | parameters, M | GFLOP | seconds (min-max) | bytes a pixel | spec |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| network | pixels | parameters, M | GFLOP | seconds (min-max) | bytes a pixel | spec | "
+        "its paper |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for preset in options.presets:
         for side in options.sizes:
             flags = ["--presets", preset, "--sizes", str(side), "--repeats", str(options.repeats)]
@@ -87,9 +118,9 @@ def main() -> None:
             results.append(r)
             low, high = r["spread"]
             print(
-                f"| {preset} | {side}x{side} | {r['parameters'] / 1e6:.2f} | {r['gflop']:.1f} | "
+                f"| {preset} | {side}x{side} | {r['parameters'] / 1e6:.2f} | {r['gflop']:.2f} | "
                 f"{r['seconds']} ({low}-{high}) | {r['bytes_per_pixel']} | "
-                f"{r['spec_bytes_per_pixel']} |",
+                f"{r['spec_bytes_per_pixel']} | {PAPER.get(preset, '')} |",
                 flush=True,
             )
     if options.json:

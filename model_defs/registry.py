@@ -14,11 +14,13 @@ from .checkpoint import CheckpointError
 from .spec import Spec
 
 # architecture -> (module, class of its network). The module holds Config, PRESETS, spec(),
-# detect(), config_from(), convert(); it is imported when one of its files is opened.
+# detect() and, where it may be true, config_from(), convert(); it is imported when one of its files
+# is opened.
 ARCHITECTURES = {
     "ddcolor": (".ddcolor", "DDColor"),
     "colorformer": (".colorformer", "ColorFormer"),
     "exemplar": (".exemplar", "Exemplar"),
+    "pointhint": (".pointhint", "PointHint"),
 }
 
 

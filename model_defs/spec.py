@@ -33,9 +33,9 @@ class Spec:
     """Name in the registry."""
     role: Literal["automatic", "exemplar", "pointhint"]
     """Which wire it travels on."""
-    model_input: Literal["gray_rgb", "L", "Lab"]
-    """What the network takes: grey RGB in 0..1; L in 0..100; or L three times and Lab references,
-    scaled to -1..1."""
+    model_input: Literal["gray_rgb", "L", "Lab", "L_hints"]
+    """What the network takes: grey RGB in 0..1; L in 0..100; L three times and Lab references,
+    scaled to -1..1; or L and the ab of hints, scaled so, and a mask of the hints."""
     multiple: int
     """Height and width of the working image are padded to multiples of this."""
     resolution: int
