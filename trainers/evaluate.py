@@ -60,11 +60,17 @@ class Config:
 
 def main(config: Config) -> dict:
     """Print and return {method: {"psnr": dB, "colorfulness": value}}."""
+    colorizer = engine.load(config.model, device=config.device)
+    if colorizer.spec.role != "automatic":
+        raise ValueError(
+            f"model is {config.model}, a network of the role '{colorizer.spec.role}', which needs "
+            "more than a grey photo; expected an automatic one. For exemplar networks: "
+            "benchmarks/by_reference.py."
+        )
     photos = Photos(config.photos)
     count = min(config.limit or len(photos), len(photos))
     half = count // 2
     table = lightness_table(photos[i] for i in range(half))
-    colorizer = engine.load(config.model, device=config.device)
     controls = Finish(saturation=config.saturation)
 
     def colored(gray: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, exemplar, registry, surety
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.pipeline import color
-from comfyui_colorist.trainers import common, data, losses, train_exemplar
+from comfyui_colorist.trainers import common, data, evaluate, losses, train_exemplar
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -433,3 +433,9 @@ def test_provenance_names_no_folders(photos, tmp_path, mini_preset):
 def test_start_decides_the_network(photos, tmp_path):
     with pytest.raises(ValueError, match="the one or the others"):
         settings(photos, tmp_path, start=tmp_path / "a.safetensors", second_kv="fused")
+
+
+def test_evaluate_takes_automatic_networks(photos, mini_exemplar_file):
+    config = evaluate.Config(photos=(photos,), model=str(mini_exemplar_file), device="cpu")
+    with pytest.raises(ValueError, match="role 'exemplar'.*benchmarks/by_reference.py"):
+        evaluate.main(config)
