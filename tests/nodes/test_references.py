@@ -90,6 +90,15 @@ def test_finds_among_images(find, cache):
     assert torch.equal(find(grey(photo(2))[None], gallery=alpha)[0], pictures)
 
 
+def test_what_is_transparent_stays_so(find):
+    """Hidden colours must not come out as colours to take."""
+    gallery = torch.stack([photo(i) for i in range(4)])
+    alpha = torch.ones(4, 48, 64, 1)
+    alpha[2, :, :8] = 0
+    pictures, *_ = find(grey(photo(2))[None], gallery=torch.cat([gallery, alpha], dim=-1))
+    assert torch.equal(pictures[..., 3:], alpha[2:3])
+
+
 def test_frames_are_ranked_for_together(find):
     gallery = torch.stack([photo(i) for i in range(3)])
     frames = torch.stack([grey(photo(i)) for i in (0, 1, 0)])

@@ -478,3 +478,11 @@ def test_where_it_lies(monkeypatch, tmp_path):
     monkeypatch.delenv("COLORIST_CACHE")
     monkeypatch.setenv("COLORIST_MODELS", str(tmp_path / "models"))
     assert reference_index.cache_folder() == models.data_folder() / "cache"
+
+
+def test_what_is_transparent_gives_no_colour(boxed):
+    """A photo whose colours are all hidden cannot be a reference."""
+    hidden = torch.cat([photo(1), torch.zeros(120, 160, 1)], dim=-1)
+    found = references.find(grey_of(photo(1)), [hidden, photo(2)], boxed)
+    assert found.grey == [0]
+    assert [match.index for match in found.matches] == [1]

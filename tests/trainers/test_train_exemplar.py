@@ -439,3 +439,12 @@ def test_evaluate_takes_automatic_networks(photos, mini_exemplar_file):
     config = evaluate.Config(photos=(photos,), model=str(mini_exemplar_file), device="cpu")
     with pytest.raises(ValueError, match="role 'exemplar'.*benchmarks/by_reference.py"):
         evaluate.main(config)
+
+
+def test_weights_are_there_before_the_state(photos, tmp_path, mini_preset, monkeypatch):
+    """Stopped between the two, a run makes both again."""
+    written = []
+    for name in ("export", "save_state"):
+        monkeypatch.setattr(common, name, lambda *_, name=name: written.append(name))
+    train_exemplar.main(settings(photos, tmp_path, steps=2, save_every=2))
+    assert written == ["export", "save_state"]
