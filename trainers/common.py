@@ -6,7 +6,9 @@ import copy
 import dataclasses
 import itertools
 import json
+import logging
 import math
+import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -111,6 +113,47 @@ class Average:
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
+
+
+class Report:
+    """Means of a run's terms, written as a line of JSON now and then; and how long it has trained.
+
+    Args:
+        file: where the lines go, appended.
+        log: tells them, too.
+        seconds: that the run took before it was resumed.
+    """
+
+    def __init__(self, file: Path, log: logging.Logger, seconds: float):
+        self.file, self.log, self.seconds = file, log, seconds
+        self.sums: dict[str, float] = {}
+        self.count, self.began = 0, time.monotonic()
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """The terms of one step, each of one number."""
+        for name, term in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + term.item()
+        self.count += 1
+
+    def write(self, step: int, rate: float) -> None:
+        """A line about the steps since the last one."""
+        now = time.monotonic()
+        elapsed, self.began = now - self.began, now
+        self.seconds += elapsed
+        line = {name: round(value / self.count, 4) for name, value in self.sums.items()}
+        line |= {"step": step, "rate": rate, "seconds": round(elapsed, 1)}
+        self.log.info("%s", json.dumps(line))
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.sums, self.count = {}, 0
+
+
+def refuse_infinite(loss: Tensor, step: int, state_file: Path) -> None:
+    """SystemExit where the loss is no number: nothing is saved over the last good state."""
+    if not math.isfinite(loss.item()):
+        raise SystemExit(
+            f"step {step}: the loss is {loss.item()}; the last good state is kept in {state_file}."
+        )
 
 
 def check_crops(crop: tuple[int, ...], crop_until: tuple[int, ...]) -> None:

@@ -22,10 +22,8 @@ if not __package__:  # run by path
 
     __package__ = _standalone.package("trainers")
 
-import json
 import logging
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -202,9 +200,9 @@ def main(config: Config) -> None:
         )
 
     def save() -> None:
-        info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": seconds}
+        info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": report.seconds}
         common.calibrate(average.network, photos_from(step), common.gray_seen(device))
-        training = {"photos": len(photos), "steps": step, "seconds": round(seconds)}
+        training = {"photos": len(photos), "steps": step, "seconds": round(report.seconds)}
         common.export(
             config.out / "weights.safetensors",
             average.network,
@@ -219,9 +217,7 @@ def main(config: Config) -> None:
         common.save_state(state_file, networks, optimizers, info)
 
     source = photos_from(step)
-    sums: dict[str, float] = {}
-    summed = 0
-    began = time.monotonic()
+    report = common.Report(config.out / "log.jsonl", log, seconds)
     for true_rgb in source:
         if step >= config.steps:
             break
@@ -263,11 +259,7 @@ def main(config: Config) -> None:
         loss = sum(
             getattr(config, name) * term for name, term in terms.items() if name != "discriminator"
         )
-        if not math.isfinite(loss.item()):
-            raise SystemExit(
-                f"step {step}: the loss is {loss.item()}; "
-                f"the last good state is kept in {state_file}."
-            )
+        common.refuse_infinite(loss, step, state_file)
         optimizers["network"].zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
@@ -276,22 +268,9 @@ def main(config: Config) -> None:
         step += 1
 
         terms |= {"gradient": norm, "made_colorfulness": measure.colorfulness(rgb.detach()).mean()}
-        for name, term in terms.items():
-            sums[name] = sums.get(name, 0.0) + term.item()
-        summed += 1
+        report.add(terms)
         if step % config.report_every == 0:
-            now = time.monotonic()
-            seconds, elapsed, began = seconds + now - began, now - began, now
-            line = {name: round(value / summed, 4) for name, value in sums.items()}
-            line |= {
-                "step": step,
-                "rate": config.learning_rate * factor,
-                "seconds": round(elapsed, 1),
-            }
-            log.info("%s", json.dumps(line))
-            with (config.out / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            sums, summed = {}, 0
+            report.write(step, config.learning_rate * factor)
         if step % config.save_every == 0 or step == config.steps:
             save()
     source.close()
