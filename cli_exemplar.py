@@ -31,7 +31,6 @@ from .cli_common import (
 )
 
 if TYPE_CHECKING:
-    from .pipeline.colorizer import Colorizer
     from .pipeline.exemplar import ExemplarColorizer, References
     from .pipeline.files import Picture
 
@@ -88,6 +87,8 @@ def add_exemplar(parser: argparse.ArgumentParser) -> None:
 def _exemplar(arguments: argparse.Namespace) -> int:
     if arguments.threshold is not None and not arguments.fallback:
         raise Refusal("--threshold says when a fallback takes over; name one with --fallback.")
+    if arguments.fallback and arguments.finish == "published":
+        raise Refusal("--finish published is the official script's picture; leave out --fallback.")
     if arguments.best < 1:
         raise Refusal(f"--best is {arguments.best}; expected 1 or more.")
     arguments.naming = _with_confidence if arguments.confidence else alone
@@ -147,7 +148,7 @@ class _Chooser:
         self.photos = [job.source for job in pictures_in(folder) if not job.error]
         if not self.photos:
             raise Refusal(f"{folder}: no pictures in this folder to take as references.")
-        self.encoder: Colorizer = engine.load(reference_looks.ENCODER, device=device_of(arguments))
+        self.encoder = engine.load(reference_looks.ENCODER, device=device_of(arguments))
         self.index = references.open_index(folder, self.encoder)
 
     def __call__(self, picture: "Picture") -> "References":

@@ -34,11 +34,7 @@ class Colorize(io.ComfyNode):
                 controls.colorizer(),
                 controls.mask(),
                 controls.resolution(),
-                controls.strength(),
-                controls.saturation(),
-                controls.chroma_ceiling(),
-                controls.keep_color(),
-                controls.upsample(),
+                *controls.finishing(),
                 make(
                     io.Combo.Input,
                     "finish",

@@ -115,3 +115,8 @@ def upsample() -> io.Combo.Input:
         tooltip="How colour is brought from the network's size to the photo's. The "
         "first choice is the best; the others are for comparison.",
     )
+
+
+def finishing() -> list[io.Float.Input | io.Combo.Input]:
+    """What becomes of a predicted colour: the fields of `Finish`, in their order."""
+    return [strength(), saturation(), chroma_ceiling(), keep_color(), upsample()]

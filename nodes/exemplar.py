@@ -77,11 +77,7 @@ class ColorizeByReference(io.ComfyNode):
                 ),
                 controls.mask(),
                 controls.resolution(advanced=True),
-                controls.strength(),
-                controls.saturation(),
-                controls.chroma_ceiling(),
-                controls.keep_color(),
-                controls.upsample(),
+                *controls.finishing(),
                 make(
                     io.Combo.Input,
                     "finish",

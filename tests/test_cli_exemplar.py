@@ -140,6 +140,7 @@ def test_a_bad_picture_does_not_stop_the_others(tmp_path, model, capsys):
     [
         (["--threshold", "0.3"], "name one with --fallback"),
         (["--best", "0"], "--best is 0"),
+        (["--finish", "published", "--fallback", "ddcolor-nano"], "leave out --fallback"),
         (["--finish", "published", "--strength", "0.5"], "leave out --strength"),
         (["--fallback", "SELF"], "takes 'automatic' networks"),
     ],

@@ -1,0 +1,59 @@
+"""What bfloat16 and float16 change in the colours of a network.
+
+    python benchmarks/half_precision.py --photos DIR --models ddcolor-nano exemplar-nano --limit 12
+
+Mean and largest distance in ab from the float32 result, over the first photos of a folder; exemplar
+networks take the next photo as reference, and tell how far their confidence moves.
+"""
+
+import argparse
+import importlib
+import runpy
+from pathlib import Path
+
+from large_photo import ROOT
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=["ddcolor-nano", "exemplar-nano"])
+    parser.add_argument("--limit", type=int, default=12)
+    options = parser.parse_args()
+    package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
+    import torch
+
+    color = importlib.import_module(f"{package}.pipeline.color")
+    files = importlib.import_module(f"{package}.pipeline.files")
+    load = importlib.import_module(package).load
+    paths = sorted(options.photos.glob("*.jpg"))[: options.limit]
+    photos = [torch.from_numpy(files.read(path).pixels[..., :3].copy()) for path in paths]
+
+    def results(engine: object) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        made = []
+        for photo, other in zip(photos, [*photos[1:], photos[0]], strict=True):
+            sure = torch.zeros(1)
+            if engine.spec.role == "exemplar":
+                rgb, sure = engine.colorize_with_confidence(photo, reference=other)
+            else:
+                rgb = engine.colorize(photo)
+            made.append((color.rgb_to_lab(rgb.movedim(-1, 0)[None])[:, 1:], sure))
+        return made
+
+    print("| network | dtype | mean | largest | confidence |\n| --- | --- | --- | --- | --- |")
+    for name in options.models:
+        exact = results(load(name, device="cpu"))
+        for dtype in ("bfloat16", "float16"):
+            pairs = list(zip(exact, results(load(name, device="cpu", dtype=dtype)), strict=True))
+            apart = [(one[0] - two[0]).norm(dim=1) for one, two in pairs]
+            moved = max((one[1] - two[1]).abs().max().item() for one, two in pairs)
+            mean = sum(x.mean().item() for x in apart) / len(apart)
+            most = max(x.max().item() for x in apart)
+            print(f"| {name} | {dtype} | {mean:.3f} | {most:.2f} | {moved:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
