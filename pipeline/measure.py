@@ -46,6 +46,45 @@ def colorfulness(rgb: Tensor) -> Tensor:
     return spread + 0.3 * torch.sqrt(rg.mean(1) ** 2 + yb.mean(1) ** 2 + 1e-8)
 
 
+# --- Patches: seams and spots of networks that work on patches ----------------------------------
+
+
+def patch_error_variance(rgb: Tensor, true_rgb: Tensor, patch: int = 16) -> Tensor:
+    """PEV of each picture: two (B, 3, H, W) -> (B,), on the scale of 0..255, squared.
+
+    The unbiased variance, over patches, of the root of a patch's mean squared error. The papers
+    write "variance of the MSE", but their values are those of the root. Rows and columns that fill
+    no patch are left out; 0 where there are fewer than two patches.
+    """
+    _refuse_unless_alike(rgb, true_rgb)
+    height, width = (n // patch * patch for n in rgb.shape[2:])
+    error = ((_double(rgb) - _double(true_rgb)) * 255).square().mean(1)[:, :height, :width]
+    root = error.unflatten(1, (-1, patch)).unflatten(3, (-1, patch)).mean((2, 4)).sqrt().flatten(1)
+    return root.var(1) if root.shape[1] > 1 else root.new_zeros(len(root))
+
+
+def boundary_psnr(rgb: Tensor, true_rgb: Tensor, patch: int = 16) -> Tensor:
+    """B-PSNR of each picture: PSNR of the two rows or columns about each border of patches.
+
+    Args:
+        rgb, true_rgb: (B, 3, H, W), one side at least longer than `patch`.
+    Returns:
+        (B,) in dB, at most 50.
+    """
+    _refuse_unless_alike(rgb, true_rgb)
+    near = []
+    for length in rgb.shape[2:]:
+        place = torch.arange(length, device=rgb.device)
+        before = (place % patch == patch - 1) & (place < length - 1)
+        near.append(before | (place % patch == 0) & (place > 0))
+    border = near[0][:, None] | near[1]
+    if not border.any():
+        height, width = rgb.shape[2:]
+        raise ValueError(f"the pictures have {width}x{height} pixels, no border of {patch}.")
+    error = (_double(rgb) - _double(true_rgb)).square().mean(1)[:, border].mean(1)
+    return -10 * torch.log10(error.clamp_min(PSNR_FLOOR))
+
+
 # --- Structure ---------------------------------------------------------------------------------
 
 

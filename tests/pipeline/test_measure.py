@@ -321,3 +321,108 @@ def test_window_is_the_published_one():
     assert len(measure.WINDOW) == 11
     assert sum(measure.WINDOW) == pytest.approx(1)
     assert measure.WINDOW[5] / measure.WINDOW[2] == pytest.approx(math.exp(2))  # 3 px = 2 sigma
+
+
+# --- Patches -----------------------------------------------------------------------------------
+
+# patch, PEV and B-PSNR of `noisy`: by numpy and scipy in float64, the metrics of the program with
+# which the specification of the point-hint network was written (its "pev" and "bpsnr")
+PATCHES = [
+    (8, 148.86419488088217, 19.626974009953805),
+    (16, 144.79491971371715, 19.40392784917688),
+    (32, 201.61110742788202, 18.464631179161284),
+]
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """A picture of 70x50, and with noise that grows from left to right; float64."""
+    rng = np.random.default_rng(7)
+    rgb = rng.random((50, 70, 3))
+    other = rgb + rng.normal(0, 0.1, (50, 70, 3)) * np.linspace(0, 2, 70)[:, None]
+    both = (torch.from_numpy(image).movedim(-1, 0)[None] for image in (rgb, other.clip(0, 1)))
+    return tuple(both)
+
+
+@pytest.mark.parametrize(("patch", "variance", "psnr"), PATCHES)
+def test_patch_metrics_of_a_seeded_picture(noisy, patch, variance, psnr):
+    for both in (noisy, noisy[::-1], [image.float() for image in noisy]):
+        found = measure.patch_error_variance(*both, patch), measure.boundary_psnr(*both, patch)
+        assert [x.shape for x in found] == [(1,), (1,)]
+        assert found[0].item() == pytest.approx(variance, rel=1e-4)
+        assert found[1].item() == pytest.approx(psnr, abs=1e-4)
+
+
+def test_patches_are_of_16_pixels(noisy):
+    for measured in (measure.patch_error_variance, measure.boundary_psnr):
+        assert torch.equal(measured(*noisy), measured(*noisy, 16))
+
+
+@pytest.mark.parametrize("size", [(23, 31), (16, 33), (48, 40), (17, 1)])
+@pytest.mark.parametrize("patch", [4, 8, 16])
+def test_patch_metrics_are_their_definitions(size, patch):
+    """Patch by patch, and pixel by pixel: one is at a border if a neighbour is in another patch."""
+    both = [random(2, 3, *size, seed=seed).double() for seed in (0, 1)]
+    error = ((both[0] - both[1]) ** 2).mean(1).numpy()
+    variance, psnr = measure.patch_error_variance(*both, patch), measure.boundary_psnr(*both, patch)
+    for i, one in enumerate(error):
+        roots = [
+            math.sqrt(255**2 * one[y : y + patch, x : x + patch].mean())
+            for y in range(0, size[0] - patch + 1, patch)
+            for x in range(0, size[1] - patch + 1, patch)
+        ]
+        want = np.var(roots, ddof=1) if len(roots) > 1 else 0
+        assert variance[i].item() == pytest.approx(want, abs=1e-9)
+        border = [
+            one[y, x]
+            for y in range(size[0])
+            for x in range(size[1])
+            if any(
+                0 <= v < size[0] and 0 <= u < size[1] and (v // patch, u // patch) != (
+                    y // patch, x // patch)
+                for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
+            )
+        ]  # fmt: skip
+        assert psnr[i].item() == pytest.approx(-10 * math.log10(np.mean(border)), abs=1e-9)
+
+
+def test_patch_metrics_of_known_pictures():
+    grey = flat(0.5, 0.5, 0.5, size=(32, 48))
+    assert measure.patch_error_variance(grey, grey).item() == 0
+    assert measure.boundary_psnr(grey, grey).item() == pytest.approx(50)
+    # Wrong by 10 levels everywhere: as large as it may be, yet nowhere worse than elsewhere
+    shifted = grey + 10 / 255
+    assert measure.patch_error_variance(grey, shifted).item() == pytest.approx(0, abs=1e-6)
+    assert measure.boundary_psnr(grey, shifted).item() == pytest.approx(28.13, abs=0.01)
+    # One patch of six wrong by 60 levels, all the others right: 600, not the 60^4 / 6 of squares
+    spot = grey.clone()
+    spot[:, :, 16:, 16:32] += 60 / 255
+    assert measure.patch_error_variance(spot, grey).item() == pytest.approx(600, rel=1e-4)
+    # Inside a patch: no border sees it
+    inside = grey.clone()
+    inside[:, :, 18:30, 18:30] = 1
+    assert measure.boundary_psnr(inside, grey).item() == pytest.approx(50)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (15, 40), (40, 15), (16, 31), (1, 1)])
+def test_fewer_than_two_patches_do_not_vary(size):
+    both = random(2, 3, *size), random(2, 3, *size, seed=1)
+    assert measure.patch_error_variance(*both).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (16, 3)])
+def test_pictures_without_a_border_are_refused(size):
+    sentence = rf"the pictures have {size[1]}x{size[0]} pixels, no border of 16"
+    with pytest.raises(ValueError, match=sentence):
+        measure.boundary_psnr(random(1, 3, *size), random(1, 3, *size))
+    both = random(1, 3, 1, 17), random(1, 3, 1, 17, seed=1)
+    last = (both[0] - both[1])[..., 15:].square().mean()
+    assert measure.boundary_psnr(*both).item() == pytest.approx(-10 * math.log10(last), abs=1e-4)
+
+
+@pytest.mark.parametrize("measured", [measure.patch_error_variance, measure.boundary_psnr])
+def test_patch_metrics_of_batches_and_other_shapes(pair, measured):
+    one_by_one = [measured(a[None], b[None], 8) for a, b in zip(*pair, strict=True)]
+    torch.testing.assert_close(measured(*pair, 8), torch.cat(one_by_one), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match=r"\(1, 3, 20, 20\) and \(1, 3, 20, 21\); they must agree"):
+        measured(random(1, 3, 20, 20), random(1, 3, 20, 21))
