@@ -298,12 +298,18 @@ def test_inner_windows_get_no_mask(monkeypatch):
     assert calls == [(9, 0)]
 
 
-def test_positions_differ_and_stay_when_the_picture_grows():
-    position = pointhint._sine_position(5, 7, 48, torch.device("cpu"))
+def test_positions_differ_and_span_as_much_whatever_the_size():
+    cpu = torch.device("cpu")
+    position = pointhint._sine_position(5, 7, 48, 7, cpu)
     assert len(position.flatten(0, 1).unique(dim=0)) == 35
     assert position.abs().max() <= 1
-    larger = pointhint._sine_position(9, 8, 48, torch.device("cpu"))
-    torch.testing.assert_close(larger[:5, :7], position)
+    # On a grid of its own size places are 0, 1, 2, ...; the first frequency is 1.
+    square = pointhint._sine_position(7, 7, 48, 7, cpu)
+    torch.testing.assert_close(square[:, 0, 0], torch.arange(7.0).sin())
+    torch.testing.assert_close(square[0, :, 24], torch.arange(7.0).sin())
+    # Twice as many: a place lies where two of them meet.
+    larger = pointhint._sine_position(14, 14, 48, 7, cpu)
+    torch.testing.assert_close(larger[:, 0, 0], ((torch.arange(14) - 0.5) / 2).sin())
 
 
 def test_block_is_equation_6_to_9(network):
