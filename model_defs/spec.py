@@ -50,6 +50,9 @@ class Spec:
     aligned: bool = False
     """Set where the network was trained with rows and columns of target and reference in step: they
     then work at one size. Otherwise each reference keeps its own aspect ratio."""
+    prior: bool = False
+    """Set where a point-hint network was trained with a guess between hints in place of zeros, see
+    `pipeline.pointhint.fill`: such a network also takes colours that the hints correct."""
     memory: MemorySizes | None = None
     """Set where the network works with a color memory.
 

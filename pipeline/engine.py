@@ -11,9 +11,11 @@ from .colorizer import Colorizer
 from .exemplar import ExemplarColorizer
 from .memory import fingerprint
 from .placement import Placement
+from .pointhint import PointHintColorizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KINDS = {"exemplar": ExemplarColorizer}  # role -> its class; others are Colorizers
+# Role -> its class; others are Colorizers.
+KINDS = {"exemplar": ExemplarColorizer, "pointhint": PointHintColorizer}
 
 
 def load(

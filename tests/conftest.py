@@ -193,3 +193,46 @@ def mini_exemplar(mini_exemplar_file):
     import comfyui_colorist
 
     return comfyui_colorist.load(mini_exemplar_file, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def mini_pointhint_config():
+    """A point-hint network of narrow blocks; its stream is as wide as any."""
+    from comfyui_colorist.model_defs import pointhint
+
+    return pointhint.Config(inner=(4, 4, 4, 4), depths=(1, 1, 1, 1), heads=(1, 1, 1, 1))
+
+
+@pytest.fixture(scope="session")
+def mini_pointhint_network(mini_pointhint_config):
+    """Seeded weights, eval mode; every layer adds a little to the stream."""
+    import torch
+    from comfyui_colorist.model_defs import registry
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = registry.build("pointhint", mini_pointhint_config)
+        for name, parameter in network.named_parameters():
+            if name.startswith("stages") and parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.02)
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def mini_pointhint_file(mini_pointhint_network, tmp_path_factory) -> Path:
+    """The miniature point-hint network as one of our checkpoint files; it reads a first guess."""
+    from comfyui_colorist.model_defs import checkpoint
+
+    path = tmp_path_factory.mktemp("models") / "mini-pointhint.safetensors"
+    config = dataclasses.asdict(mini_pointhint_network.config)
+    info = {"architecture": "pointhint", "config": config, "spec": {"prior": True}}
+    path.write_bytes(checkpoint.to_bytes(mini_pointhint_network.state_dict(), info))
+    return path
+
+
+@pytest.fixture(scope="session")
+def mini_pointhint(mini_pointhint_file):
+    """The miniature point-hint network, ready to colour."""
+    import comfyui_colorist
+
+    return comfyui_colorist.load(mini_pointhint_file, device="cpu")

@@ -1,0 +1,658 @@
+"""Colour by point hints from Python: any picture, any hints, with a base or without; previews."""
+
+import copy
+import dataclasses
+import logging
+from types import SimpleNamespace
+
+import comfyui_colorist as colorist
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from comfyui_colorist.model_defs import checkpoint, registry
+from comfyui_colorist.pipeline import color, kriging
+from comfyui_colorist.pipeline import pointhint as spreading
+from comfyui_colorist.pipeline.finish import Finish
+from comfyui_colorist.pipeline.hints import Hint, cells, raster, write
+from comfyui_colorist.pipeline.pointhint import PREVIEW, PointHintColorizer
+
+SIZES = [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)]
+STRIPS = [(1, 3000), (3000, 2), (5, 900)]
+DIFFERENT = 0.01  # mean difference in sRGB of results that are not the same
+ROUNDING = {"atol": 1e-3, "rtol": 0}
+HINTS = [Hint(0.2, 0.3, "#b04030"), Hint(0.8, 0.6, "#3060b0", 6), Hint(1, 1, "#408040")]
+FINISHES = [
+    Finish(strength=0.5),
+    Finish(saturation=1.7, chroma_ceiling=25),
+    Finish(keep_color=1),
+    Finish(upsample="bilinear"),
+    Finish(upsample="nearest"),
+]
+
+
+def photo(batch=1, height=50, width=70, channels=3, seed=0):
+    return torch.rand(batch, height, width, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def middling(batch=1, height=64, width=64):
+    """Lightness at which all colours of HINTS can be had."""
+    return 0.4 + 0.1 * photo(batch, height, width, 1)
+
+
+def lightness(picture):
+    return color.lightness(picture[..., :3].movedim(-1, 1).float())
+
+
+def ab_of(picture):
+    return color.rgb_to_lab(picture[..., :3].movedim(-1, 1).float())[:, 1:]
+
+
+def scattered(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [Hint(*rng.random(2).tolist(), f"#{rng.integers(2**24):06x}") for _ in range(count)]
+
+
+def engine_of(network, path, prior):
+    info = {
+        "architecture": "pointhint",
+        "config": dataclasses.asdict(network.config),
+        "spec": {"prior": prior},
+    }
+    path.write_bytes(checkpoint.to_bytes(network.state_dict(), info))
+    return colorist.load(path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def mini(mini):
+    """The automatic miniature, at a working size that costs little."""
+    small = copy.copy(mini)
+    small.spec = dataclasses.replace(mini.spec, resolution=64)
+    return small
+
+
+@pytest.fixture(scope="module")
+def fresh(mini_pointhint_config, tmp_path_factory):
+    """A new network, which gives back what it is given."""
+    network = registry.build("pointhint", mini_pointhint_config)
+    return engine_of(network, tmp_path_factory.mktemp("models") / "fresh.safetensors", True)
+
+
+@pytest.fixture(scope="module")
+def hints_alone(mini_pointhint_network, tmp_path_factory):
+    """The miniature, trained with zeros between hints as it were."""
+    path = tmp_path_factory.mktemp("models") / "paper.safetensors"
+    return engine_of(mini_pointhint_network, path, False)
+
+
+@pytest.fixture
+def vivid(mini):
+    """A base that makes all photos green to red from left to right, blue to yellow downwards."""
+    ramp = torch.linspace(-25, 25, 64)
+    ab = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64)])[None]
+    return SimpleNamespace(spec=mini.spec, name="vivid", chroma=lambda rgb: ab)
+
+
+def spied(monkeypatch, engine):
+    """What the engine's network is given, each time."""
+    seen, network = [], engine.placement.acquire(0)
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda x: seen.append(x.clone()) or forward(x))
+    return seen
+
+
+@pytest.fixture
+def seen(mini_pointhint, monkeypatch):
+    return spied(monkeypatch, mini_pointhint)
+
+
+@pytest.fixture
+def seen_base(mini, monkeypatch):
+    return spied(monkeypatch, mini)
+
+
+# ---- any picture ----
+
+
+def test_a_pointhint_file_gives_a_pointhint_colorizer(mini_pointhint, mini):
+    assert isinstance(mini_pointhint, PointHintColorizer)
+    assert mini_pointhint.spec.role == "pointhint" and mini_pointhint.spec.prior
+    assert not isinstance(mini, PointHintColorizer) and not mini.spec.prior
+
+
+@pytest.mark.parametrize("size", SIZES + STRIPS)
+def test_any_size_keeps_size_and_lightness(mini_pointhint, mini, size):
+    rgb = photo(1, *size)
+    for given in ({"hints": HINTS}, {"hints": ""}, {"hints": HINTS, "base": mini}):
+        out = mini_pointhint.colorize(rgb, resolution=64, **given)
+        assert out.shape == rgb.shape
+        assert out.min() >= 0 and out.max() <= 1
+        torch.testing.assert_close(lightness(out), lightness(rgb), atol=0.01, rtol=0)
+
+
+def test_the_hints_count(mini_pointhint):
+    none, one, other = (
+        mini_pointhint.colorize(photo(), hints=hints, resolution=64)
+        for hints in ("", HINTS[:1], HINTS[1:2])
+    )
+    for a, b in ((none, one), (none, other), (one, other)):
+        assert (a - b).abs().mean() > DIFFERENT
+
+
+def test_only_lightness_of_the_photo_is_looked_at(mini_pointhint):
+    rgb = photo(channels=1)
+    grey = rgb.expand(-1, -1, -1, 3)
+    want = mini_pointhint.colorize(grey, hints=HINTS, resolution=64)
+    out = mini_pointhint.colorize(rgb, hints=HINTS, resolution=64)
+    assert out.shape[-1] == 3
+    torch.testing.assert_close(out, want)
+    rgba = torch.cat([grey, photo(channels=1, seed=3)], dim=-1)
+    out = mini_pointhint.colorize(rgba, hints=HINTS, resolution=64)
+    assert torch.equal(out[..., 3], rgba[..., 3])
+    torch.testing.assert_close(out[..., :3], want)
+    tinted = color.to_gamut(torch.cat([lightness(grey), 9 + 0 * ab_of(grey)], dim=1))
+    out = mini_pointhint.colorize(tinted.movedim(1, -1), hints=HINTS, resolution=64)
+    assert (out - want).abs().mean() < 0.005
+
+
+def test_array_in_array_out(mini_pointhint):
+    array = photo()[0].numpy()
+    before = array.copy()
+    out = mini_pointhint.colorize(array, hints=HINTS, resolution=64)
+    assert isinstance(out, np.ndarray) and out.shape == array.shape and out.dtype == array.dtype
+    want = mini_pointhint.colorize(photo(), hints=HINTS, resolution=64)
+    torch.testing.assert_close(torch.from_numpy(out), want[0])
+    assert (array == before).all()
+
+
+def test_half_precision_in_half_precision_out(mini_pointhint):
+    out = mini_pointhint.colorize(photo().half(), hints=HINTS, resolution=64)
+    assert out.dtype == torch.float16
+    want = mini_pointhint.colorize(photo(), hints=HINTS, resolution=64)
+    assert (out - want).abs().mean() < 0.005
+
+
+def test_half_precision_of_the_network(mini_pointhint, mini_pointhint_file, mini):
+    half = colorist.load(mini_pointhint_file, device="cpu", dtype="bfloat16")
+    for given in ({"hints": HINTS}, {"hints": HINTS, "base": mini}):
+        out = half.colorize(photo(), **given, resolution=64)
+        want = mini_pointhint.colorize(photo(), **given, resolution=64)
+        assert out.dtype == torch.float32
+        assert (out - want).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_batch_equals_images_one_by_one(mini_pointhint, mini, monkeypatch, with_base):
+    rgb = photo(5)
+    options = {"hints": HINTS, "resolution": 64, "base": mini if with_base else None}
+    apart = torch.cat([mini_pointhint.colorize(image[None], **options) for image in rgb])
+    monkeypatch.setattr(mini_pointhint.placement, "images_at_once", lambda memory: 2)
+    done = []
+    together = mini_pointhint.colorize(rgb, **options, progress=done.append)
+    torch.testing.assert_close(together, apart, **ROUNDING)
+    assert done == [2, 4, 5]
+
+
+def test_out_of_memory_halves_the_chunk(mini_pointhint, mini, monkeypatch):
+    rgb, options = photo(4), {"hints": HINTS, "resolution": 64, "base": mini}
+    want = mini_pointhint.colorize(rgb, **options)
+    sizes, network = [], mini_pointhint.placement.acquire(0)
+    forward = network.forward
+
+    def fits_two(x):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return forward(x)
+
+    monkeypatch.setattr(network, "forward", fits_two)
+    monkeypatch.setattr(mini_pointhint.placement, "images_at_once", lambda memory: 4)
+    torch.testing.assert_close(mini_pointhint.colorize(rgb, **options), want, **ROUNDING)
+    assert sizes == [4, 2, 2]
+
+
+@pytest.mark.parametrize("size", [(150, 335), (33, 33), (1, 3000)])
+def test_room_is_made_for_the_padded_picture(mini_pointhint, monkeypatch, size):
+    """As much as `colorize` reckons with when it cuts a batch into chunks."""
+    wanted, acquired, placement = [], [], mini_pointhint.placement
+    acquire = placement.acquire
+    monkeypatch.setattr(placement, "images_at_once", lambda memory: wanted.append(memory) or 1)
+    monkeypatch.setattr(placement, "acquire", lambda n: acquired.append(n) or acquire(n))
+    mini_pointhint.colorize(photo(1, *size), hints=HINTS)
+    assert acquired == wanted
+
+
+def test_mask(mini_pointhint):
+    rgb, mask = photo(2), torch.zeros(50, 70)
+    mask[:, 35:] = 1
+    out = mini_pointhint.colorize(rgb, hints=HINTS, mask=mask, resolution=64)
+    assert torch.equal(out[:, :, :35], rgb[:, :, :35])
+    assert (out - rgb)[:, :, 35:].abs().mean() > DIFFERENT
+
+
+def test_finish_controls(mini_pointhint):
+    rgb, options = photo(), {"hints": HINTS, "resolution": 64}
+
+    def made(**controls):
+        return mini_pointhint.colorize(rgb, **options, finish=Finish(**controls))
+
+    torch.testing.assert_close(made(), mini_pointhint.colorize(rgb, **options))
+    assert torch.equal(made(strength=0), rgb)
+    assert ab_of(made(saturation=0)).abs().max() < 0.1
+    bent = made(chroma_ceiling=12, upsample="bilinear")
+    assert 8 < color.chroma(ab_of(bent)).max() < 12.1
+    assert (made(upsample="nearest") - made()).abs().mean() > 1e-3
+    sepia = torch.cat([lightness(rgb), 20 + 0 * ab_of(rgb)], dim=1)
+    sepia = color.to_gamut(sepia).movedim(1, -1)
+    kept = mini_pointhint.colorize(sepia, **options, finish=Finish(keep_color=1))
+    colored = color.chroma(ab_of(sepia)) > 16
+    assert colored.float().mean() > 0.5
+    difference = (ab_of(kept) - ab_of(sepia)).abs().amax(1, keepdim=True)
+    assert difference[colored].max() < 0.5
+
+
+def test_bad_values_are_repaired_with_a_warning(mini_pointhint, caplog):
+    rgb = photo()
+    rgb[0, 3, 3] = float("nan")
+    rgb[0, 4, 4] = 2.0
+    with caplog.at_level(logging.WARNING):
+        out = mini_pointhint.colorize(rgb, hints=HINTS, resolution=64)
+    assert out.isfinite().all() and out.min() >= 0 and out.max() <= 1
+    assert "NaN or values outside 0..1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sentence"),
+    [
+        ("float16", "colours that are NaN or infinite in float16; choose float32 or bfloat16"),
+        ("float32", "infinite in float32; its weights or its color memory are damaged"),
+    ],
+)
+def test_colours_that_are_no_numbers(mini_pointhint_file, dtype, sentence):
+    engine = colorist.load(mini_pointhint_file, device="cpu", dtype=dtype)
+    with torch.no_grad():
+        engine.placement.acquire(0).embed.weight.view(-1)[0] = float("inf")
+    with pytest.raises(ValueError, match=sentence):
+        engine.colorize(photo(), hints=HINTS, resolution=64)
+    prepared = engine.prepare(photo(), resolution=64)
+    with pytest.raises(ValueError, match=sentence):
+        engine.preview(prepared, HINTS)
+
+
+# ---- hints ----
+
+
+def test_hints_in_every_form_give_the_same(mini_pointhint):
+    options, as_text = {"resolution": 64}, write(HINTS)
+    want = mini_pointhint.colorize(photo(), hints=HINTS, **options)
+    points = [dataclasses.asdict(hint) for hint in HINTS]
+    for hints in (as_text, tuple(HINTS), points, {"version": 1, "points": points}):
+        assert torch.equal(mini_pointhint.colorize(photo(), hints=hints, **options), want)
+
+
+def test_no_hints_are_legal(mini_pointhint, seen):
+    want = mini_pointhint.colorize(photo(), resolution=64)
+    for hints in ("", [], '{"version": 1, "points": []}'):
+        assert torch.equal(mini_pointhint.colorize(photo(), hints=hints, resolution=64), want)
+    assert len(seen) == 4 and not any(x[:, 1:].any() for x in seen)
+    assert color.chroma(ab_of(want)).mean() > 0.5  # it colours as it thinks best
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_a_new_network_has_the_colours_of_the_hints_at_hints(fresh, mini, with_base):
+    """Photo and working image of one size: through to the result, to the gamut's edge."""
+    rgb = middling()
+    options = {"resolution": 64, "base": mini if with_base else None}
+    ab = ab_of(fresh.colorize(rgb, hints=HINTS, **options))[0]
+    for hint, (top, left, bottom, right) in zip(HINTS, cells(HINTS, 64, 64), strict=True):
+        got = ab[:, top:bottom, left:right]
+        torch.testing.assert_close(got.flatten(1), torch.tensor(hint.ab)[:, None].expand(
+            -1, got[0].numel()), atol=1, rtol=0)  # fmt: skip
+
+
+def test_hints_are_honoured_on_a_larger_photo(fresh):
+    """After the edge-aware upsampling their colour is still about there."""
+    small = middling(height=48, width=80)
+    rgb = F.interpolate(small.movedim(-1, 1), scale_factor=4, mode="bilinear").movedim(1, -1)
+    hints = [Hint(0.3, 0.3, "#b04030", 6), Hint(0.7, 0.7, "#3060b0", 6)]
+    ab = ab_of(fresh.colorize(rgb, hints=hints, resolution=62))[0]
+    for hint in hints:
+        y, x = int(hint.y * 192), int(hint.x * 320)
+        near = ab[:, y - 3 : y + 4, x - 3 : x + 4].flatten(1).mean(1)
+        assert (near - torch.tensor(hint.ab)).norm() < 6
+
+
+def test_where_a_hint_lies_on_the_working_image(mini_pointhint, seen):
+    """A photo of 60x200 is worked on at 35x117: cells are of the working image, unpadded."""
+    mini_pointhint.colorize(photo(1, 60, 200), hints=[Hint(0.5, 0.25, "#b04030")], resolution=64)
+    [x] = seen
+    assert x.shape == (1, 4, 35, 117)
+    assert x[0, 3].nonzero().tolist() == [[8, 58], [8, 59], [9, 58], [9, 59]]
+
+
+def test_what_the_network_is_given(mini_pointhint, hints_alone, monkeypatch, mini):
+    rgb = photo(2, 64, 64)
+    L = lightness(rgb)
+    ab, mask = raster(HINTS, 64, 64)
+    for engine, base in ((hints_alone, None), (mini_pointhint, None), (mini_pointhint, mini)):
+        with monkeypatch.context() as patch:
+            given = spied(patch, engine)
+            engine.colorize(rgb, hints=HINTS, resolution=64, base=base)
+        assert len(given) == 2
+        for one, light in zip(given, L.split(1), strict=True):
+            assert one.dtype == torch.float32 and one.shape == (1, 4, 64, 64)
+            torch.testing.assert_close(one[:, :1], light / 50 - 1, atol=1e-5, rtol=0)
+            assert torch.equal(one[:, 3:], mask)
+            torch.testing.assert_close(one[:, 1:3] * mask, ab / 110)
+            between = (one[:, 1:3] * (1 - mask)).abs().mean()
+            assert between > 0.01 if engine.spec.prior else between == 0
+
+
+def test_the_guess_between_hints_is_kriged(mini_pointhint, seen):
+    rgb = photo(1, 64, 64)
+    mini_pointhint.colorize(rgb, hints=HINTS, resolution=64)
+    centres = torch.from_numpy(cells(HINTS, 64, 64)).view(3, 2, 2).float().mean(1)
+    assert centres[[0, 2]].tolist() == [[19, 13], [63, 63]]
+    values = torch.tensor([hint.ab for hint in HINTS])
+    there = torch.ones(1, 3, dtype=torch.bool)
+    want = kriging.krige(lightness(rgb), centres[None], values[None], there)
+    outside = seen[0][:, 3:] == 0
+    got, want = (x * outside for x in (110 * seen[0][:, 1:3], want))
+    torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
+
+
+def test_a_guess_stays_in_the_range_of_the_input():
+    """Corrections of a saturated base must not leave what a network was trained on."""
+    base = torch.full((1, 2, 16, 16), 100.0)
+    base[..., :8] = -60
+    hints = [Hint(0.1, 0.5, "#ffff00"), Hint(0.2, 0.2, "#ff0000")]
+    ab, mask = spreading.spread(torch.full((1, 1, 16, 16), 50.0), hints, base, prior=True)
+    assert ab.abs().max() == 110 and mask.sum() == 8
+
+
+def test_three_hundred_hints(mini_pointhint, fresh):
+    hints = scattered(300)
+    out = mini_pointhint.colorize(photo(1, 97, 131), hints=hints)
+    assert out.isfinite().all()
+    torch.testing.assert_close(lightness(out), lightness(photo(1, 97, 131)), atol=0.01, rtol=0)
+    last = HINTS[0]
+    rgb = middling(1, 96, 96)
+    ab = ab_of(fresh.colorize(rgb, hints=[*hints, last], resolution=96))[0]
+    y, x = cells([last], 96, 96)[0, :2]
+    assert ab[:, y, x].tolist() == pytest.approx(last.ab, abs=1)
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_a_hint_below_another_has_no_say(with_base):
+    """Two in a cell: the later wins, and not only in that cell. A click corrects an earlier one."""
+    L = 100 * photo(1, 32, 32, 1).movedim(-1, 1)
+    base = 20 * photo(1, 32, 32, 2, seed=1).movedim(-1, 1) if with_base else None
+    wrong, right = Hint(0.5, 0.5, "#b04030"), Hint(0.51, 0.52, "#3060b0")
+    other = Hint(0.2, 0.9, "#408040")
+    for hidden in (wrong, dataclasses.replace(wrong, size=1)):
+        got, _ = spreading.spread(L, [hidden, other, right], base, prior=True)
+        want, _ = spreading.spread(L, [other, right], base, prior=True)
+        torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
+    larger = dataclasses.replace(right, size=12)
+    got, _ = spreading.spread(L, [wrong, other, larger], base, prior=True)
+    want, _ = spreading.spread(L, [other, larger], base, prior=True)
+    torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
+
+
+def test_a_grey_hint_takes_colour_away(fresh, vivid):
+    grey = [Hint(0.2, 0.2, "#777777")]
+    ab = ab_of(fresh.colorize(middling(), base=vivid, hints=grey, resolution=64))[0].norm(dim=0)
+    assert ab[12, 12] < 1 and ab[10:16, 10:16].max() < 8 and ab[55, 55] > 15
+
+
+# ---- base ----
+
+
+def test_a_base_alone_gives_its_own_colours(mini_pointhint, mini, seen):
+    """To the pixel, where both work at one size."""
+    for rgb in (photo(2), photo(1, 97, 31, 4)):
+        out = mini_pointhint.colorize(rgb, base=mini, resolution=64)
+        assert torch.equal(out, mini.colorize(rgb))
+    assert not seen
+
+
+def test_a_base_alone_gives_its_own_colours_at_other_sizes_but_for_scaling(mini_pointhint, mini):
+    y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 120), indexing="ij")
+    rgb = (0.5 + 0.3 * torch.sin(5 * x + 3 * y))[None, :, :, None]
+    for resolution in (48, 96, 224):
+        out = mini_pointhint.colorize(rgb, base=mini, resolution=resolution)
+        assert (out - mini.colorize(rgb)).abs().mean() < 0.01
+
+
+def test_hints_correct_a_base(mini_pointhint, mini, seen):
+    """The guess is the base's colour with corrections that reach from the hints a little way."""
+    rgb = middling(height=64, width=128)
+    mini_pointhint.colorize(rgb, base=mini, hints=HINTS[:1], resolution=90)
+    [x] = seen
+    own = F.interpolate(
+        mini.chroma(rgb.movedim(-1, 1).expand(-1, 3, -1, -1)),
+        size=x.shape[2:],
+        mode="bilinear",
+        antialias=True,
+    )
+    moved = (110 * x[:, 1:3] - own).norm(dim=1)[0]
+    top, left, bottom, right = cells(HINTS[:1], *x.shape[2:])[0]
+    at_hint = torch.tensor(HINTS[0].ab) - own[0, :, top, left]
+    assert moved[top, left].item() == pytest.approx(at_hint.norm().item(), abs=1e-2)
+    assert moved[top:bottom, right].mean() > 0.5 * at_hint.norm()
+    assert moved[:, -10:].mean() < 0.2 * moved[top:bottom, right].mean()
+
+
+def test_hints_of_the_base_s_own_colours_correct_nothing(fresh, vivid):
+    """But for rounding to #rrggbb: it is their difference to the base that is spread."""
+    rgb = middling()
+    own = fresh.colorize(rgb, base=vivid, resolution=64)
+    hints = []
+    for y, x in ((11, 13), (41, 51), (31, 9)):
+        red, green, blue = (255 * own[0, y, x]).round().int().tolist()
+        hints.append(Hint((x + 0.5) / 64, (y + 0.5) / 64, f"#{red:02x}{green:02x}{blue:02x}"))
+    out = fresh.colorize(rgb, base=vivid, hints=hints, resolution=64)
+    assert (ab_of(out) - ab_of(own)).abs().max() < 1.5
+
+
+def test_base_works_at_its_own_resolution(mini_pointhint, mini, seen, seen_base):
+    mini_pointhint.colorize(photo(2, 60, 60), base=mini, hints=HINTS, resolution=96)
+    assert [tuple(x.shape) for x in seen] == [(1, 4, 96, 96)] * 2
+    assert [tuple(x.shape) for x in seen_base] == [(1, 3, 64, 64)] * 2
+
+
+# ---- previews ----
+
+
+def no_stop():
+    raise AssertionError("a preview is no queue's work: it must not ask whether to stop")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 40), (33, 31), (97, 211), (2 * PREVIEW, PREVIEW // 2)]
+)
+def test_a_small_photo_is_previewed_with_the_very_pixels(mini_pointhint, mini, size, channels):
+    rgb = photo(1, *size, channels)
+    mask = photo(1, *size, 1, seed=5)[..., 0]
+    given = [{}, {"base": mini}, {"base": mini, "mask": mask}]
+    for options in given[2 if max(size) > PREVIEW else 0 :]:
+        prepared = mini_pointhint.prepare(rgb, **options, resolution=64)
+        assert torch.equal(prepared.rgb, rgb[0, ..., :3])
+        assert prepared.size == (size[1], size[0])
+        for hints in (HINTS, ""):
+            want = mini_pointhint.colorize(rgb, **options, hints=hints, resolution=64)
+            out = mini_pointhint.preview(prepared, hints)
+            assert out.dtype == torch.float32
+            assert torch.equal(out, want[0, ..., :3])
+
+
+def test_a_preview_of_a_grey_photo(mini_pointhint):
+    """Its three channels lie otherwise in memory: equal but for the last bits."""
+    rgb = photo(1, 97, 131, 1)
+    prepared = mini_pointhint.prepare(rgb[0], resolution=64)
+    assert torch.equal(prepared.rgb, rgb[0].expand(-1, -1, 3))
+    want = mini_pointhint.colorize(rgb, hints=HINTS, resolution=64)[0]
+    out = mini_pointhint.preview(prepared, HINTS)
+    torch.testing.assert_close(out, want, atol=1e-5, rtol=0)
+    assert torch.equal((out * 255).round(), (want * 255).round())
+
+
+@pytest.mark.parametrize("finish", FINISHES)
+def test_a_preview_takes_the_same_controls(mini_pointhint, finish):
+    rgb = photo(channels=4)
+    prepared = mini_pointhint.prepare(rgb, resolution=64)
+    want = mini_pointhint.colorize(rgb, hints=HINTS, resolution=64, finish=finish)
+    assert torch.equal(mini_pointhint.preview(prepared, HINTS, finish), want[0, ..., :3])
+
+
+@pytest.mark.parametrize("size", [(700, 900), (3000, 100)])
+@pytest.mark.parametrize("with_base", [False, True])
+def test_a_large_photo_is_previewed_with_the_same_chroma(
+    mini_pointhint, mini, seen, size, with_base
+):
+    small = photo(1, 30, 30, 1).movedim(-1, 1)
+    rgb = F.interpolate(small, size=size, mode="bilinear").movedim(1, -1)
+    options = {"base": mini if with_base else None, "resolution": 64}
+    want = mini_pointhint.colorize(rgb, hints=HINTS, **options)
+    prepared = mini_pointhint.prepare(rgb, **options)
+    out = mini_pointhint.preview(prepared, HINTS)
+    assert torch.equal(*seen)
+    assert out.shape == prepared.rgb.shape and prepared.size == (size[1], size[0])
+    height, width = out.shape[:2]
+    assert height * width < 1.005 * PREVIEW**2
+    assert height * width > 0.98 * PREVIEW**2 or max(height, width) == 4 * PREVIEW
+    assert height / width == pytest.approx(size[0] / size[1], rel=0.02)
+    want = F.interpolate(want.movedim(-1, 1), size=(height, width), mode="bilinear", antialias=True)
+    assert (out - want[0].movedim(0, -1)).abs().mean() < 0.003
+
+
+@pytest.mark.parametrize("size", [(1, 300_000), (600_000, 1), (2, 200_000), (3, 1_000_000)])
+def test_a_preview_of_a_strip_is_no_larger_than_others(mini_pointhint, size):
+    prepared = mini_pointhint.prepare(torch.full((1, *size, 1), 0.5), resolution=64)
+    height, width = prepared.rgb.shape[:2]
+    assert height * width < 1.005 * PREVIEW**2
+
+
+@pytest.mark.parametrize("size", [(40, 60), (700, 900)])
+def test_a_preview_under_a_mask(mini_pointhint, size):
+    mask = torch.zeros(size)
+    mask[:, size[1] // 2 :] = 1
+    prepared = mini_pointhint.prepare(photo(1, *size), mask=mask, resolution=64)
+    out = mini_pointhint.preview(prepared, HINTS)
+    middle = out.shape[1] // 2
+    assert prepared.mask.shape == (1, *out.shape[:2])
+    assert torch.equal(out[:, : middle - 2], prepared.rgb[:, : middle - 2])
+    moved = (out - prepared.rgb)[:, middle + 2 :].abs()
+    assert moved.mean() > DIFFERENT and moved.amax(-1).median() > 0
+
+
+def test_the_base_is_asked_once_and_previews_ask_for_nothing_else(
+    mini_pointhint, mini, seen, seen_base, monkeypatch
+):
+    prepared = mini_pointhint.prepare(photo(), base=mini, resolution=64)
+    assert len(seen_base) == 1 and not seen
+    for engine in (mini_pointhint, mini):
+        monkeypatch.setattr(engine.placement, "check_interrupt", no_stop)
+    first = mini_pointhint.preview(prepared, HINTS)
+    mini_pointhint.preview(prepared, HINTS[:1], Finish(saturation=2))
+    mini_pointhint.preview(prepared, "")
+    assert torch.equal(mini_pointhint.preview(prepared, HINTS), first)  # nothing was written to
+    assert len(seen_base) == 1
+    assert len(seen) == 3  # a base without hints needs no network
+
+
+def test_preparing_leaves_the_photo_alone(mini_pointhint):
+    rgb = photo()
+    prepared = mini_pointhint.prepare(rgb, resolution=64)
+    mini_pointhint.preview(prepared, HINTS)
+    assert torch.equal(rgb, photo()) and torch.equal(prepared.rgb, photo()[0])
+
+
+def test_what_is_prepared_is_its_own(mini_pointhint):
+    """It outlives the run that made it: others may write to the photo, or need its memory."""
+    batch, masks = photo(8), photo(8, channels=1)[..., 0]
+    prepared = mini_pointhint.prepare(batch[2:3], mask=masks[2:3], resolution=64)
+    want = mini_pointhint.preview(prepared, HINTS)
+    batch.fill_(0.5)
+    masks.fill_(0)
+    assert torch.equal(mini_pointhint.preview(prepared, HINTS), want)
+    assert prepared.rgb.untyped_storage().nbytes() < batch.untyped_storage().nbytes()
+
+
+def test_a_preview_of_half_precision_and_arrays(mini_pointhint, mini_pointhint_file):
+    want = mini_pointhint.preview(mini_pointhint.prepare(photo(), resolution=64), HINTS)
+    for rgb in (photo().half(), photo()[0].numpy()):
+        prepared = mini_pointhint.prepare(rgb, resolution=64)
+        assert prepared.rgb.dtype == torch.float32 and prepared.rgb.shape == (50, 70, 3)
+        out = mini_pointhint.preview(prepared, HINTS)
+        assert (out - want).abs().mean() < 0.005
+    half = colorist.load(mini_pointhint_file, device="cpu", dtype="bfloat16")
+    out = half.preview(half.prepare(photo(), resolution=64), HINTS)
+    assert torch.equal(out, half.colorize(photo(), hints=HINTS, resolution=64)[0])
+
+
+# ---- refusals ----
+
+
+def test_refuses_the_published_finish(mini_pointhint):
+    sentence = "finish is 'published'; expected a Finish: nobody has published"
+    with pytest.raises(ValueError, match=sentence):
+        mini_pointhint.colorize(photo(), hints=HINTS, finish="published")
+    prepared = mini_pointhint.prepare(photo(), resolution=64)
+    with pytest.raises(ValueError, match=sentence):
+        mini_pointhint.preview(prepared, HINTS, "published")
+
+
+def test_refuses_a_base_of_another_role(mini_pointhint, mini_exemplar):
+    for base, role in ((mini_exemplar, "exemplar"), (mini_pointhint, "pointhint")):
+        sentence = f"base is {base.name}, a network of the role '{role}'; expected an automatic one"
+        for run in (mini_pointhint.colorize, mini_pointhint.prepare):
+            with pytest.raises(ValueError, match=sentence):
+                run(photo(), base=base)
+
+
+def test_refuses_a_base_where_the_network_knows_no_guess(hints_alone, mini):
+    sentence = r"paper.safetensors was trained on hints alone and cannot correct .*pointhint-nano"
+    for run in (hints_alone.colorize, hints_alone.prepare):
+        with pytest.raises(ValueError, match=sentence):
+            run(photo(), base=mini)
+
+
+@pytest.mark.parametrize(
+    ("hints", "sentence"),
+    [
+        ("[]", "expected an object with version"),
+        ('{"version": 2, "points": []}', "the hints have version 2; this release reads version 1"),
+        ([HINTS[0], {"x": 2, "y": 0, "color": "#000000"}], "point 2: x is 2; expected a number"),
+        ([HINTS[0]] * 1001, "there are 1001 hints; at most 1000"),
+    ],
+)
+def test_refuses_bad_hints(mini_pointhint, hints, sentence, seen):
+    with pytest.raises(ValueError, match=sentence):
+        mini_pointhint.colorize(photo(), hints=hints)
+    prepared = mini_pointhint.prepare(photo(), resolution=64)
+    with pytest.raises(ValueError, match=sentence):
+        mini_pointhint.preview(prepared, hints)
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        (torch.zeros(2, 2, 3, dtype=torch.uint8), {}, "divide by 255"),
+        (torch.zeros(1, 3, 5, 5), {}, r"expected \(B, H, W, C\)"),
+        (torch.zeros(0, 5, 5, 3), {}, r"expected \(B, H, W, C\)"),
+        (photo(), {"mask": torch.ones(9, 9)}, r"mask has shape \(1, 9, 9\); expected \(1 or 1, 50"),
+        (photo(), {"resolution": 31}, "resolution is 31; this network needs at least 32"),
+    ],
+)
+def test_refuses_as_its_siblings(mini_pointhint, given, options, words):
+    for run in (mini_pointhint.colorize, mini_pointhint.prepare):
+        with pytest.raises(ValueError, match=words):
+            run(given, **options)
+
+
+def test_a_preview_is_of_one_picture(mini_pointhint):
+    with pytest.raises(ValueError, match="a preview is of one picture; 3 were given"):
+        mini_pointhint.prepare(photo(3))
