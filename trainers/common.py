@@ -174,10 +174,11 @@ def crop_at(crop: tuple[int, ...], crop_until: tuple[int, ...], step: int) -> in
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on matrices and filters; none on norms, biases, embeddings of one dimension."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim > 1]
-    vectors = [p for p in trained if p.ndim <= 1]
+    """Weight decay on matrices and filters; none on norms, biases (tables, too) and vectors."""
+    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    decayed = [p.ndim > 1 and not name.endswith("bias") for name, p in trained]
+    matrices = [p for (_, p), yes in zip(trained, decayed, strict=True) if yes]
+    vectors = [p for (_, p), yes in zip(trained, decayed, strict=True) if not yes]
     return [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},

@@ -1,0 +1,531 @@
+"""What the point-hint trainer adds: random hints, the guess between them, a base for its share."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import comfyui_colorist
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from comfyui_colorist.model_defs import checkpoint, pointhint, registry
+from comfyui_colorist.pipeline import color, kriging
+from comfyui_colorist.pipeline.hints import Hint
+from comfyui_colorist.pipeline.pointhint import base_chroma, network_input, spread
+from comfyui_colorist.trainers import common, train_pointhint
+from PIL import Image
+
+
+@pytest.fixture
+def mini_preset(monkeypatch, mini_pointhint_config):
+    monkeypatch.setitem(pointhint.PRESETS, "mini", mini_pointhint_config)
+
+
+@pytest.fixture
+def inputs(monkeypatch):
+    """What the network in training is given, each step."""
+    seen = []
+
+    def kept(*given):
+        seen.append(network_input(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(train_pointhint, "network_input", kept)
+    return seen
+
+
+def settings(photos, out, **changes):
+    values = {
+        "photos": (photos,),
+        "out": out,
+        "architecture": "mini",
+        "hints": (1, 8),
+        "crop": (32,),
+        "batch": 2,
+        "steps": 4,
+        "warmup": 0,
+        "report_every": 2,
+        "save_every": 2,
+        "device": "cpu",
+    }
+    return train_pointhint.Config(**(values | changes))
+
+
+def weights(out):
+    return registry.load(out / "weights.safetensors")[0]
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def always(monkeypatch, rgb):
+    """One batch for ever."""
+
+    def batches(*_, **__):
+        while True:
+            yield rgb
+
+    monkeypatch.setattr(train_pointhint, "batches", batches)
+
+
+def stop_at(monkeypatch, step):
+    """Someone presses Ctrl+C when the network has run so often."""
+    calls, real = [], train_pointhint.draw_hints
+
+    def drawn(*given):
+        calls.append(1)
+        if len(calls) > step:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(train_pointhint, "draw_hints", drawn)
+
+
+def colored(batch=1, side=32, seed=0):
+    """Smooth pictures in colour: (B, 3, S, S)."""
+    coarse = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=(side, side), mode="bilinear")
+
+
+# --- Runs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset, mini_file, prior):
+    """Weights, optimizer, data order, hints: bit-equal after 4 and after 2 + 2."""
+    changes = {"prior": True, "base": mini_file, "base_share": 0.5} if prior else {}
+    train_pointhint.main(settings(photos, tmp_path / "whole", **changes))
+    broken = settings(photos, tmp_path / "broken", **changes)
+    stopped = pytest.raises(KeyboardInterrupt)
+    with stopped, pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 3)
+        train_pointhint.main(broken)
+    train_pointhint.main(broken)
+    for file in ("weights.safetensors", "state.safetensors"):
+        whole, resumed = (checkpoint.read(tmp_path / run / file)[0] for run in ("whole", "broken"))
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    whole, resumed = (lines_of(tmp_path / run)[-1] for run in ("whole", "broken"))
+    assert [whole[k] for k in ("loss", "guess", "rate")] == [
+        resumed[k] for k in ("loss", "guess", "rate")
+    ]
+
+
+def test_files_and_provenance(photos, tmp_path, mini_preset, mini_pointhint_config, mini_file):
+    changes = {"prior": True, "base": mini_file, "resolution": 96, "licence": "CC0"}
+    train_pointhint.main(settings(photos, tmp_path / "run", **changes))
+    network, spec, info = registry.load(tmp_path / "run" / "weights.safetensors")
+    assert network.config == mini_pointhint_config
+    assert spec.role == "pointhint" and spec.resolution == 96 and spec.prior
+    assert info["spec"] == {"resolution": 96, "prior": True} and info["licence"] == "CC0"
+    assert info["training"]["steps"] == 4 and info["training"]["photos"] == 6
+    assert info["training"]["config"]["base"] == mini_file.name
+    assert info["training"]["config"]["hints"] == [1, 8]
+    for folder in (tmp_path, photos, mini_file.parent):
+        assert str(folder) not in json.dumps(info), "no folder of the machine in the metadata"
+    assert [line["step"] for line in lines_of(tmp_path / "run")] == [2, 4]
+    names = {"weights.safetensors", "state.safetensors", "log.jsonl"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names
+
+
+def test_the_state_names_no_folders(photos, tmp_path, mini_preset):
+    train_pointhint.main(settings(photos, tmp_path, steps=2))
+    _, info = checkpoint.read(tmp_path / "state.safetensors")
+    assert info["step"] == 2 and str(tmp_path) not in json.dumps(info)
+
+
+def test_the_result_colours(photos, tmp_path, mini_preset):
+    train_pointhint.main(settings(photos, tmp_path, prior=False))
+    engine = comfyui_colorist.load(tmp_path / "weights.safetensors", device="cpu")
+    assert not engine.spec.prior and engine.spec.resolution == 224
+    hints = [Hint(0.5, 0.5, "#b04030")]
+    out = engine.colorize(torch.full((1, 32, 32, 1), 0.5), hints=hints, resolution=32)
+    assert color.rgb_to_lab(out.movedim(-1, 1))[0, 1, 17, 17] > 20
+
+
+def test_bfloat16_trains(photos, tmp_path, mini_preset):
+    train_pointhint.main(settings(photos, tmp_path, prior=True, dtype="bfloat16", steps=2))
+    (line,) = lines_of(tmp_path)
+    assert 0 < line["loss"] < 100
+
+
+def test_crops_grow(photos, tmp_path, mini_preset, inputs):
+    train_pointhint.main(settings(photos, tmp_path, crop=(32, 64), crop_until=(1,), steps=2))
+    assert [tuple(x.shape) for x in inputs] == [(2, 4, 32, 32), (2, 4, 64, 64)]
+
+
+def test_weights_to_start_from(photos, tmp_path, mini_preset, mini_pointhint_file):
+    start = tmp_path / "secret place" / "start.safetensors"
+    start.parent.mkdir()
+    start.write_bytes(mini_pointhint_file.read_bytes())
+    changes = {"architecture": "", "start": start, "learning_rate": 0.0}
+    train_pointhint.main(settings(photos, tmp_path / "run", steps=2, **changes))
+    got, want = weights(tmp_path / "run").state_dict(), registry.load(start)[0].state_dict()
+    for key, tensor in want.items():
+        torch.testing.assert_close(got[key], tensor.half().float(), atol=1e-4, rtol=1e-3)
+    _, info = checkpoint.read(tmp_path / "run" / "weights.safetensors")
+    assert info["training"]["config"]["start"] == "start.safetensors"
+    assert "secret place" not in json.dumps(info)
+
+
+def test_weights_are_there_before_the_state(photos, tmp_path, mini_preset, monkeypatch):
+    """Stopped between the two, a run makes both again."""
+    written = []
+    for name in ("export", "save_state"):
+        monkeypatch.setattr(common, name, lambda *_, name=name: written.append(name))
+    train_pointhint.main(settings(photos, tmp_path, steps=2))
+    assert written == ["export", "save_state"]
+
+
+# --- Objective -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delta", [1.0, 10.0])
+def test_loss_is_huber_s_in_lab_units(tmp_path, mini_preset, monkeypatch, photos, delta):
+    """Eq. 13 of a new network without hints, which says ab = 0; as a part of delta."""
+    rgb = colored(2)
+    always(monkeypatch, rgb)
+    changes = {"without": 1.0, "huber": delta, "steps": 1, "report_every": 1}
+    train_pointhint.main(settings(photos, tmp_path, **changes))
+    error = color.rgb_to_lab(rgb)[:, 1:].abs()
+    want = torch.where(error <= delta, error**2 / 2, delta * (error - delta / 2)).mean() / delta
+    (line,) = lines_of(tmp_path)
+    assert line["loss"] == pytest.approx(want.item(), abs=1e-3)
+    assert line["error"] == line["guess"] == pytest.approx(error.square().mean().item(), rel=1e-4)
+
+
+def test_grey_photos_do_not_count(tmp_path, mini_preset, monkeypatch, photos):
+    """Nor do nearly grey ones: alone they teach nothing, among others the mean is of the others."""
+    rgb, grey = colored(), colored(seed=1)[:, :1].expand(-1, 3, -1, -1)
+    near = (grey * 0.98 + 0.01 + torch.tensor([0.004, 0, -0.004]).view(1, 3, 1, 1)).clamp(0, 1)
+    losses = []
+    for i, batch in enumerate((rgb, torch.cat([grey, rgb, near]), torch.cat([grey, near]))):
+        always(monkeypatch, batch)
+        changes = {"without": 1.0, "weight_decay": 0.0, "steps": 1, "report_every": 1}
+        train_pointhint.main(settings(photos, tmp_path / str(i), **changes))
+        losses.append(lines_of(tmp_path / str(i))[0]["loss"])
+    assert losses[0] > 1 and losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == 0
+    line = lines_of(tmp_path / "2")[0]
+    assert line["gradient"] == 0
+
+
+def test_decay_on_matrices_alone(mini_pointhint_network):
+    """None on norms, biases and tables of position bias."""
+    network = mini_pointhint_network
+    decayed, others = common.parameter_groups(network, 0.05)
+    assert decayed["weight_decay"] == 0.05 and others["weight_decay"] == 0
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    decayed, others = (
+        {names[id(parameter)] for parameter in group["params"]} for group in (decayed, others)
+    )
+    assert decayed | others == set(names.values()) and not decayed & others
+    norms = {
+        f"{path}.{name}"
+        for path, module in network.named_modules()
+        if isinstance(module, torch.nn.LayerNorm)
+        for name, _ in module.named_parameters()
+    }
+    tables = {name for name in names.values() if "position_bias" in name}
+    biases = {name for name in names.values() if name.endswith(".bias")}
+    assert len(norms) == 34 and len(tables) == 8 and len(biases) > 20
+    assert others == norms | tables | biases
+    assert all(name.endswith(".weight") for name in decayed)
+
+
+def test_the_optimizer_is_the_paper_s(photos, tmp_path, mini_preset, monkeypatch):
+    made, real = [], torch.optim.AdamW
+    monkeypatch.setattr(
+        torch.optim, "AdamW", lambda *a, **k: made.append(real(*a, **k)) or made[-1]
+    )
+    train_pointhint.main(settings(photos, tmp_path, steps=2, weight_decay=0.07))
+    groups = made[0].param_groups
+    assert [group["weight_decay"] for group in groups] == [0.07, 0]
+    assert all(group["betas"] == (0.9, 0.95) for group in groups)
+
+
+# --- Hints ---------------------------------------------------------------------------------------
+
+
+def drawn_of(batch=64, side=32, number=(1, 64), without=0.1, seed=0):
+    torch.manual_seed(seed)
+    true_ab = color.rgb_to_lab(colored(batch, side))[:, 1:]
+    return true_ab, train_pointhint.draw_hints(true_ab, number, without)
+
+
+def test_hints_are_cells_in_their_mean_colour():
+    true_ab, drawn = drawn_of()
+    means = F.avg_pool2d(true_ab, 2)
+    assert drawn.ab.shape == (64, 2, 32, 32) and drawn.mask.shape == (64, 1, 32, 32)
+    assert drawn.centres.shape == drawn.values.shape == (64, 64, 2)
+    for i in range(64):
+        at = drawn.centres[i][drawn.valid[i]]
+        rows, columns = ((at - 1) / 2).long().unbind(-1)
+        assert torch.equal(torch.stack([rows, columns], -1) * 2 + 1.0, at)  # the aligned grid
+        assert len({*zip(rows.tolist(), columns.tolist(), strict=True)}) == len(at)  # each once
+        values = means[i, :, rows, columns].T
+        torch.testing.assert_close(drawn.values[i][drawn.valid[i]], values, atol=1e-4, rtol=0)
+        mask = torch.zeros(16, 16)
+        mask[rows, columns] = 1
+        assert torch.equal(drawn.mask[i, 0], mask.repeat_interleave(2, 0).repeat_interleave(2, 1))
+        filled = (means[i] * mask).repeat_interleave(2, 1).repeat_interleave(2, 2)
+        torch.testing.assert_close(drawn.ab[i], filled, atol=1e-4, rtol=0)
+
+
+def test_hints_are_as_the_pipeline_has_them():
+    """What a person draws at these places is what the network learned from."""
+    true_ab, drawn = drawn_of(batch=1, number=(5, 5), without=0.0)
+    L = torch.rand(1, 1, 32, 32) * 20 + 40
+    hints = []
+    for (y, x), ab in zip(drawn.centres[0].tolist(), drawn.values[0], strict=True):
+        rgb = color.to_gamut(torch.tensor([60.0, *ab.tolist()]).view(3, 1, 1))
+        code = "".join(f"{round(255 * v):02x}" for v in rgb.flatten().tolist())
+        hints.append(Hint(x / 32, y / 32, f"#{code}"))
+    # in the colours that #rrggbb can have
+    values = torch.tensor([hint.ab for hint in hints])[None]
+    ab = torch.zeros_like(drawn.ab)
+    for (y, x), value in zip(drawn.centres[0].long().tolist(), values[0], strict=True):
+        ab[0, :, y - 1 : y + 1, x - 1 : x + 1] = value[:, None, None]
+    given = drawn._replace(values=values, ab=ab)
+    want_ab, want_mask = spread(L, hints, None, prior=True)
+    assert torch.equal(given.mask, want_mask)
+    torch.testing.assert_close(train_pointhint.guess(L, given), want_ab, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("number", [(1, 1), (1, 2), (3, 3), (1, 64), (5, 20), (256, 256)])
+def test_how_many_hints(number):
+    _, drawn = drawn_of(batch=500, number=number, without=0.0)
+    counts = drawn.valid.sum(1)
+    assert counts.min() == number[0]
+    assert number[0] <= counts.max() <= number[1] and counts.max() > 0.8 * number[1]
+    assert torch.equal(drawn.mask.sum((1, 2, 3)), counts * 4.0)
+
+
+def test_few_and_many_are_drawn_alike():
+    """The logarithm of the number is uniform: as often 1 as 2 or 3, 4 to 7, ..., 32 to 63."""
+    _, drawn = drawn_of(batch=6000, side=16, number=(1, 63), without=0.0)
+    octave = drawn.valid.sum(1).float().log2().floor().long()
+    shares = octave.bincount(minlength=6) / 6000
+    torch.testing.assert_close(shares, torch.full((6,), 1 / 6), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("without", [0.0, 0.1, 0.5, 1.0])
+def test_some_get_none(without):
+    _, drawn = drawn_of(batch=3000, side=8, number=(1, 4), without=without)
+    none = drawn.valid.sum(1) == 0
+    assert none.float().mean().item() == pytest.approx(without, abs=0.03 if 0 < without < 1 else 0)
+    assert not drawn.mask[none].any() and not drawn.ab[none].any()
+
+
+def test_places_are_everywhere():
+    _, drawn = drawn_of(batch=4000, side=8, number=(1, 1), without=0.0)
+    often = drawn.mask[:, 0, ::2, ::2].mean(0)
+    torch.testing.assert_close(often, torch.full((4, 4), 1 / 16), atol=0.02, rtol=0)
+
+
+def test_draws_are_of_torch_s_generator():
+    (_, one), (_, same), (_, other) = drawn_of(), drawn_of(), drawn_of(seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not torch.equal(one.mask, other.mask)
+
+
+# --- The guess -----------------------------------------------------------------------------------
+
+
+def test_the_guess_is_kriged_and_exact_at_hints():
+    true_ab, drawn = drawn_of(batch=6)
+    L = color.rgb_to_lab(colored(6))[:, :1]
+    ab = train_pointhint.guess(L, drawn)
+    kriged = kriging.krige(L, drawn.centres, drawn.values, drawn.valid)
+    assert torch.equal(ab, torch.where(drawn.mask > 0, drawn.ab, kriged))
+    many = drawn.valid.sum(1) > 9
+    error, nothing = ((x - true_ab)[many].square().mean() for x in (ab, 0 * ab))
+    assert error < 0.5 * nothing  # reached: 0.37
+
+
+def test_a_base_is_the_guess_and_is_corrected(mini):
+    true_ab, drawn = drawn_of(batch=4, number=(1, 3), without=0.0)
+    L = color.rgb_to_lab(colored(4))[:, :1]
+    with torch.no_grad():
+        own = base_chroma(mini, color.gray_rgb(L), L)
+    none = drawn._replace(ab=0 * drawn.ab, mask=0 * drawn.mask, valid=drawn.valid & False)
+    assert torch.equal(train_pointhint.guess(L, none, mini), own)
+    ab = train_pointhint.guess(L, drawn, mini)
+    assert torch.equal(ab * drawn.mask, drawn.ab)
+    at = drawn.centres.long()
+    there = own[torch.arange(4)[:, None], :, at[..., 0], at[..., 1]]
+    moved = kriging.krige(L, drawn.centres, drawn.values - there, drawn.valid, kriging.CORRECTIONS)
+    want = torch.where(drawn.mask > 0, drawn.ab, own + moved)
+    torch.testing.assert_close(ab, want, atol=1e-3, rtol=0)
+
+
+def test_no_photos_no_guess(mini):
+    _, drawn = drawn_of(batch=2)
+    for base in (None, mini):
+        empty = train_pointhint.guess(torch.zeros(0, 1, 32, 32), drawn.part(slice(0)), base)
+        assert empty.shape == (0, 2, 32, 32)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.5, 2), (0.75, 3), (1.0, 4)])
+def test_a_base_for_its_share(
+    photos, tmp_path, mini_preset, mini_file, inputs, monkeypatch, share, count
+):
+    """Without hints the input tells: the base's colours, or none."""
+    rgb = colored(4)
+    always(monkeypatch, rgb)
+    changes = {"prior": True, "base": mini_file, "base_share": share, "batch": 4, "steps": 1}
+    train_pointhint.main(settings(photos, tmp_path, without=1.0, **changes))
+    L = color.rgb_to_lab(rgb)[:, :1]
+    with torch.no_grad():
+        base = comfyui_colorist.load(mini_file, device="cpu")
+        own = base_chroma(base, color.gray_rgb(L), L)
+    want = torch.where(torch.arange(4).view(-1, 1, 1, 1) < count, own, 0)
+    [x] = inputs
+    torch.testing.assert_close(x, network_input(L, want, torch.zeros_like(L)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_what_lies_between_hints(photos, tmp_path, mini_preset, inputs, prior):
+    changes = {"prior": prior, "without": 0.0, "steps": 2, "batch": 4}
+    train_pointhint.main(settings(photos, tmp_path, **changes))
+    for x in inputs:
+        between = x[:, 1:3][(x[:, 3:] == 0).expand(-1, 2, -1, -1)]
+        assert between.abs().mean() > 0.01 if prior else not between.any()
+        assert (x[:, 3:].sum((1, 2, 3)) >= 4).all()
+
+
+# --- It learns -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_learns_a_batch_by_heart(photos, tmp_path, mini_preset, monkeypatch, prior):
+    always(monkeypatch, colored(2))
+    changes = {
+        "prior": prior,
+        "hints": (1, 4),
+        "without": 0.3,
+        "steps": 50,
+        "learning_rate": 5e-3,
+        "huber": 10.0,
+        "warmup": 5,
+        "report_every": 10,
+        "save_every": 50,
+    }
+    train_pointhint.main(settings(photos, tmp_path, **changes))
+    lines = lines_of(tmp_path)
+    assert lines[-1]["error"] < 0.3 * lines[-1]["guess"]
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+
+
+def test_a_new_network_starts_with_the_guess(photos, tmp_path, mini_preset):
+    changes = {"prior": True, "steps": 1, "report_every": 1}
+    train_pointhint.main(settings(photos, tmp_path, **changes))
+    (line,) = lines_of(tmp_path)
+    assert line["error"] == pytest.approx(line["guess"], rel=1e-3) and line["guess"] > 0
+
+
+# --- Refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"photos": ()}, "name at least one folder"),
+        ({"architecture": "pointhint-huge"}, "expected one of pointhint-s, pointhint-t, .*start"),
+        ({"architecture": ""}, "architecture is ''; expected one of .*, or weights to start from"),
+        ({"crop": (50,)}, "multiple of 32"),
+        ({"crop": (32, 64)}, "expected one rising step fewer than sides"),
+        ({"hints": (0, 5)}, r"hints is \(0, 5\); expected the fewest and the most, 1 to 12544"),
+        ({"hints": (6, 5)}, r"hints is \(6, 5\); expected the fewest"),
+        ({"hints": (5,)}, r"hints is \(5,\); expected the fewest"),
+        ({"hints": (1, 2, 3)}, "expected the fewest and the most"),
+        ({"hints": (1, 257), "crop": (32,)}, "1 to 256 of them"),
+        ({"hints": (1, 257), "crop": (64, 32), "crop_until": (5,)}, "1 to 256 of them"),
+        ({"without": -0.1}, "without is -0.1; expected 0 to 1"),
+        ({"without": float("nan")}, "without is nan; expected 0 to 1"),
+        ({"base_share": 1.1, "prior": True}, "base_share is 1.1; expected 0 to 1"),
+        ({"base": Path("ddcolor-nano")}, "base needs prior: hints alone leave no place"),
+        ({"dtype": "float16"}, "dtype is 'float16'; expected float32 or bfloat16"),
+    ],
+)
+def test_settings_refusals(tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train_pointhint.Config(**({"photos": (tmp_path,)} | changes))
+
+
+def test_a_hint_on_every_cell_is_allowed(tmp_path):
+    train_pointhint.Config(photos=(tmp_path,), hints=(256, 256), crop=(32,))
+
+
+def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_file):
+    sentence = r"start is .*mini.safetensors, a ddcolor network; expected a point-hint one"
+    with pytest.raises(ValueError, match=sentence):
+        train_pointhint.main(settings(photos, tmp_path, start=mini_file))
+
+
+def test_refuses_a_base_of_another_role(photos, tmp_path, mini_preset, mini_exemplar_file):
+    sentence = "base is .*mini-exemplar.safetensors, of the role 'exemplar'; expected a network"
+    with pytest.raises(ValueError, match=sentence):
+        train_pointhint.main(settings(photos, tmp_path, prior=True, base=mini_exemplar_file))
+
+
+def test_stops_on_a_loss_that_is_not_a_number(photos, tmp_path, mini_preset):
+    with pytest.raises(SystemExit, match="the last good state is kept"):
+        train_pointhint.main(settings(photos, tmp_path, learning_rate=float("inf")))
+
+
+def test_refuses_the_state_of_another_network(photos, tmp_path, mini_preset, monkeypatch):
+    train_pointhint.main(settings(photos, tmp_path, steps=2))
+    other = dataclasses.replace(pointhint.PRESETS["mini"], inner=(4, 4, 4, 8))
+    monkeypatch.setitem(pointhint.PRESETS, "mini", other)
+    with pytest.raises(ValueError, match="belongs to a run with another network"):
+        train_pointhint.main(settings(photos, tmp_path))
+
+
+# --- By hand -------------------------------------------------------------------------------------
+
+
+def test_every_preset_parses():
+    for preset in train_pointhint.PRESETS:
+        argv = ["--photos", "p", "--preset", preset, "--start", "a.safetensors"]
+        config = common.parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
+        assert config.steps > config.warmup
+        assert config.prior is (preset != "paper")
+        assert config.base == (None if preset == "paper" else Path("ddcolor-nano"))
+
+
+def test_the_paper_s_settings():
+    """Sections 3.5 and 4.3: AdamW at 5e-4, Huber with delta 1, crops of 224."""
+    config = common.parse(train_pointhint.Config, train_pointhint.PRESETS, ["--photos", "p"])
+    assert config.learning_rate == 5e-4 and config.huber == 1 and config.crop == (224,)
+    assert config.architecture == "pointhint-s" and not config.prior
+
+
+def test_hints_can_be_told_on_the_command_line():
+    argv = ["--photos", "p", "--hints", "10", "10", "--no-prior"]
+    config = common.parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
+    assert config.hints == (10, 10) and config.prior is False
+
+
+def test_runs_by_path(root):
+    run = subprocess.run(
+        [sys.executable, str(root / "trainers" / "train_pointhint.py"), "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and "--base-share" in run.stdout
+
+
+def test_grey_files_of_a_folder_are_no_obstacle(tmp_path, mini_preset):
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(
+            tmp_path / "photos" / f"{i}.png"
+        )
+    train_pointhint.main(settings(tmp_path / "photos", tmp_path / "run", steps=2, prior=True))
+    assert lines_of(tmp_path / "run")[-1]["loss"] == 0
