@@ -12,7 +12,15 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from . import __version__, cli_colorize, cli_exemplar, cli_measure, cli_memory, cli_references
+from . import (
+    __version__,
+    cli_colorize,
+    cli_exemplar,
+    cli_hints,
+    cli_measure,
+    cli_memory,
+    cli_references,
+)
 from .cli_common import (
     DONE,
     DTYPES,
@@ -32,6 +40,7 @@ TRAINERS = {  # what `colorist train` takes -> its script
     "ddcolor": ".trainers.train_ddcolor",
     "colorformer": ".trainers.train_colorformer",
     "exemplar": ".trainers.train_exemplar",
+    "pointhint": ".trainers.train_pointhint",
 }
 EVALUATION = ".trainers.evaluate"
 
@@ -72,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     cli_exemplar.add_exemplar(
         commands.add_parser("exemplar", help="colour pictures as references are coloured")
+    )
+    cli_hints.add_hints(
+        commands.add_parser("hints", help="colour pictures from a few coloured points")
     )
     cli_references.add_references(
         commands.add_parser("references", help="find the best references for a picture")

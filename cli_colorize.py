@@ -40,7 +40,8 @@ Paint = Callable[["Picture", list[Path]], None]  # colours a picture and writes 
 Naming = Callable[[Path], list[Path]]  # a job's target -> all that is written for it
 
 MOST = 64  # variations of a picture
-COMMANDS = {"automatic": "colorize", "exemplar": "exemplar"}  # role -> its command
+# Role -> its command.
+COMMANDS = {"automatic": "colorize", "exemplar": "exemplar", "pointhint": "hints"}
 CONTROLS = ("strength", "saturation", "chroma_ceiling", "keep_color", "upsample")  # of Finish
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 DEFAULT_MODEL = "ddcolor-nano"
 DEFAULT_COLORFORMER = "colorformer-nano"  # where it takes a network with a color memory
 DEFAULT_EXEMPLAR = "exemplar-nano"
+DEFAULT_POINTHINT = "pointhint-nano"
 DTYPES = ("float32", "bfloat16", "float16")
 # What a file or a setting can bring up; anything else is a bug and may show its traceback.
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)

@@ -1,13 +1,18 @@
 """The nodes. `NODES` is the one table; ids never change once released."""
 
+import logging
+
 from . import host
 from .colorize import Colorize
 from .exemplar import ColorizeByReference
-from .load import LoadAutomatic, LoadExemplar
+from .load import LoadAutomatic, LoadExemplar, LoadPointHint
 from .memory import ApplyMemory, BuildMemory, LoadMemory, SaveMemory
 from .merge import MergeChroma
+from .pointhint import ColorizeByPointHints
 from .references import FindReference
 from .variations import Variations
+
+log = logging.getLogger(__name__)
 
 NODES = [
     LoadAutomatic,
@@ -20,6 +25,8 @@ NODES = [
     LoadExemplar,
     ColorizeByReference,
     FindReference,
+    LoadPointHint,
+    ColorizeByPointHints,
     MergeChroma,
 ]
 
@@ -30,6 +37,13 @@ class Colorist(host.ComfyExtension):
 
 
 def extension() -> Colorist:
-    """What the host's entry point returns; makes the model folder known first."""
+    """What the host's entry point returns; makes model folder and routes known first."""
     host.register_folder()
+    try:
+        if (table := host.routes()) is not None:
+            from . import routes  # needs aiohttp, which is there where the host has a server
+
+            routes.register(table)
+    except Exception:  # all nodes would be lost
+        log.exception("the canvas of Colorize by Point Hints works without previews.")
     return Colorist()

@@ -6,6 +6,8 @@ them while it starts and newer ones may be missing.
 
 import inspect
 import os
+import secrets
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,6 +30,7 @@ __all__ = ["ComfyExtension", "io"]  # for the node files, which import nothing o
 
 FOLDER = "colorization"  # key in folder_paths, folder below models/
 MEMORY_SUFFIX = ".safetensors"
+PICTURES = "colorist"  # folder of pictures for our own widgets, below the host's temp folder
 INPUT_LEVELS = 4  # of folders below the host's input folder that are looked at,
 INPUT_FOLDERS = 1000  # and how many: a combo is made of them at every look
 NEWER = {"advanced", "search_aliases"}  # keywords that came after v0.3.64
@@ -38,6 +41,26 @@ def make(cls: Callable[..., Made], *args: object, **options: object) -> Made:
     """`cls(*args, **options)` without the NEWER options this host's version does not know."""
     known = inspect.signature(cls).parameters
     return cls(*args, **{k: v for k, v in options.items() if k in known or k not in NEWER})
+
+
+@io.comfytype(io_type="STRING")
+class DrawnString:
+    """A STRING whose widget our own JavaScript draws; nodes and programs give it as any other.
+
+    `io.String` of v0.3.64 cannot say so.
+    """
+
+    Type = str
+
+    class Input(io.WidgetInput):
+        def __init__(self, id: str, widget: str, *, display_name: str, tooltip: str, default: str):
+            super().__init__(
+                id,
+                display_name=display_name,
+                tooltip=tooltip,
+                default=default,
+                extra_dict={"widgetType": widget},
+            )
 
 
 # ---- model folder ----
@@ -267,15 +290,20 @@ class HostPlacement(Placement):
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True when `error` says that memory ran out."""
-        if hasattr(mm, "is_oom") and mm.is_oom(error):
-            return True
-        if mm.OOM_EXCEPTION is not Exception and isinstance(error, mm.OOM_EXCEPTION):
-            return True
-        return super().is_out_of_memory(error)  # the CPU's own ways to say it
+        return is_out_of_memory(error)
 
     def release(self) -> None:
         """Give cached memory back before a retry."""
         mm.soft_empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True when `error` says that memory ran out."""
+    if hasattr(mm, "is_oom") and mm.is_oom(error):
+        return True
+    if mm.OOM_EXCEPTION is not Exception and isinstance(error, mm.OOM_EXCEPTION):
+        return True
+    return Placement.is_out_of_memory(None, error)  # the CPU's own ways to say it
 
 
 # ---- pictures, masks, progress ----
@@ -312,3 +340,36 @@ def progress(total: int) -> Callable[..., None]:
     """A progress bar on the running node: call it with what is done, and of how much if it grew."""
     bar = comfy.utils.ProgressBar(total)
     return lambda done, total=total: bar.update_absolute(done, total)
+
+
+# ---- the browser ----
+
+
+def node_id(cls: type[io.ComfyNode]) -> str:
+    """The id of the running node, where its schema asks for `io.Hidden.unique_id`."""
+    return str(getattr(cls.hidden, "unique_id", None) or "")
+
+
+def picture_for_browser(png: bytes) -> dict[str, str]:
+    """Keep a PNG in the host's temp folder: what its /view asks for. The host empties it."""
+    name = f"{secrets.token_hex(8)}.png"  # a new one each time: browsers keep what they have seen
+    folder = Path(folder_paths.get_temp_directory(), PICTURES)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(png)
+    return {"filename": name, "subfolder": PICTURES, "type": "temp"}
+
+
+def _server() -> object | None:
+    """The host's running server; None where there is none, as in tests."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def routes() -> object | None:
+    """The route table of the host's server (aiohttp's), or None."""
+    return getattr(_server(), "routes", None)
+
+
+def busy() -> bool:
+    """Whether a workflow runs or waits to run."""
+    queue = getattr(_server(), "prompt_queue", None)
+    return queue is not None and queue.get_tasks_remaining() > 0

@@ -13,6 +13,7 @@ from .host import io, make
 DTYPES = {"auto": "", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 Automatic = io.Custom("COLORIZER")
 Exemplar = io.Custom("EXEMPLAR_COLORIZER")
+PointHint = io.Custom("POINT_HINT_COLORIZER")
 
 
 class LoadAutomatic(io.ComfyNode):
@@ -86,6 +87,44 @@ class LoadExemplar(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(load(model, dtype, role="exemplar"))
+
+
+class LoadPointHint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="ColoristLoadPointHint",
+            display_name="Load Point-Hint Colorizer",
+            category="Colorist/loaders",
+            description="Opens a network that spreads the colours of points you place, for the "
+            "Colorize by Point Hints node. The network in the box needs no download; others go "
+            "into models/colorization.",
+            search_aliases=[
+                "colorize",
+                "colourise",
+                "colorizer",
+                "hints",
+                "interactive",
+                "black and white",
+            ],
+            inputs=_choices("pointhint"),
+            outputs=[
+                PointHint.Output(
+                    "pointhint",
+                    display_name="point-hint colorizer",
+                    tooltip="Connect to Colorize by Point Hints.",
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str = "", dtype: str = "auto") -> str:
+        return fingerprint(model, host.network_path)
+
+    @classmethod
+    def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
+        return io.NodeOutput(load(model, dtype, role="pointhint"))
 
 
 def _choices(role: str) -> list[io.Combo.Input]:

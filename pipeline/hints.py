@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import color
+from .geometry import strips
 
 VERSION = 1
 MOST = 1000  # points
@@ -60,7 +61,9 @@ def read(hints: str | Mapping | Sequence[Hint | Mapping] | None) -> list[Hint]:
     Raises:
         ValueError: what is wrong, of a point with its number (counted from 1).
     """
-    if hints is None or isinstance(hints, str) and not hints.strip():
+    if isinstance(hints, str):
+        hints = hints.removeprefix("\ufeff").strip() or None  # what editors put before a text
+    if hints is None:
         return []
     if isinstance(hints, str):
         try:
@@ -76,6 +79,8 @@ def read(hints: str | Mapping | Sequence[Hint | Mapping] | None) -> list[Hint]:
             raise ValueError(f"the hints are {_shown(hints)}; expected an object with version.")
     if isinstance(hints, Mapping):
         hints = _points(hints)
+    if not isinstance(hints, Sequence):
+        raise ValueError(f"the hints are {_shown(hints)}; expected their JSON or a list of points.")
     if len(hints) > MOST:
         raise ValueError(f"there are {len(hints)} hints; at most {MOST} are taken.")
     return [_hint(number, point) for number, point in enumerate(hints, 1)]
@@ -189,31 +194,40 @@ def overlay(rgb: Tensor, hints: Sequence[Hint]) -> Tensor:
     """
     from PIL import Image, ImageDraw
 
-    rgb = rgb.detach().cpu().float()[..., :3].clamp(0, 1)
-    rgb = rgb.expand(-1, -1, -1, 3).movedim(-1, 1)
-    L = color.lightness(rgb)
-    out = []
-    for gray, light in zip(color.gray_rgb(L), L, strict=True):
-        picture = Image.fromarray((gray.movedim(0, -1) * 255).round().byte().numpy())
-        draw, (height, width) = ImageDraw.Draw(picture), light.shape[1:]
-        radius = max(2.0, min(height, width) / 64)
-        for hint, shown in zip(hints, _shown_colors(hints, light[0]), strict=True):
+    batch, height, width, _ = rgb.shape
+    out = torch.empty(batch, height, width, 3)
+    for picture, drawn in zip(rgb, out, strict=True):
+        levels = np.empty((height, width, 3), np.uint8)
+        for top, bottom in strips(height, width):
+            gray = color.gray_rgb(color.lightness(_planes(picture[top:bottom])))
+            levels[top:bottom] = (gray.movedim(0, -1) * 255).round().byte().numpy()
+        image = Image.fromarray(levels)
+        draw, radius = ImageDraw.Draw(image), max(2.0, min(height, width) / 64)
+        for hint, shown in zip(hints, _shown_colors(hints, picture), strict=True):
             for grow, fill in ((0.5, "black"), (0.25, "white"), (0.0, shown)):
                 r = radius * (1 + grow)
                 centre = hint.x * width, hint.y * height
                 draw.ellipse([c - r for c in centre] + [c + r for c in centre], fill=fill)
-        out.append(torch.from_numpy(np.array(picture)).float() / 255)
-    return torch.stack(out)
+        drawn.copy_(torch.from_numpy(np.array(image)))
+        drawn.div_(255)
+    return out
 
 
-def _shown_colors(hints: Sequence[Hint], L: Tensor) -> list[tuple[int, ...]]:
-    """Each hint's 8-bit sRGB at the lightness (H, W) below it."""
-    height, width = L.shape
+def _planes(picture: Tensor) -> Tensor:
+    """(H, W, C), C = 1, 3 or 4 -> (3, H, W) float32 in 0..1 on the CPU."""
+    planes = picture[..., :3].detach().cpu().float().movedim(-1, 0)
+    return planes.nan_to_num(0).clamp(0, 1).expand(3, -1, -1)
+
+
+def _shown_colors(hints: Sequence[Hint], picture: Tensor) -> list[tuple[int, ...]]:
+    """Each hint's 8-bit sRGB at the lightness of (H, W, C) below it."""
     if not hints:
         return []
+    height, width = picture.shape[:2]
     x = torch.tensor([min(int(hint.x * width), width - 1) for hint in hints])
     y = torch.tensor([min(int(hint.y * height), height - 1) for hint in hints])
-    ab = torch.tensor([hint.ab for hint in hints]).T
-    lab = torch.cat([L[y, x][None], ab])[:, :, None]  # (3, N, 1): one column of pixels
+    below = picture[y.to(picture.device), x.to(picture.device)][:, None]  # (N, 1, C): one column
+    ab = torch.tensor([hint.ab for hint in hints]).T[..., None]
+    lab = torch.cat([color.lightness(_planes(below)), ab])
     levels = (color.to_gamut(lab)[..., 0].T * 255).round().int().tolist()
     return [tuple(level) for level in levels]

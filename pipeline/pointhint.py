@@ -31,9 +31,9 @@ class Prepared:
     size: tuple[int, int]
     """Width and height of the photo."""
     L: Tensor
-    """(1, 1, h, w) lightness of the working image, where the network runs."""
+    """(1, 1, h, w) lightness of the working image, on the CPU."""
     base: Tensor | None
-    """(1, 2, h, w) chroma that the hints correct."""
+    """(1, 2, h, w) chroma that the hints correct, on the CPU."""
     mask: Tensor | None
     """(1, h, w) where to colour, of the preview's size."""
 
@@ -48,6 +48,7 @@ class PointHintColorizer(Colorizer):
         *,
         hints: Hints = "",
         base: Colorizer | None = None,
+        prepared: Prepared | None = None,
         mask: Pictures | None = None,
         resolution: int | None = None,
         finish: Finish | None = None,
@@ -61,6 +62,8 @@ class PointHintColorizer(Colorizer):
                 pictures. None at all is allowed: the network then colours as it thinks best.
             base: an automatic colorizer whose colours the hints correct. Without hints the result
                 has its colours, as they are at this network's working size.
+            prepared: what `prepare` made of the first picture with the same base and resolution;
+                the base's colours are then taken from it.
             mask, resolution, finish, progress: as for `Colorizer.colorize`.
         Returns:
             as `Colorizer.colorize`.
@@ -75,7 +78,14 @@ class PointHintColorizer(Colorizer):
         def predict(
             rgb: Tensor, L: Tensor, shape: geometry.Geometry, part: slice
         ) -> Iterator[Tensor]:
-            yield self._answer(L, base and base_chroma(base, rgb, L), points)
+            known = None
+            if base is not None:
+                first = prepared is not None and part.start == 0
+                maps = [prepared.base.to(L.device)] if first else []
+                if len(rgb) > len(maps):
+                    maps.append(base_chroma(base, rgb[len(maps) :], L[len(maps) :]))
+                known = torch.cat(maps)
+            yield self._answer(L, known, points)
 
         out = self._paint(picture, mask, resolution, finish, progress, predict)
         return restore(out[:, 0])
@@ -108,8 +118,8 @@ class PointHintColorizer(Colorizer):
         return Prepared(
             rgb=shown(whole)[0].movedim(0, -1).contiguous(),
             size=(width, height),
-            L=L,
-            base=base and base_chroma(base, whole, L),
+            L=L.cpu(),
+            base=base and base_chroma(base, whole, L).cpu(),
             mask=masks,
         )
 
@@ -121,10 +131,12 @@ class PointHintColorizer(Colorizer):
         photo is no larger than a preview.
         """
         self._check(None, finish)
-        ab = self._answer(prepared.L, prepared.base, hint_points.read(hints))
+        device, base = self.placement.device, prepared.base
+        L = prepared.L.to(device)
+        ab = self._answer(L, None if base is None else base.to(device), hint_points.read(hints))
         rgb = prepared.rgb.movedim(-1, 0)[None]
         out = torch.empty_like(rgb)
-        apply_finish(rgb, ab, prepared.L, finish or Finish(), out, prepared.mask)
+        apply_finish(rgb, ab, L, finish or Finish(), out, prepared.mask)
         return out[0].movedim(0, -1)
 
     def _check(self, base: Colorizer | None, finish: object) -> None:
@@ -150,11 +162,11 @@ class PointHintColorizer(Colorizer):
         """Chroma (b, 2, h, w) of working images L (b, 1, h, w)."""
         if base is not None and not points:
             return base
-        x = network_input(L, *spread(L, points, base, prior=self.spec.prior))
         h, w = L.shape[2:]
         padded = (-(-n // self.spec.multiple) * self.spec.multiple for n in (h, w))
         shape = geometry.Geometry(h, w, h, w, *padded)  # the network pads by itself
         network = self.placement.acquire(self.memory_required(shape, len(L)))
+        x = network_input(L, *spread(L, points, base, prior=self.spec.prior))
         return self._numbers(network(x))
 
 
@@ -167,10 +179,10 @@ def base_chroma(base: Colorizer, rgb: Tensor, L: Tensor) -> Tensor:
 
 def shown(image: Tensor) -> Tensor:
     """(B, C, H, W) -> a copy, float32 on the CPU, no larger than a preview; 0..1 stays 0..1."""
-    shape = geometry.fit(*image.shape[2:], PREVIEW, 1)
-    if shape.scaled_height * shape.scaled_width >= image.shape[2] * image.shape[3]:
+    height, width = image.shape[2:]
+    if height * width <= PREVIEW**2:
         return image.to("cpu", torch.float32, copy=True)
-    return geometry.shrink(image, shape, "cpu").clamp(0, 1)
+    return geometry.shrink(image, geometry.fit(height, width, PREVIEW, 1), "cpu").clamp(0, 1)
 
 
 def spread(

@@ -130,9 +130,8 @@ class Config:
 _NANO = {
     "prior": True,
     "base": Path("ddcolor-nano"),
-    "batch": 16,
-    "smallest": 0.6,
     "huber": 10.0,
+    "dtype": "bfloat16",
 }
 PRESETS = {
     "paper": {},
@@ -145,22 +144,33 @@ PRESETS = {
         "learning_rate": 1e-4,
         "warmup": 500,
     },
-    # The network in the box, in two runs: small pictures first, many of them.
+    # The network in the box, in two runs: many small pictures first. As many hints on a small
+    # picture as on a large one would be denser than they are in use.
     "nano": _NANO
     | {
         "architecture": "pointhint-nano",
-        "steps": 9_000,
+        "base_share": 0.15,
+        "hints": (1, 20),
+        "steps": 7_000,
+        "batch": 16,
         "crop": (96,),
-        "learning_rate": 2e-3,
+        "smallest": 0.6,
+        "learning_rate": 7e-4,
         "warmup": 200,
     },
     "nano-last": _NANO
     | {
         "architecture": "",
-        "steps": 1_500,
-        "crop": (160,),
-        "learning_rate": 5e-4,
-        "warmup": 50,
+        "base_share": 0.25,
+        "hints": (3, 64),
+        "without": 0.05,
+        "steps": 5_200,
+        "batch": 8,
+        "crop": (160, 224),
+        "crop_until": (2_700,),
+        "smallest": 0.7,
+        "learning_rate": 6e-4,
+        "warmup": 100,
     },
 }
 
@@ -261,7 +271,7 @@ def build(config: Config) -> pointhint.PointHint:
     """The network: from weights to start from, or new, when it gives back what it is given.
 
     Raises:
-        ValueError: `start` is no point-hint network.
+        ValueError: `start` is no point-hint network, or one with another input.
     """
     if not config.start:
         return registry.build(pointhint.NAME, pointhint.PRESETS[config.architecture])
@@ -269,6 +279,12 @@ def build(config: Config) -> pointhint.PointHint:
     if spec.architecture != pointhint.NAME:
         raise ValueError(
             f"start is {config.start}, a {spec.architecture} network; expected a point-hint one."
+        )
+    if spec.prior != config.prior:
+        was, ask = ("with", "--prior") if spec.prior else ("without", "--no-prior")
+        raise ValueError(
+            f"start is {config.start}, which was trained {was} a guess between hints; give {ask}, "
+            "or other weights."
         )
     return network
 

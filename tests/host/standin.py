@@ -184,6 +184,16 @@ class StringInput(WidgetInput):
         self.dynamic_prompts = dynamic_prompts
 
 
+def comfytype(io_type: str):
+    """The decorator of the host: own inputs for a type."""
+
+    def named(cls):
+        cls.io_type = cls.Input.io_type = io_type
+        return cls
+
+    return named
+
+
 def comfy_type(name: str, base: type[Input]) -> type:
     made = type(name, (), {"io_type": name})
     made.Input = type("Input", (base,), {"io_type": name})
@@ -215,6 +225,8 @@ class NodeOutput:
 
 
 class ComfyNode:
+    hidden = None  # a HiddenHolder while the node runs
+
     @classmethod
     def GET_SCHEMA(cls) -> Schema:
         return cls.define_schema()
@@ -232,6 +244,8 @@ def comfy_api() -> dict[str, ModuleType]:
     io.Int, io.Float = comfy_type("INT", IntInput), comfy_type("FLOAT", NumberInput)
     io.String = comfy_type("STRING", StringInput)
     io.Combo = comfy_type("COMBO", ComboInput)
+    io.WidgetInput, io.comfytype = WidgetInput, comfytype
+    io.Hidden = type("Hidden", (), {"unique_id": "UNIQUE_ID"})
     io.NumberDisplay = type("NumberDisplay", (), {"number": "number", "slider": "slider"})
     api = ModuleType("comfy_api.v0_0_2")
     api.io, api.ui, api.ComfyExtension = io, ModuleType("ui"), ComfyExtension
@@ -310,6 +324,28 @@ def comfy() -> dict[str, ModuleType]:
     return {"comfy": package, **{f"comfy.{part}": getattr(package, part) for part in parts}}
 
 
+# ---- server ----
+
+
+def server() -> ModuleType:
+    """The host's server as `install` leaves it out: a test that needs one puts it in."""
+    from aiohttp import web
+
+    class PromptQueue:
+        running = 0
+
+        def get_tasks_remaining(self):
+            return self.running
+
+    class PromptServer:
+        def __init__(self):
+            self.routes, self.prompt_queue = web.RouteTableDef(), PromptQueue()
+
+    module = ModuleType("server")
+    module.PromptServer, PromptServer.instance = PromptServer, PromptServer()
+    return module
+
+
 # ---- folder_paths ----
 
 
@@ -318,6 +354,7 @@ def folder_paths() -> ModuleType:
     paths.models_dir = os.path.join(os.sep, "no", "such", "models")
     paths.folder_names_and_paths = {}
     paths.input_directory = os.path.join(os.sep, "no", "such", "input")
+    paths.temp_directory = os.path.join(os.sep, "no", "such", "temp")
 
     def add_model_folder_path(key, folder, is_default=False):
         folders, _ = paths.folder_names_and_paths.setdefault(key, ([], set()))
@@ -349,8 +386,13 @@ def folder_paths() -> ModuleType:
     def set_input_directory(folder):
         paths.input_directory = folder
 
+    def set_temp_directory(folder):
+        paths.temp_directory = folder
+
     paths.get_input_directory = lambda: paths.input_directory
     paths.set_input_directory = set_input_directory
+    paths.get_temp_directory = lambda: paths.temp_directory
+    paths.set_temp_directory = set_temp_directory
     paths.add_model_folder_path = add_model_folder_path
     paths.get_folder_paths = lambda key: list(paths.folder_names_and_paths[key][0])
     paths.get_filename_list = get_filename_list

@@ -83,3 +83,26 @@ def grey():
         return one.expand(-1, -1, -1, channels).contiguous()
 
     return make
+
+
+@pytest.fixture
+def temp(host, tmp_path):
+    """A temp folder of the host, of its own."""
+    before = host.folder_paths.get_temp_directory()
+    host.folder_paths.set_temp_directory(str(tmp_path / "temp"))
+    yield tmp_path / "temp"
+    host.folder_paths.set_temp_directory(before)
+
+
+@pytest.fixture
+def canvas(host, temp):
+    """The module, without sessions of other tests."""
+    module = host.nodes.canvas
+    module._sessions.clear()
+    return module
+
+
+@pytest.fixture
+def pointhint(host, folder, mini_pointhint_file):
+    (folder / "mini-pointhint.safetensors").write_bytes(mini_pointhint_file.read_bytes())
+    return host.nodes.LoadPointHint.execute("mini-pointhint.safetensors", "auto").args[0]

@@ -79,6 +79,35 @@ def test_a_network_of_another_role_is_refused(host, folder, network_bytes):
         host.nodes.LoadAutomatic.execute("other.safetensors", "auto")
 
 
+def test_point_hint_networks_have_their_own_loader(
+    host, folder, network_bytes, mini_pointhint_file
+):
+    (folder / "automatic.safetensors").write_bytes(network_bytes())
+    (folder / "hints.safetensors").write_bytes(mini_pointhint_file.read_bytes())
+    names = host.nodes.LoadPointHint.GET_SCHEMA().inputs[0].options
+    assert "hints.safetensors" in names
+    assert "automatic.safetensors" not in names
+    assert "hints.safetensors" not in options(host, "model")
+    loaded = host.nodes.LoadPointHint.execute("hints.safetensors", "auto").args[0]
+    assert loaded.spec.role == "pointhint"
+    expected = "is a network of the role 'automatic' .*this node opens 'pointhint' networks"
+    with pytest.raises(ValueError, match=expected):
+        host.nodes.LoadPointHint.execute("automatic.safetensors", "auto")
+    expected = "is a network of the role 'pointhint' .*this node opens 'automatic' networks"
+    with pytest.raises(ValueError, match=expected):
+        host.nodes.LoadAutomatic.execute("hints.safetensors", "auto")
+
+
+def test_fingerprint_of_a_point_hint_network_follows_its_file(host, folder, mini_pointhint_file):
+    file = folder / "hints.safetensors"
+    file.write_bytes(mini_pointhint_file.read_bytes())
+    mark = host.nodes.LoadPointHint.fingerprint_inputs
+    first = mark(model="hints.safetensors")
+    os.utime(file, ns=(0, 10**9))
+    assert mark(model="hints.safetensors") != first
+    assert mark(model="../hints.safetensors").endswith("missing")
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(host, folder):
     (folder / "page.pth").write_bytes(b"<!doctype html>")
     with pytest.raises(ValueError, match="page.pth: this is a web page"):
@@ -189,7 +218,7 @@ def test_nothing_in_the_folder_keeps_the_pack_from_loading(host, folder):
     info["colorist"] = "[" * 100_000
     save_file({"x": torch.zeros(1)}, folder / "deep.safetensors", metadata=info)
     (folder / "cut.safetensors").write_bytes(b"\xff" * 40)
-    for node in (host.nodes.LoadAutomatic, host.nodes.LoadExemplar):
+    for node in (host.nodes.LoadAutomatic, host.nodes.LoadExemplar, host.nodes.LoadPointHint):
         names = node.define_schema().inputs[0].options
         assert "gone.pth" not in names
         assert {"odd.safetensors", "deep.safetensors", "cut.safetensors"} <= set(names)

@@ -30,6 +30,8 @@ def test_ids_are_the_documented_ones(schemas):
         "ColoristLoadExemplar": "Load Exemplar Colorizer",
         "ColoristExemplar": "Colorize by Reference",
         "ColoristFindReference": "Find References",
+        "ColoristLoadPointHint": "Load Point-Hint Colorizer",
+        "ColoristPointHints": "Colorize by Point Hints",
         "ColoristMergeChroma": "Merge Chroma",
     }
 

@@ -444,3 +444,14 @@ def test_overlay_of_values_that_are_none():
     rgb[0, 40, 60], rgb[0, 5, 5] = float("nan"), 7.0
     out = overlay(rgb, [at(0.5, 0.5)])
     assert out.isfinite().all() and out.min() >= 0 and out.max() <= 1
+
+
+def test_the_canvas_and_the_queue_agree_on_what_is_fine(root):
+    """tests/js reads the same table."""
+    table = json.loads((root / "tests" / "js" / "hint_texts.json").read_text(encoding="utf-8"))
+    assert len(table["fine"]) > 20 and len(table["refused"]) > 50
+    for text in table["fine"]:
+        read(text)
+    for text in table["refused"]:
+        with pytest.raises(ValueError, match="hints|point"):
+            read(text)

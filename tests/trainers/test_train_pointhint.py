@@ -162,7 +162,7 @@ def test_weights_to_start_from(photos, tmp_path, mini_preset, mini_pointhint_fil
     start = tmp_path / "secret place" / "start.safetensors"
     start.parent.mkdir()
     start.write_bytes(mini_pointhint_file.read_bytes())
-    changes = {"architecture": "", "start": start, "learning_rate": 0.0}
+    changes = {"architecture": "", "start": start, "learning_rate": 0.0, "prior": True}
     train_pointhint.main(settings(photos, tmp_path / "run", steps=2, **changes))
     got, want = weights(tmp_path / "run").state_dict(), registry.load(start)[0].state_dict()
     for key, tensor in want.items():
@@ -170,6 +170,12 @@ def test_weights_to_start_from(photos, tmp_path, mini_preset, mini_pointhint_fil
     _, info = checkpoint.read(tmp_path / "run" / "weights.safetensors")
     assert info["training"]["config"]["start"] == "start.safetensors"
     assert "secret place" not in json.dumps(info)
+
+
+def test_weights_with_another_input_are_refused(photos, tmp_path, mini_preset, mini_pointhint_file):
+    changes = {"architecture": "", "start": mini_pointhint_file}
+    with pytest.raises(ValueError, match="trained with a guess between hints; give --prior"):
+        train_pointhint.main(settings(photos, tmp_path / "run", **changes))
 
 
 def test_weights_are_there_before_the_state(photos, tmp_path, mini_preset, monkeypatch):

@@ -1,0 +1,185 @@
+"""Colour by points that the user places on the photo."""
+
+import logging
+
+from torch import Tensor
+
+from ..pipeline import hints as hint_points
+from ..pipeline.colorizer import Colorizer
+from ..pipeline.finish import Finish
+from ..pipeline.pointhint import PointHintColorizer
+from ..pipeline.upsample import METHODS
+from . import canvas, controls, host
+from .host import io, make
+from .load import Automatic, PointHint
+
+log = logging.getLogger(__name__)
+NONE = '{"version": 1, "points": []}'
+WIDGET = "COLORIST_HINTS"  # as web/js/point_hints.js calls it
+
+
+class ColorizeByPointHints(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="ColoristPointHints",
+            display_name="Colorize by Point Hints",
+            category="Colorist/guided",
+            description="Colours black-and-white photos from a few coloured points that you place "
+            "on the picture in the node, or corrects an automatic network's colours by them. Keeps "
+            "size, lightness and every detail of the photo.",
+            search_aliases=[
+                "colorize",
+                "colourise",
+                "hints",
+                "color points",
+                "interactive",
+                "scribble",
+                "user guided",
+                "black and white",
+            ],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                controls.image(
+                    "image",
+                    "One photo, or the frames of a shot: the points serve all. The canvas shows "
+                    "the first. Colour in it is not looked at.",
+                ),
+                PointHint.Input(
+                    "pointhint",
+                    display_name="point-hint colorizer",
+                    tooltip="From Load Point-Hint Colorizer.",
+                ),
+                Automatic.Input(
+                    "colorizer",
+                    display_name="base colorizer",
+                    optional=True,
+                    tooltip="From Load Automatic Colorizer: colours the photo first, and the "
+                    "points correct it. Without points the result has its colours.",
+                ),
+                controls.image(
+                    "reference",
+                    "A colour picture to pick colours from with the canvas's eyedropper. The "
+                    "result does not depend on it.",
+                    optional=True,
+                ),
+                controls.mask(),
+                controls.resolution(advanced=True),
+                *controls.finishing(),
+                host.DrawnString.Input(
+                    "hints",
+                    WIDGET,
+                    display_name="hints",
+                    default=NONE,
+                    tooltip="The points as JSON; the canvas writes it. x and y in 0..1 of the "
+                    "photo from its top left, color as #rrggbb, of which lightness is left aside, "
+                    "size in pixels of the picture the network sees. Nothing = no points.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("colored", display_name="image", tooltip="The coloured photos."),
+                io.Image.Output(
+                    "overlay",
+                    display_name="overlay",
+                    tooltip="The photos in grey with the points on them.",
+                ),
+                io.String.Output(
+                    "points",
+                    display_name="hints",
+                    tooltip="The points as JSON, to use again.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, hints: str | None = None) -> bool | str:
+        """What is wrong with hints that are no link's (those are None here)."""
+        try:
+            hint_points.read(hints or "")
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        pointhint: PointHintColorizer,
+        resolution: int = 0,
+        strength: float = 1.0,
+        saturation: float = 1.0,
+        chroma_ceiling: float = 0.0,
+        keep_color: float = 0.0,
+        upsample: str = METHODS[0],
+        hints: str = NONE,
+        colorizer: Colorizer | None = None,
+        reference: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        points = hint_points.read(hints)
+        finish = Finish(
+            strength=strength,
+            saturation=saturation,
+            chroma_ceiling=chroma_ceiling,
+            keep_color=keep_color,
+            upsample=upsample,
+        )
+        resolution = resolution or None
+        with canvas.computing():
+            session = cls._session(image, pointhint, colorizer, mask, resolution, finish)
+            colored = pointhint.colorize(
+                image,
+                hints=points,
+                base=colorizer,
+                prepared=session and session.ready()[1],
+                mask=host.mask_for(image, mask),
+                resolution=resolution,
+                finish=finish,
+                progress=host.progress(len(image)),
+            )
+        return io.NodeOutput(
+            host.delivered(colored),
+            host.delivered(hint_points.overlay(image, points)),
+            hint_points.write(points),
+            ui=session and cls._message(session, colored, reference),
+        )
+
+    @classmethod
+    def _session(
+        cls,
+        image: Tensor,
+        pointhint: PointHintColorizer,
+        colorizer: Colorizer | None,
+        mask: Tensor | None,
+        resolution: int | None,
+        finish: Finish,
+    ) -> canvas.Session | None:
+        """What previews need; None where it cannot be had: the run goes on without."""
+        try:
+            return canvas.open_session(
+                host.node_id(cls),
+                pointhint,
+                image,
+                base=colorizer,
+                mask=mask,
+                resolution=resolution,
+                finish=finish,
+            )
+        except ValueError:
+            raise  # the run would say the same
+        except Exception:
+            log.exception("the canvas has no previews of this photo.")
+            return None
+
+    @classmethod
+    def _message(
+        cls, session: canvas.Session, colored: Tensor, reference: Tensor | None
+    ) -> dict | None:
+        """What the page is told; None where the pictures for it cannot be written."""
+        try:
+            return {"colorist_hints": [canvas.message(session, colored, reference)]}
+        except OSError:
+            log.exception("the canvas cannot show the result: is the temp folder full?")
+            return None

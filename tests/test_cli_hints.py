@@ -1,0 +1,209 @@
+"""`colorist hints`, as a user types it."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from comfyui_colorist import cli
+from comfyui_colorist.pipeline import color, files
+from PIL import Image
+
+RED = {"x": 0.25, "y": 0.5, "color": "#c03030", "size": 4}
+BLUE = {"x": 0.75, "y": 0.5, "color": "#3050c0", "size": 4}
+
+
+@pytest.fixture(scope="module")
+def model(mini_pointhint_file) -> list[str]:
+    return ["--model", str(mini_pointhint_file), "--resolution", "64", "--device", "cpu"]
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (64, 48)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(64, 192, (4, 4), np.uint8)
+    Image.fromarray(pixels).resize(size).save(path)
+    return path
+
+
+def written(*points: dict) -> str:
+    return json.dumps({"version": 1, "points": points})
+
+
+def hints_file(path: Path, *points: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(written(*points), encoding="utf-8")
+    return path
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def swapped(*points: dict) -> list[dict]:
+    """The same places with each other's colours."""
+    colors = [point["color"] for point in reversed(points)]
+    return [{**point, "color": color} for point, color in zip(points, colors, strict=True)]
+
+
+def ab(path: Path) -> np.ndarray:
+    """(2, H, W)."""
+    rgb = torch.from_numpy(files.read(path).pixels).movedim(-1, 0)[:3]
+    return color.rgb_to_lab(rgb)[1:].numpy()
+
+
+@pytest.mark.parametrize("way", ["text", "file", "stdin", "file with a mark"])
+def test_points_colour_their_place(tmp_path, model, way, monkeypatch, capsys):
+    photo, hints = picture(tmp_path / "a.png"), written(RED, BLUE)
+    if way.startswith("file"):
+        file = tmp_path / "points.txt"
+        file.write_text(hints, encoding="utf-8-sig" if "mark" in way else "utf-8")
+        hints = file
+    elif way == "stdin":
+        monkeypatch.setattr("sys.stdin", io.StringIO(hints))
+        hints = "-"
+    assert run("hints", photo, "--hints", hints, "-o", tmp_path / "out", *model) == 0
+    assert capsys.readouterr().err.endswith("1 written.\n")
+    other = ["--hints", written(*swapped(RED, BLUE)), "-o", tmp_path / "other"]
+    assert run("hints", photo, *other, *model) == 0
+    warmer = (ab(tmp_path / "out" / "a.png") - ab(tmp_path / "other" / "a.png")).sum(axis=0)
+    assert warmer.shape == (48, 64)
+    assert warmer[22:26, 14:18].mean() - warmer[22:26, 46:50].mean() > 15
+
+
+def test_no_points_are_legal(tmp_path, model):
+    photo = picture(tmp_path / "a.png")
+    for i, hints in enumerate((written(), "")):
+        assert run("hints", photo, "--hints", hints, "-o", tmp_path / f"{i}.png", *model) == 0
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
+
+
+def test_a_folder_of_hints_for_a_tree_of_pictures(tmp_path, model):
+    for name in ("a.png", "sub/a.jpg"):
+        picture(tmp_path / "in" / name)
+    hints_file(tmp_path / "points" / "a.json", {**RED, "x": 0.5})
+    hints_file(tmp_path / "points" / "sub" / "a.json", {**BLUE, "x": 0.5})
+    command = ["hints", tmp_path / "in", "--hints", tmp_path / "points", "-o", tmp_path / "out"]
+    assert run(*command, *model) == 0
+    red, blue = ab(tmp_path / "out" / "a.png"), ab(tmp_path / "out" / "sub" / "a.jpg")
+    assert red[1, 24, 32] - blue[1, 24, 32] > 15
+
+
+def test_a_picture_by_name_and_another_output_name(tmp_path, model):
+    photo = picture(tmp_path / "in" / "b.png")
+    hints_file(tmp_path / "points" / "b.json", {**RED, "x": 0.5})
+    out = tmp_path / "else.tif"
+    assert run("hints", photo, "--hints", tmp_path / "points", "-o", out, *model) == 0
+    assert run("hints", photo, "--hints", written(), "-o", tmp_path / "none.tif", *model) == 0
+    assert (ab(out) - ab(tmp_path / "none.tif"))[0, 24, 32] > 15
+
+
+def test_pictures_without_hints_fail_and_others_do_not(tmp_path, model, capsys):
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / "in" / name)
+    hints_file(tmp_path / "points" / "a.json", RED)
+    hints_file(tmp_path / "points" / "c.json", RED, {"x": 0.5})
+    command = ["hints", tmp_path / "in", "--hints", tmp_path / "points", "-o", tmp_path / "out"]
+    assert run(*command, "--json", *model) == 1
+    shown = capsys.readouterr()
+    record = json.loads(shown.out)
+    assert (record["written"], record["failed"]) == (1, 2)
+    errors = {Path(job["input"]).name: job["error"] for job in record["files"]}
+    assert errors["a.png"] is None
+    assert "b.png: it has no hints; expected them in" in errors["b.png"]
+    assert "c.json: point 2: y is missing, color is missing" in errors["c.png"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_overlay(tmp_path, model, capsys):
+    photo = picture(tmp_path / "a.png", size=(128, 96))
+    base = ["hints", photo, "--hints", written(RED), "-o", tmp_path / "out", *model]
+    assert run(*base) == 0
+    colored = (tmp_path / "out" / "a.png").read_bytes()
+    assert run(*base, "--overlay", "--json") == 0
+    assert (tmp_path / "out" / "a.png").read_bytes() == colored
+    record = json.loads(capsys.readouterr().out)["files"][0]
+    assert [Path(path).name for path in record["outputs"]] == ["a.png", "a-hints.png"]
+    a, b = ab(tmp_path / "out" / "a-hints.png")
+    assert a[48, 32] > 10
+    assert max(np.abs(a[:, 64:]).max(), np.abs(b[:, 64:]).max()) < 0.5
+
+
+def test_controls_and_base(tmp_path, model, mini_file):
+    photo = picture(tmp_path / "a.png")
+    base = ["hints", photo, "--hints", written(), *model, "--base", mini_file]
+    assert run(*base, "-o", tmp_path / "based.png") == 0
+    own = ["--model", mini_file, "--resolution", 64, "--device", "cpu"]
+    assert run("colorize", photo, "-o", tmp_path / "own.png", *own) == 0
+    assert run(*base, "-o", tmp_path / "grey.png", "--saturation", 0) == 0
+    based, grey = ab(tmp_path / "based.png"), ab(tmp_path / "grey.png")
+    assert np.abs(based).mean() > 1
+    assert np.abs(grey).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("hints", "told"),
+    [
+        ("none.json", "no such file or folder, and no JSON"),
+        ('{"version": 2, "points": []}', "version 2"),
+        ("{", "the hints are not JSON"),
+        ('[{"x": 0.5, "y": 0.5, "color": "#ffffff"}]', "expected an object with version"),
+        (written(RED, {**RED, "color": "red"}), "point 2: color is 'red'"),
+    ],
+)
+def test_wrong_hints(tmp_path, model, hints, told, capsys):
+    photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    assert run("hints", photo, "--hints", hints, "-o", out, *model) == 2
+    assert told in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_wrong_file_of_hints_is_named(tmp_path, model, capsys):
+    photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    for data in (b"\xff\xfe\x00", b"{"):
+        (tmp_path / "points.json").write_bytes(data)
+        assert run("hints", photo, "--hints", tmp_path / "points.json", "-o", out, *model) == 2
+        assert "points.json: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--base", "SELF"], "takes 'automatic' networks"),
+        (["--strength", "2"], "strength is 2.0; expected 0 to 1"),
+        (["--resolution", "8"], "resolution is 8; this network needs at least"),
+    ],
+)
+def test_refusals(tmp_path, model, options, told, capsys):
+    photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    options = [model[1] if option == "SELF" else option for option in options]
+    command = ["hints", photo, "--hints", written(RED), "-o", out, *model, *options]
+    assert run(*command) == 2
+    assert told in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_base_that_the_network_cannot_correct(
+    tmp_path, mini_pointhint_network, mini_file, capsys
+):
+    import dataclasses
+
+    from comfyui_colorist.model_defs import checkpoint
+
+    config = dataclasses.asdict(mini_pointhint_network.config)
+    info = {"architecture": "pointhint", "config": config}
+    plain = tmp_path / "plain.safetensors"
+    plain.write_bytes(checkpoint.to_bytes(mini_pointhint_network.state_dict(), info))
+    command = ["hints", picture(tmp_path / "a.png"), "--hints", "", "-o", tmp_path / "out"]
+    assert run(*command, "--model", plain, "--base", mini_file, "--device", "cpu") == 2
+    assert "leave the base out" in capsys.readouterr().err
+
+
+def test_networks_of_another_role(tmp_path, model, mini_file, capsys):
+    photo = picture(tmp_path / "a.png")
+    command = ["hints", photo, "--hints", written(RED), "-o", tmp_path / "out"]
+    assert run(*command, "--model", mini_file) == 2
+    assert "Its command is colorist colorize" in capsys.readouterr().err
+    assert run("colorize", photo, "-o", tmp_path / "out", *model) == 2
+    assert "Its command is colorist hints" in capsys.readouterr().err
