@@ -61,7 +61,8 @@ class Config:
     """Give the network a guess between hints, by kriging, in place of the paper's zeros. Only such
     a network can correct the colours of an automatic one."""
     base: Path | None = None
-    """Automatic network whose colours are the guess for some photos: file, boxed or installed."""
+    """Automatic network whose colours are the guess for some photos: file, boxed or installed. Not
+    looked at without `prior`."""
     base_share: float = 0.25
     """Part of each batch that gets it."""
     hints: tuple[int, ...] = (1, 64)
@@ -121,8 +122,6 @@ class Config:
         for name in ("without", "base_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
-        if self.base and not self.prior:
-            raise ValueError("base needs prior: hints alone leave no place for its colours.")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is '{self.dtype}'; expected float32 or bfloat16.")
 
@@ -182,7 +181,7 @@ def main(config: Config) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     photos = Photos(config.photos, config.index, config.skip_licences)
     network = build(config).to(device).train()
-    base = engine.load(config.base, device=device) if config.base else None
+    base = engine.load(config.base, device=device) if config.base and config.prior else None
     if base is not None and base.spec.role != "automatic":
         raise ValueError(
             f"base is {config.base}, of the role '{base.spec.role}'; expected a "
