@@ -1,0 +1,263 @@
+/**
+ * What canvas.mjs sees and does on the page: the workflow that it is about, pointer and keys in
+ * parts of the picture, pixels of the canvas, and waits for what must come.
+ */
+
+import assert from "node:assert/strict";
+
+const MODELS = {
+  ColoristLoadPointHint: "mini-pointhint.safetensors", ColoristLoadAutomatic: "mini.safetensors",
+};
+const EMPTY = [[1150, 880], [950, 880]]; // places of the page with no node
+const SOON = 10000; // ms that anything may take
+const NODES2 = [1, 41]; // front end from which Nodes 2.0 is finished: 1.27 has one without widgets
+
+/** @type {import("playwright-core").Page} */
+export let page;
+export let requests = []; // bodies of the canvas's own requests, since the check began
+
+// --- What is seen and done -----------------------------------------------------------------------
+
+export const ui = () => page.locator(".colorist-hints:visible");
+export const part = (selector) => ui().locator(selector);
+export const board = () => part(".board");
+export const button = (action) => part(`[data-action="${action}"]`);
+export const text = (selector) => part(selector).textContent();
+export const said = () => text(".said");
+export const value = () => page.evaluate(() => window.hints());
+export const previews = () => requests.filter((body) => body.hints);
+export const reddish = ([r, , b]) => r - b > 40;
+export const bluish = ([r, , b]) => b - r > 40;
+export const grayish = ([r, g, b]) => Math.max(r, g, b) - Math.min(r, g, b) < 3;
+
+/** Waits until something holds; fails with what was waited for. */
+export async function until(holds, what) {
+  const end = Date.now() + SOON;
+  while (!(await holds())) {
+    assert.ok(Date.now() < end, `not within ${SOON / 1000} s: ${what}`);
+    await page.waitForTimeout(50);
+  }
+}
+
+/** The workflow with these points (or this text), as a new one. */
+export async function open(hints = []) {
+  const whole = typeof hints === "string" ? hints : JSON.stringify({ version: 1, points: hints });
+  await page.evaluate((given) => window.reopen(given), whole);
+  await board().waitFor();
+  await seen("photo.png");
+  requests = [];
+}
+
+/** The points of the node, once there are so many. */
+export async function points(count) {
+  const read = async () => JSON.parse(await value()).points;
+  await until(async () => (await read()).length === count, `${count} points`);
+  return read();
+}
+
+export async function colored(color) {
+  await until(async () => (await points(1))[0].color === color, `the point is ${color}`);
+}
+
+export function near(point, { x, y }) {
+  const away = Math.max(Math.abs(point.x - x), Math.abs(point.y - y));
+  assert.ok(away < 0.02, `${JSON.stringify(point)} is not at ${x}, ${y}`);
+}
+
+/** Place of the page for a place of the picture, while all of it is shown. */
+export async function at(x, y) {
+  const box = await board().boundingBox();
+  const scale = Math.min(box.width / 320, box.height / 240); // pictures are 320 x 240
+  const left = box.x + (box.width - 320 * scale) / 2, top = box.y + (box.height - 240 * scale) / 2;
+  return [left + x * 320 * scale, top + y * 240 * scale];
+}
+
+export async function click(x, y, options) {
+  await page.mouse.click(...(await at(x, y)), options);
+}
+
+export async function drag(from, to, options) {
+  await page.mouse.move(...(await at(...from)));
+  await page.mouse.down(options);
+  await page.mouse.move(...(await at(...to)), { steps: 8 });
+  await page.mouse.up(options);
+}
+
+export async function wheel(amount) {
+  await page.mouse.move(...(await at(0.5, 0.5)));
+  await page.mouse.wheel(0, amount);
+}
+
+/** Keys on the picture. */
+export async function keys(...names) {
+  await board().focus();
+  for (const name of names) await page.keyboard.press(name);
+}
+
+/** Takes the focus from the canvas; never twice at one place, which would be a double click. */
+export async function leave() {
+  await page.mouse.click(...EMPTY[0]);
+  EMPTY.reverse();
+}
+
+export const away = () => page.mouse.move(...EMPTY[0]);
+
+/** A button of the toolbar, or a key on the picture. */
+export async function step(name) {
+  if (name.includes("+")) await keys(name);
+  else await button(name).click();
+}
+
+/** [r, g, b, a] of the board at a place of the picture. */
+export async function pixel(x, y) {
+  const box = await board().boundingBox();
+  const [px, py] = await at(x, y);
+  return board().evaluate((canvas, [u, v]) => {
+    const place = [Math.floor(canvas.width * u), Math.floor(canvas.height * v), 1, 1];
+    return [...canvas.getContext("2d").getImageData(...place).data];
+  }, [(px - box.x) / box.width, (py - box.y) / box.height]);
+}
+
+/** The halves of a photo are on the board: photo.png has the dark one left, other.png right. */
+export async function seen(name) {
+  const [dark, light] = name === "photo.png" ? [0.1, 0.9] : [0.9, 0.1];
+  await until(async () => {
+    const halves = [await pixel(dark, 0.9), await pixel(light, 0.9)];
+    return halves.every(grayish) && halves[0][0] === 96 && halves[1][0] === 176;
+  }, `${name} is shown, in grey`);
+}
+
+/** The element on the page is the one of the node that is in the graph. */
+export async function onPage() {
+  await until(() => page.evaluate(() => window.hintsWidget().element.isConnected),
+    "the node's own element is on the page");
+}
+
+/** Another file in the loader; the pointer is elsewhere then, and comes to the canvas after. */
+export async function choosePhoto(name) {
+  await away();
+  await page.evaluate((file) => {
+    const { graph } = window.app;
+    const [input] = window.hintsNode().inputs.filter((slot) => slot.name === "image");
+    const loader = graph.getNodeById(graph.links[input.link].origin_id);
+    const widget = loader.widgets.find((other) => other.name === "image");
+    widget.value = file;
+    widget.callback?.(file);
+  }, name);
+  await board().hover({ position: { x: 5, y: 5 } });
+}
+
+/** Runs the workflow and waits until the canvas is live. */
+export async function run() {
+  await page.evaluate(() => window.app.queuePrompt(0, 1));
+  await until(async () => (await said()) === "Live" && (await idle()), "the run is done");
+  await until(() => button("view-result").isEnabled(), "there is a result");
+  await settled();
+  requests = [];
+}
+
+export const idle = () => page.evaluate(async () => {
+  const { queue_running: running, queue_pending: pending } = await (await fetch("/queue")).json();
+  return running.length + pending.length === 0;
+});
+
+/** No request for as long as suggestions wait for a point to rest, and some. */
+export async function settled() {
+  let count = -1;
+  while (count !== requests.length) {
+    count = requests.length;
+    await page.waitForTimeout(700);
+  }
+}
+
+/** Controls of the canvas that stick out of it. */
+export const cutOff = () => ui().evaluate((root) => {
+  const { right, bottom } = root.getBoundingClientRect();
+  const out = [...root.querySelectorAll("button, input, canvas")].filter((one) => {
+    const rect = one.getBoundingClientRect();
+    return one.offsetParent && (rect.right > right + 1 || rect.bottom > bottom + 1);
+  });
+  return out.map((one) => one.dataset.action ?? one.className);
+});
+
+// --- The page ------------------------------------------------------------------------------------
+
+/** Helpers inside the page: the workflow, and the node that it is about. */
+async function preparePage(models) {
+  const { app, LiteGraph } = window;
+  app.graph.clear();
+  const add = (type, place, values = {}) => {
+    const node = LiteGraph.createNode(type);
+    node.pos = place;
+    app.graph.add(node);
+    for (const [name, to] of Object.entries(values)) {
+      const widget = node.widgets.find((other) => other.name === name);
+      widget.value = to;
+    }
+    if (type === "LoadImage") node.setSize([315, 330]); // with room for its picture
+    return node;
+  };
+  const hints = add("ColoristPointHints", [420, 60]);
+  const wire = (from, name) => {
+    from.connect(0, hints, hints.inputs.findIndex((slot) => slot.name === name));
+  };
+  const { ColoristLoadPointHint, ColoristLoadAutomatic } = models;
+  wire(add("LoadImage", [40, 60], { image: "photo.png" }), "image");
+  wire(add("ColoristLoadPointHint", [40, 440], { model: ColoristLoadPointHint }), "pointhint");
+  wire(add("ColoristLoadAutomatic", [40, 560], { model: ColoristLoadAutomatic }), "colorizer");
+  wire(add("LoadImage", [40, 680], { image: "reference.png" }), "reference");
+  const fresh = JSON.stringify(app.graph.serialize());
+
+  window.hintsNode = () => app.graph._nodes.find((node) => node.type === "ColoristPointHints");
+  window.hintsWidget = () => window.hintsNode().widgets.find((widget) => widget.name === "hints");
+  window.hints = () => window.hintsWidget().value;
+  /** Opens the workflow with this text as its hints; without one, the workflow as it is now. */
+  window.reopen = async (text) => {
+    const now = text === undefined ? JSON.stringify(app.graph.serialize()) : fresh;
+    const workflow = { ...JSON.parse(now), id: crypto.randomUUID() };
+    if (text !== undefined) {
+      const node = workflow.nodes.find(({ type }) => type === "ColoristPointHints");
+      node.widgets_values.splice(-1, 1, text);
+    }
+    await app.loadGraphData(workflow, true, true, null);
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [20, 40];
+    app.graph.setDirtyCanvas(true, true);
+  };
+}
+
+/** Opens the front end in one of its renderers; a sentence where it has no such one. */
+export async function openPage(context, url, nodes2) {
+  const settings = {
+    "Comfy.TutorialCompleted": true,
+    "Comfy.Workflow.Persist": false,
+    "Comfy.Minimap.Visible": false,
+    "Comfy.VueNodes.Enabled": nodes2,
+  };
+  for (const [name, to] of Object.entries(settings)) {
+    const init = { method: "POST", body: JSON.stringify(to) };
+    await fetch(`${url}/settings/${name}`, init);
+  }
+  await context.route((to) => !to.href.startsWith(url) && to.protocol.startsWith("http"),
+    (route) => route.abort()); // nothing from elsewhere
+  page = await context.newPage();
+  page.on("request", (request) => {
+    if (request.url().includes("/colorist/")) requests.push(request.postDataJSON());
+  });
+  await page.goto(url, { waitUntil: "domcontentloaded" });
+  await page.waitForFunction(() => {
+    const types = window.LiteGraph?.registered_node_types ?? {};
+    return window.app?.canvas?.ctx && types.ColoristPointHints && types.LoadImage;
+  }, null, { timeout: 120000 });
+  page.setDefaultTimeout(SOON);
+  await page.waitForTimeout(1500); // dialogues of a first start
+  for (let i = 0; i < 3; i++) await page.keyboard.press("Escape");
+  const version = await page.evaluate(() => window.__COMFYUI_FRONTEND_VERSION__ ?? "0.0");
+  const [major, minor] = version.split(".").map(Number);
+  if (nodes2 && (major < NODES2[0] || (major === NODES2[0] && minor < NODES2[1]))) {
+    return `Nodes 2.0 needs front end ${NODES2.join(".")}, this host's is older`;
+  }
+  assert.equal(await page.evaluate(() => Boolean(window.LiteGraph.vueNodesMode)), nodes2);
+  await page.evaluate(preparePage, MODELS);
+  return "";
+}
