@@ -1,6 +1,7 @@
 # make demo   environment, then a real photo coloured by the weights in the box -> demo/before_after.png
 # make test   environment, then the whole test suite
-# Needs only Python 3.10 to 3.13 (with venv) and git. COMFYUI_PATH=... runs the node tests in a real host.
+# Needs only Python 3.10 to 3.13 (with venv) and git. COMFYUI_PATH=... runs the node tests in a real host, and with
+# PLAYWRIGHT_NODE_MODULES=... and Chromium the canvas in a browser (COMFYUI_PYTHON=... where the host has its own Python).
 
 SUITABLE = import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \

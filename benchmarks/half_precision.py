@@ -3,7 +3,8 @@
     python benchmarks/half_precision.py --photos DIR --models ddcolor-nano exemplar-nano --limit 12
 
 Mean and largest distance in ab from the float32 result, over the first photos of a folder; exemplar
-networks take the next photo as reference, and tell how far their confidence moves.
+networks take the next photo as reference, and tell how far their confidence moves; point-hint
+networks take ten points of the photo's own colours.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import importlib
 import runpy
 from pathlib import Path
 
+import numpy as np
 from large_photo import ROOT
 
 
@@ -32,12 +34,22 @@ def main() -> None:
     paths = sorted(options.photos.glob("*.jpg"))[: options.limit]
     photos = [torch.from_numpy(files.read(path).pixels[..., :3].copy()) for path in paths]
 
+    def hints_of(photo: torch.Tensor) -> list[dict]:
+        hints = []
+        for x, y in np.random.default_rng(0).random((10, 2)).tolist():
+            rgb = photo[int(y * photo.shape[0]), int(x * photo.shape[1])]
+            code = "".join(f"{level:02x}" for level in (255 * rgb).round().int().tolist())
+            hints.append({"x": x, "y": y, "color": f"#{code}"})
+        return hints
+
     def results(engine: object) -> list[tuple[torch.Tensor, torch.Tensor]]:
         made = []
         for photo, other in zip(photos, [*photos[1:], photos[0]], strict=True):
             sure = torch.zeros(1)
             if engine.spec.role == "exemplar":
                 rgb, sure = engine.colorize_with_confidence(photo, reference=other)
+            elif engine.spec.role == "pointhint":
+                rgb = engine.colorize(photo, hints=hints_of(photo))
             else:
                 rgb = engine.colorize(photo)
             made.append((color.rgb_to_lab(rgb.movedim(-1, 0)[None])[:, 1:], sure))

@@ -7,6 +7,9 @@ hints are patches of 2x2 pixels of an aligned grid in the mean colour of the pho
 for every method. Near-grey photos (mean C* below 4) are left out. Through the whole pipeline:
 a hint is a colour #rrggbb, a result has 8 bits.
 
+`--where wrong` puts the hints where the base is most wrong instead, one after the other and 24
+pixels or more apart: what a person does who corrects it.
+
     PSNR, SSIM   to the photo          PEV      variance of the error over patches of 16x16
     B-PSNR       PSNR at patch borders hints    mean error of a and b at the hints' own patches
 """
@@ -25,6 +28,7 @@ from large_photo import ROOT, commit
 from PIL import Image
 
 SIDE, CELL = 224, 2
+APART = 24  # pixels between hints that are put where the base is wrong
 COLORFUL = 4.0  # mean C* below which a photo says nothing about colour
 
 
@@ -37,12 +41,15 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["pointhint-nano"])
     parser.add_argument("--base", help="automatic network whose colours are corrected, too")
     parser.add_argument("--hints", type=int, nargs="+", default=[1, 10, 50])
+    parser.add_argument("--where", choices=("random", "wrong"), default="random")
     parser.add_argument("--resolution", type=int, help="default: the network's own")
     parser.add_argument("--limit", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--save", type=Path, help="folder for the pictures of ten hints")
     options = parser.parse_args()
+    if options.where == "wrong" and not options.base:
+        parser.error("--where wrong needs the --base that is wrong")
     package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
     import torch
     import torch.nn.functional as F
@@ -55,19 +62,39 @@ def main() -> None:
     models = {name: load(name) for name in options.model}
     base = load(options.base) if options.base else None
 
-    def drawn(lab: torch.Tensor, count: int, name: str) -> list:
-        """Hints of a photo: seeded by its name, as in the field."""
+    def random(lab: torch.Tensor, count: int, name: str) -> list[int]:
+        """Cells of a photo: seeded by its name, as in the field."""
         rng = np.random.default_rng([options.seed, zlib.crc32(name.encode()), count])
+        return rng.choice((SIDE // CELL) ** 2, size=count, replace=False).tolist()
+
+    def wrong(lab: torch.Tensor, count: int, name: str) -> list[int]:
+        """Cells at which the base is most wrong over a patch of 9x9 cells."""
+        error = (known(color.gray_rgb(lab[:, :1])) - lab[:, 1:]).norm(dim=1, keepdim=True)
+        error = F.avg_pool2d(F.avg_pool2d(error, CELL), 9, 1, 4)[0, 0]
+        y, x = torch.meshgrid(*[torch.arange(n) for n in error.shape], indexing="ij")
+        cells = []
+        for _ in range(count):
+            cells.append(int(error.argmax()))
+            row, column = divmod(cells[-1], error.shape[1])
+            error[(y - row).square() + (x - column).square() < (APART / CELL) ** 2] = -1
+        return cells
+
+    def drawn(lab: torch.Tensor, count: int, name: str) -> list:
+        """Hints of a photo."""
         side = SIDE // CELL
         out = []
-        for cell in rng.choice(side * side, size=count, replace=False):
-            y, x = divmod(int(cell), side)
+        for cell in (wrong if options.where == "wrong" else random)(lab, count, name):
+            y, x = divmod(cell, side)
             patch = lab[:, :, y * CELL : (y + 1) * CELL, x * CELL : (x + 1) * CELL]
             rgb = color.lab_to_rgb(patch.mean((2, 3), keepdim=True)).clamp(0, 1)
             code = "".join(f"{v:02x}" for v in (255 * rgb).round().int().flatten().tolist())
             place = ((x + 0.5) * CELL / SIDE, (y + 0.5) * CELL / SIDE)
             out.append(hint_points.Hint(*place, f"#{code}"))
         return out
+
+    def known(gray: torch.Tensor) -> torch.Tensor:
+        """The base's chroma, as corrections begin with it."""
+        return spreading.base_chroma(base, gray, color.lightness(gray))
 
     def painted(L: torch.Tensor, ab: torch.Tensor) -> torch.Tensor:
         return color.to_gamut(torch.cat([L, ab], dim=1))
@@ -76,7 +103,7 @@ def main() -> None:
         return painted(L, spreading.spread(L, hints, ab, prior=True)[0])
 
     def mean_of(L: torch.Tensor, hints: list) -> torch.Tensor:
-        ab = torch.tensor([hint.ab for hint in hints]).mean(0)
+        ab = torch.tensor([hint.ab for hint in hints]).view(-1, 2).sum(0) / max(1, len(hints))
         return painted(L, ab.view(1, 2, 1, 1).expand(-1, -1, SIDE, SIDE))
 
     def network(engine: object, gray: torch.Tensor, **given: object) -> torch.Tensor:
@@ -95,9 +122,9 @@ def main() -> None:
             found[name] = partial(network, engine, gray, hints=hints)
         if base is None:
             return found
-        known = F.interpolate(base.chroma(gray), size=(SIDE, SIDE), mode="bilinear")
-        found[options.base] = partial(painted, L, known)
-        found[f"{options.base}, kriged corrections"] = partial(kriged, L, hints, known)
+        ab = known(gray)
+        found[options.base] = partial(painted, L, ab)
+        found[f"{options.base}, kriged corrections"] = partial(kriged, L, hints, ab)
         for name, engine in models.items():
             if engine.spec.prior:
                 what = f"{options.base} corrected by {name}"
@@ -128,7 +155,7 @@ def main() -> None:
                 seconds = time.perf_counter() - began
                 error = (color.rgb_to_lab(rgb)[:, 1:] - true_ab).abs()
                 numbers = [f(rgb, true).item() for f in scores]
-                at_hints = (error * mask).sum() / (2 * mask.sum())
+                at_hints = (error * mask).sum() / (2 * mask.sum().clamp_min(1))
                 numbers += [at_hints.item(), measure.colorfulness(rgb).item(), seconds]
                 rows.setdefault(what, []).append(numbers)
                 if options.save and count == 10:

@@ -93,6 +93,24 @@ def test_a_boxed_network_knows_colours(root, name):
     assert blue[:48].mean() > blue[48:].mean()
 
 
+def test_the_boxed_point_hint_network_is_better_than_its_guess(root):
+    """Its scores are in the metadata, and it stops a colour at an edge."""
+    import comfyui_colorist
+    import torch
+
+    engine = comfyui_colorist.load("pointhint-nano", device="cpu")
+    assert engine.spec.prior and engine.info["training"]["scores"]["hints_10"]["psnr"] > 26.5
+    photo = torch.rand(96, 144, 1, generator=torch.Generator().manual_seed(0)) * 0.04 + 0.7
+    photo[48:] -= 0.4
+    hints = [
+        {"x": 0.5, "y": 0.25, "color": "#7090d0"},
+        {"x": 0.5, "y": 0.75, "color": "#407030"},
+    ]
+    colored = engine.colorize(photo, hints=hints)
+    blue = (colored[..., 2] - colored[..., 0]).flatten(1).mean(1)
+    assert blue[:44].min() > 0.1 and blue[52:].max() < 0.05
+
+
 def test_box_is_small(root):
     assert sum(path.stat().st_size for path in (root / "weights").glob("*.safetensors")) <= 30e6
 

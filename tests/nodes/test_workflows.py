@@ -10,6 +10,7 @@ from comfyui_colorist.pipeline.models import boxed
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "example_workflows").glob("*.json"))
 NOT_WIDGETS = {"IMAGE", "MASK", "COLORIZER", "EXEMPLAR_COLORIZER", "COLOR_MEMORY"}
+NOT_WIDGETS |= {"POINT_HINT_COLORIZER"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
