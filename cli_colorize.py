@@ -51,11 +51,7 @@ def add_colorize(parser: argparse.ArgumentParser) -> None:
         "Colour pictures. A folder is coloured with all below it, its tree repeated under OUT. "
         "Outputs that are there already are left alone, so a stopped run goes on where it was."
     )
-    add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="IN", help="picture or folder")
-    add(
-        "-o", "--out", type=Path, required=True, help="folder; or a picture's name, for a single IN"
-    )
+    add_pictures(parser)
     add_network(parser, None, f"{DEFAULT_MODEL}; with --memory {DEFAULT_COLORFORMER}")
     _add_memory(parser)
     add_finish(parser, published=True)
@@ -98,6 +94,15 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="NAME",
         help="color memory used instead of the network's: file, or name of a saved one",
+    )
+
+
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    """What is coloured, and where it goes."""
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="IN", help="picture or folder")
+    add(
+        "-o", "--out", type=Path, required=True, help="folder; or a picture's name, for a single IN"
     )
 
 

@@ -12,6 +12,7 @@ from .cli_colorize import (
     Job,
     Paint,
     add_finish,
+    add_pictures,
     alone,
     color_all,
     finishing,
@@ -42,11 +43,8 @@ def add_exemplar(parser: argparse.ArgumentParser) -> None:
         "and each place takes its colour from where it finds its like. Outputs that are there "
         "already are left alone, so a stopped run goes on where it was."
     )
+    add_pictures(parser)
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="IN", help="picture or folder")
-    add(
-        "-o", "--out", type=Path, required=True, help="folder; or a picture's name, for a single IN"
-    )
     add(
         "--reference",
         type=Path,

@@ -14,6 +14,7 @@ from .cli_colorize import (
     Job,
     Paint,
     add_finish,
+    add_pictures,
     alone,
     color_all,
     finishing,
@@ -41,11 +42,8 @@ def add_hints(parser: argparse.ArgumentParser) -> None:
         "them. Outputs that are there already are left alone, so a stopped run goes on where it "
         "was."
     )
+    add_pictures(parser)
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="IN", help="picture or folder")
-    add(
-        "-o", "--out", type=Path, required=True, help="folder; or a picture's name, for a single IN"
-    )
     add(
         "--hints",
         required=True,

@@ -116,13 +116,13 @@ class Session:
 
     def suggest(self, x: float, y: float) -> list[str]:
         """Likely colours (#rrggbb) of a place; slow for the first time, then at once."""
-        prepared = self.ready()[1]
-        if self._guesses is None:
+        prepared, guesses = self.ready()[1], self._guesses
+        if guesses is None:
             base = self._things()[2]
             varied = base if base is not None and base.spec.memory else None
             varied = varied or load(VARIED, "auto", role="automatic")
-            self._guesses = suggest.guesses(prepared.rgb, varied)
-        maps = [self._guesses] if prepared.base is None else [prepared.base, self._guesses]
+            guesses = self._guesses = suggest.guesses(prepared.rgb, varied)
+        maps = [guesses] if prepared.base is None else [prepared.base, guesses]
         return suggest.colors(prepared.rgb, maps, x, y)
 
 

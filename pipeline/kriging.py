@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CELL = 2  # pixels of the working image: it is guessed on a grid of cells, as hints lie on one
+from .hints import CELL  # it is guessed on a grid of cells, as hints lie on one
+
 AT_ONCE = 2**22  # distances that are held at once
 
 
