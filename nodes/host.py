@@ -117,7 +117,7 @@ def _files() -> list[str]:
     return [
         name
         for name in folder_paths.get_filename_list(FOLDER)
-        if Path(name).suffix.lower() in SUFFIXES and Path(name).parts[0] != models.MEMORIES
+        if Path(name).suffix.lower() in SUFFIXES and Path(name).parts[0] not in models.NO_COLORIZERS
     ]
 
 

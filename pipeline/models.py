@@ -8,6 +8,8 @@ from ..model_defs import registry
 from ..model_defs.checkpoint import SUFFIXES, CheckpointError
 
 MEMORIES = "memories"  # sub-folder of color memories, which are no networks
+TRAINING = "training"  # of networks that judge and start others in training
+NO_COLORIZERS = MEMORIES, TRAINING
 BOX = Path(__file__).resolve().parents[1] / "weights"
 
 
@@ -49,7 +51,11 @@ def available() -> dict[str, Path]:
     found, folder = boxed(), models_folder()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and name.parts[0] != MEMORIES:
+        if (
+            path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and name.parts[0] not in NO_COLORIZERS
+        ):
             found.setdefault(name.as_posix(), path)
     return found
 

@@ -1,6 +1,6 @@
 """Training losses, each one function or module with its equation."""
 
-from collections.abc import Mapping
+import logging
 from pathlib import Path
 
 import torch
@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..model_defs import checkpoint
 from ..pipeline.measure import colorfulness, soft_histogram
+from . import networks
+
+log = logging.getLogger(__name__)
 
 # --- Colour ----------------------------------------------------------------------------------
 
@@ -98,58 +100,33 @@ def adversarial_loss(logits: Tensor, real: bool) -> Tensor:
 
 # --- Perceptual ------------------------------------------------------------------------------
 
-_VGG16_BN = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512]
-
 
 class PerceptualLoss(nn.Module):
-    """L1 distance of VGG-16 (batch norm) maps conv1_1 ... conv5_1, weighted 1/16, 1/8, 1/4, 1/2, 1.
+    """L1 distance of VGG-16's maps conv1_1 ... conv5_1, weighted 1/16, 1/8, 1/4, 1/2, 1.
 
     Args:
-        weights: a VGG-16-BN checkpoint with the usual `features.N.` names (ImageNet). It stays with
-            the user.
+        weights: an ImageNet checkpoint of VGG-16 with batch norm, which the published programs
+            use, or of plain VGG-16, which the papers name. It stays with the user.
     """
 
-    def __init__(self, weights: Path):
+    def __init__(self, weights: str | Path):
         super().__init__()
-        layers, before, self.taps = [], 3, {}
-        for i, width in enumerate(_VGG16_BN):
-            if width == "M":
-                layers.append(nn.MaxPool2d(2))
-                continue
-            if i == 0 or _VGG16_BN[i - 1] == "M":
-                self.taps[len(layers)] = 2.0 ** (len(self.taps) - 4)
-            layers += [
-                nn.Conv2d(before, width, 3, padding=1),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-            ]
-            before = width
-        self.features = nn.Sequential(*layers)
-        state, _ = checkpoint.read(weights)
-        self.load_features(
-            {key: value for key, value in state.items() if key.startswith("features.")}, weights
-        )
-        self.features = self.features[: max(self.taps) + 1].requires_grad_(False).eval()
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
-
-    def load_features(self, state: Mapping[str, Tensor], path: Path) -> None:
-        """Strict load of the convolutional part."""
-        checkpoint.load_strict(nn.ModuleDict({"features": self.features}), state, Path(path).name)
-
-    def train(self, mode: bool = True) -> "PerceptualLoss":
-        """The network stays in eval mode: its batch-norm statistics are ImageNet's."""
-        return super().train(False)
+        self.vgg = networks.vgg(weights, kinds=("vgg16_bn", "vgg16"))
+        self.weights = [2.0 ** (i - 4) for i in range(len(self.vgg.taps))]
+        if self.vgg.name == "vgg16":
+            log.info(
+                "perceptual loss: %s is VGG-16 without batch norm; the published programs take "
+                "VGG-16-BN",
+                Path(weights).name,
+            )
 
     def forward(self, rgb: Tensor, true_rgb: Tensor) -> Tensor:
-        x, y = ((picture - self.mean) / self.std for picture in (rgb, true_rgb))
+        """Two (B, 3, H, W) in 0..1; the true one gets no gradient."""
+        with torch.no_grad():
+            true = self.vgg(true_rgb)
         loss = rgb.new_zeros(())
-        for i, layer in enumerate(self.features):
-            x = layer(x)
-            with torch.no_grad():
-                y = layer(y)
-            if i in self.taps:
-                loss = loss + self.taps[i] * F.l1_loss(x, y)
+        for weight, x, y in zip(self.weights, self.vgg(rgb), true, strict=True):
+            loss = loss + weight * F.l1_loss(x, y)
         return loss
 
 

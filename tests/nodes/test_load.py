@@ -13,8 +13,8 @@ def options(host, put):
 
 
 def test_lists_networks_and_nothing_else(host, folder, network_bytes):
-    (folder / "memories").mkdir()
-    (folder / "sub").mkdir()
+    for name in ("memories", "training", "sub"):
+        (folder / name).mkdir()
     for name in (
         "a.safetensors",
         "b.pth",
@@ -22,6 +22,7 @@ def test_lists_networks_and_nothing_else(host, folder, network_bytes):
         "d.BIN",
         "README.md",
         "memories/m.safetensors",
+        "training/vgg16_bn.safetensors",
     ):
         (folder / name).write_bytes(b"x")
     listed = {name.replace(os.sep, "/") for name in options(host, "model")}

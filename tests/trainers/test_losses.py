@@ -63,25 +63,50 @@ def test_discriminator_learns_to_tell(rgb):
     assert loss().item() < 0.7 * before
 
 
-def test_perceptual_loss_with_user_weights(rgb, tmp_path):
-    """Weights under the usual names load; equal pictures cost nothing; a gradient comes back."""
+def vgg16(norm: bool) -> torch.nn.Sequential:
+    """torchvision's `features` of VGG-16 with few channels, nothing in place."""
     torch.manual_seed(0)
     layers, before = [], 3
-    for width in losses._VGG16_BN:
-        if width == "M":
-            layers.append(torch.nn.MaxPool2d(2))
-            continue
-        layers += [torch.nn.Conv2d(before, width, 3), torch.nn.BatchNorm2d(width), torch.nn.ReLU()]
-        before = width
-    state = {f"features.{key}": t for key, t in torch.nn.Sequential(*layers).state_dict().items()}
+    for width, count in ((2, 2), (3, 2), (4, 3), (5, 3), (6, 3)):
+        for _ in range(count):
+            layers.append(torch.nn.Conv2d(before, width, 3, padding=1))
+            layers += [torch.nn.BatchNorm2d(width)] if norm else []
+            layers.append(torch.nn.ReLU())
+            before = width
+        layers.append(torch.nn.MaxPool2d(2))
+    return torch.nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_perceptual_loss_with_user_weights(norm, rgb, tmp_path, caplog):
+    """Sum of w_l |conv_l_1(made) - conv_l_1(true)|, w = 1/16 ... 1, before batch norm and ReLU."""
+    caplog.set_level("INFO")
+    network = vgg16(norm)
+    state = {f"features.{key}": t for key, t in network.state_dict().items()}
     state["classifier.0.weight"] = torch.rand(2, 2)
-    torch.save(state, tmp_path / "vgg16_bn.pth")
-    perceptual = losses.PerceptualLoss(tmp_path / "vgg16_bn.pth")
-    assert sorted(perceptual.taps.values()) == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
+    torch.save(state, tmp_path / "given.pth")
+    perceptual = losses.PerceptualLoss(tmp_path / "given.pth").train()
+    assert ("without batch norm" in caplog.text) == (not norm)
     assert perceptual(rgb, rgb).item() == 0
+
     made = rgb.flip(0).requires_grad_()
-    perceptual(made, rgb).backward()
-    assert made.grad.abs().sum() > 0
+    loss = perceptual(made, rgb)
+    mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    x, y = (
+        (p - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        for p in (made, rgb)
+    )
+    expected, weight, first = 0, 1 / 16, True
+    for layer in network:
+        x, y = layer(x), layer(y)
+        if first:
+            expected, weight = expected + weight * (x - y).abs().mean(), 2 * weight
+        first = isinstance(layer, torch.nn.MaxPool2d)
+    torch.testing.assert_close(loss, expected)
+    wanted = torch.autograd.grad(expected, made)[0]
+    loss.backward()
+    torch.testing.assert_close(made.grad, wanted, rtol=1e-4, atol=1e-7)
+    assert all(p.grad is None for p in perceptual.parameters())
 
 
 # --- Exemplar --------------------------------------------------------------------------------

@@ -1,0 +1,461 @@
+"""Names of four parties lead to one encoder, which then computes what theirs does."""
+
+import importlib
+import json
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from comfyui_colorist.model_defs import colorformer, ddcolor, exemplar
+from comfyui_colorist.model_defs.checkpoint import CheckpointError
+from comfyui_colorist.trainers import starts
+
+NEXT = ddcolor.Config(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), width=32)
+SWIN = colorformer.Config(embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=4)
+
+
+def reference(name: str):
+    """A library to compare with; skips where it is not installed, or cannot be loaded."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"needs {name} to compare with ({error})")
+
+
+def randomised(state, seed=0):
+    """Lively weights, those of norms and layer scales near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for key, tensor in state.items():
+        if not tensor.is_floating_point():
+            continue
+        if "scale" in key or "gamma" in key or tensor.ndim == 1 and key.endswith("weight"):
+            tensor.uniform_(0.5, 1.5, generator=generator)
+        else:
+            tensor.normal_(
+                std=0.1 if tensor.ndim == 1 else tensor[0].numel() ** -0.5, generator=generator
+            )
+    return state
+
+
+def rewritten(state, table):
+    """A state dict under other names: (pattern, replacement), all that match."""
+    renamed = {}
+    for key, tensor in state.items():
+        for pattern, replacement in table:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = tensor
+    return renamed
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves a state dict as a .pth file."""
+
+    def save(state, name="given.pth"):
+        torch.save(state, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def handed(monkeypatch):
+    """Hands a state dict over as if it had been read from a file."""
+
+    def hand(state):
+        monkeypatch.setattr(starts.checkpoint, "read", lambda path: (dict(state), {}))
+        return "handed.pth"
+
+    return hand
+
+
+# --- ConvNeXt --------------------------------------------------------------------------------
+
+
+def next_state():
+    """Under our names, without the norms behind the stages."""
+    state = randomised(ddcolor.Encoder(NEXT).state_dict())
+    return {key: tensor for key, tensor in state.items() if not key.startswith("norms.")}
+
+
+def next_authors(state):
+    block = (
+        (r"\.depthwise\.", ".dwconv."),
+        (r"\.expand\.", ".pwconv1."),
+        (r"\.project\.", ".pwconv2."),
+    )
+    renamed = rewritten(state, [(r"^downsample\.", "downsample_layers."), *block])
+    return renamed | {
+        "norm.weight": torch.ones(32),
+        "head.weight": torch.ones(5, 32),
+        "head.bias": torch.ones(5),
+    }
+
+
+def next_timm(state):
+    block = (
+        (r"\.depthwise\.", ".conv_dw."),
+        (r"\.expand\.", ".mlp.fc1."),
+        (r"\.project\.", ".mlp.fc2."),
+    )
+    places = (
+        (r"^downsample\.0\.", "stem."),
+        (r"^stages\.(\d)\.", r"stages.\1.blocks."),
+        (r"^downsample\.(\d)\.", r"stages.\1.downsample."),
+    )
+    return rewritten(state, [*places, *block]) | {
+        "head.norm.weight": torch.ones(32),
+        "head.fc.bias": torch.ones(5),
+    }
+
+
+def next_torchvision(state):
+    block = (
+        (r"\.depthwise\.", ".block.0."),
+        (r"\.norm\.", ".block.2."),
+        (r"\.expand\.", ".block.3."),
+        (r"\.project\.", ".block.5."),
+        (r"\.gamma$", ".layer_scale"),
+    )
+    places = [(rf"^downsample\.{i}\.", f"features.{2 * i}.") for i in range(4)]
+    places += [(rf"^stages\.{i}\.", f"features.{2 * i + 1}.") for i in range(4)]
+    renamed = rewritten(state, [*places, *block]) | {"classifier.0.weight": torch.ones(32)}
+    return {k: t[:, None, None] if k.endswith("layer_scale") else t for k, t in renamed.items()}
+
+
+def next_convolutions(state):
+    """timm's variant whose linear layers are 1x1 convolutions."""
+    state = next_timm(state)
+    return {
+        k: t[..., None, None] if ".mlp.fc" in k and t.ndim == 2 else t for k, t in state.items()
+    }
+
+
+def next_published(state):
+    """A whole DDColor file of the authors of DDColor; this one has the norms behind the stages."""
+    norms = {
+        f"norm{i}.{part}": torch.full((d,), 3.0)
+        for i, d in enumerate(NEXT.dims)
+        for part in ("weight", "bias")
+    }
+    state = {f"encoder.arch.{key}": t for key, t in (next_authors(state) | norms).items()}
+    return state | {"decoder.layers.0.bn.weight": torch.ones(3)}
+
+
+@pytest.mark.parametrize(
+    "naming",
+    [dict, next_authors, next_timm, next_torchvision, next_convolutions, next_published],
+)
+def test_convnext_is_read_under_all_names(naming, saved):
+    state = next_state()
+    encoder = ddcolor.Encoder(NEXT)
+    said = starts.take(encoder, saved(naming(state)), "convnext")
+    taken = encoder.state_dict()
+    assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
+    whole = naming is next_published
+    norms = [
+        tensor for key, tensor in taken.items() if key.startswith("norms.") and "weight" in key
+    ]
+    assert all((tensor == (3 if whole else 1)).all() for tensor in norms)
+    kept = "" if whole else "; start values kept: norms.0, norms.1, norms.2, norms.3"
+    assert said == f"given.pth: {len(state) + 8 * whole} tensors taken{kept}."
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_convnext_of_another_size_is_refused(saved):
+    file = saved(next_timm(next_state()), "convnext_tiny.pth")
+    encoder = ddcolor.Encoder(ddcolor.Config(depths=(1, 1, 3, 1), dims=(8, 16, 24, 48), width=32))
+    with pytest.raises(
+        CheckpointError,
+        match="convnext_tiny.pth: a convnext of 1, 1, 2, 1 blocks of 8, 16, 24, 32 channels; this "
+        "encoder has 1, 1, 3, 1 blocks of 8, 16, 24, 48 channels",
+    ):
+        starts.take(encoder, file, "convnext")
+    with pytest.raises(CheckpointError, match=r"no Swin under a known naming \(\d+ tensors, first"):
+        starts.take(colorformer.Encoder(SWIN), file, "swin")
+    with pytest.raises(ValueError, match="kind is 'resnet'; expected one of convnext, swin, vgg19"):
+        starts.take(encoder, file, "resnet")
+    broken = next_timm(next_state())
+    broken.pop("stages.2.blocks.1.gamma")
+    with pytest.raises(CheckpointError, match="1 tensors missing: stages.2.1.gamma"):
+        starts.take(ddcolor.Encoder(NEXT), saved(broken), "convnext")
+
+
+def test_weights_keep_the_encoders_dtype_and_share_no_memory(saved):
+    state = {key: tensor.half() for key, tensor in next_state().items()}
+    encoder = ddcolor.Encoder(NEXT)
+    starts.take(encoder, saved(state), "convnext")
+    assert {tensor.dtype for tensor in encoder.state_dict().values()} == {torch.float32}
+    encoder = colorformer.Encoder(SWIN)
+    starts.take(encoder, saved(swin_authors(swin_state())), "swin")
+    attention = encoder.stages[0][0].attention
+    before = attention.qkv.weight.detach().clone()
+    with torch.no_grad():
+        attention.global_kv.weight.zero_()
+    assert torch.equal(attention.qkv.weight, before)
+
+
+# --- Swin ------------------------------------------------------------------------------------
+
+
+def swin_state(glh: bool = False):
+    """Under our names, without what only a GLH-Transformer has."""
+    state = randomised(colorformer.Encoder(SWIN).state_dict())
+    if glh:
+        return state
+    return {
+        k: t
+        for k, t in state.items()
+        if ".global_" not in k and k[:7] not in ("norms.0", "norms.1", "norms.2")
+    }
+
+
+SWIN_NAMES = [
+    (r"^patches\.", "patch_embed.proj."),
+    (r"^patch_norm\.", "patch_embed.norm."),
+    (r"^stages\.(\d)\.", r"layers.\1.blocks."),
+    (r"\.attention\.position_bias$", ".attn.relative_position_bias_table"),
+    (r"\.attention\.global_", ".attn."),
+    (r"\.attention\.project\.", ".attn.proj."),
+    (r"\.attention\.qkv\.", ".attn.qkv."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.2\.", ".mlp.fc2."),
+]
+DERIVED = {
+    "layers.0.blocks.0.attn.relative_position_index": torch.zeros(16, 16),
+    "layers.0.blocks.1.attn_mask": torch.ones(4),
+}
+
+
+def swin_authors(state):
+    places = [(r"^merging\.(\d)\.", r"layers.\1.downsample."), (r"^norms\.3\.", "norm.")]
+    return rewritten(state, SWIN_NAMES + places) | DERIVED | {"head.weight": torch.ones(5, 64)}
+
+
+def swin_timm(state):
+    places = [(rf"^merging\.{i}\.", f"layers.{i + 1}.downsample.") for i in range(3)]
+    return rewritten(state, [*SWIN_NAMES, *places, (r"^norms\.3\.", "norm.")]) | {
+        "head.fc.weight": torch.ones(5, 64)
+    }
+
+
+def swin_torchvision(state):
+    block = (
+        (r"\.attention\.position_bias$", ".attn.relative_position_bias_table"),
+        (r"\.attention\.qkv\.", ".attn.qkv."),
+        (r"\.attention\.project\.", ".attn.proj."),
+        (r"\.mlp\.2\.", ".mlp.3."),
+    )
+    places = [
+        (r"^patches\.", "features.0.0."),
+        (r"^patch_norm\.", "features.0.2."),
+        (r"^norms\.3\.", "norm."),
+    ]
+    places += [(rf"^merging\.{i}\.", f"features.{2 * i + 2}.") for i in range(3)]
+    places += [(rf"^stages\.{i}\.", f"features.{2 * i + 1}.") for i in range(4)]
+    derived = {"features.1.0.attn.relative_position_index": torch.zeros(256)}
+    return rewritten(state, [*places, *block]) | derived | {"head.weight": torch.ones(5, 64)}
+
+
+@pytest.mark.parametrize("naming", [dict, swin_authors, swin_timm, swin_torchvision])
+def test_swin_is_read_under_all_names(naming, saved):
+    state = swin_state()
+    encoder = colorformer.Encoder(SWIN)
+    said = starts.take(encoder, saved(naming(state)), "swin")
+    taken = encoder.state_dict()
+    assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
+    for stage, dim in zip(encoder.stages, SWIN.dims, strict=True):
+        own, pooled = stage[0].attention.qkv, stage[0].attention.global_kv
+        assert torch.equal(pooled.weight, own.weight[dim:])
+        assert torch.equal(pooled.bias, own.bias[dim:])
+    assert said == (
+        f"given.pth: {len(state) + 8} tensors taken; keys and values of the pooled tokens start as "
+        "those of Swin's own; start values kept: attention.global_norm, norms.0, norms.1, norms.2."
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.arch."])
+def test_glh_is_taken_whole(prefix, saved):
+    state = swin_state(glh=True)
+    places = [(r"^merging\.(\d)\.", r"layers.\1.downsample."), (r"^norms\.", "norm")]
+    given = rewritten(state, SWIN_NAMES + places) | DERIVED
+    given |= {"norm_cls.weight": torch.ones(64), "head_cls.weight": torch.ones(5, 64)}
+    encoder = colorformer.Encoder(SWIN)
+    said = starts.take(encoder, saved({prefix + key: t for key, t in given.items()}), "swin")
+    taken = encoder.state_dict()
+    assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
+    assert said == f"given.pth: {len(state)} tensors taken."
+
+
+# --- VGG-19 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last", [33, 35])
+def test_vgg19_is_taken_as_far_as_the_backbone_goes(last, handed):
+    with torch.device("meta"):  # the sizes are VGG's own
+        whole = exemplar.VGG19(exemplar.Config()).state_dict()
+        backbone = exemplar.VGG19(exemplar.Config(backbone_last=last))
+        given = whole | {"classifier.0.weight": torch.empty(3, 3), "head.fc.bias": torch.empty(3)}
+    said = starts.take(backbone, handed(given), "vgg19")
+    assert said == f"handed.pth: {30 if last == 33 else 32} tensors taken."
+
+
+def test_other_vggs_are_refused(handed):
+    backbone = exemplar.VGG19(exemplar.Config())
+    with pytest.raises(CheckpointError, match="has batch norm; expected plain VGG-19"):
+        norms = {"features.34.weight": torch.ones(1), "features.1.running_mean": torch.ones(1)}
+        starts.take(backbone, handed(norms), "vgg19")
+    with pytest.raises(CheckpointError, match="no VGG-19"):
+        starts.take(backbone, handed({"features.28.weight": torch.ones(1)}), "vgg19")
+
+
+# --- True sizes ------------------------------------------------------------------------------
+
+
+def names_of(root, file):
+    listed = json.loads((root / "tests" / "golden" / file).read_text())["tensors"]
+    return {key: torch.empty(shape, device="meta") for key, shape, _ in listed}
+
+
+def test_published_networks_fit(root, handed):
+    with torch.device("meta"):
+        encoder = ddcolor.Encoder(ddcolor.PRESETS["ddcolor-tiny"])
+        other = colorformer.Encoder(colorformer.PRESETS["colorformer"])
+    said = starts.take(encoder, handed(names_of(root, "ddcolor_paper_tiny.keys.json")), "convnext")
+    assert said == f"handed.pth: {len(encoder.state_dict())} tensors taken."
+    said = starts.take(other, handed(names_of(root, "colorformer.keys.json")), "swin")
+    assert said == f"handed.pth: {len(other.state_dict())} tensors taken."
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("convnext_large", "ddcolor-large"), ("convnext_tiny", "ddcolor-tiny")]
+)
+def test_timm_and_torchvision_convnexts_fit(name, preset, handed):
+    timm, vision = reference("timm"), reference("torchvision").models
+    with torch.device("meta"):
+        given = (
+            timm.create_model(name, num_classes=21841).state_dict(),
+            vision.get_model(name).state_dict(),
+        )
+        encoder = ddcolor.Encoder(ddcolor.PRESETS[preset])
+    for state in given:
+        assert "kept: norms.0, norms.1, norms.2, norms.3." in starts.take(
+            encoder, handed(state), "convnext"
+        )
+
+
+def test_timm_and_torchvision_swins_fit(handed):
+    timm, vision = reference("timm"), reference("torchvision").models
+    with torch.device("meta"):
+        given = (
+            timm.models.swin_transformer.SwinTransformer(
+                num_classes=21841, embed_dim=96
+            ).state_dict(),
+            vision.swin_t().state_dict(),
+        )
+        encoder = colorformer.Encoder(colorformer.PRESETS["colorformer"])
+    for state in given:
+        assert starts.take(encoder, handed(state), "swin").endswith("norms.0, norms.1, norms.2.")
+
+
+# --- Beside their makers' --------------------------------------------------------------------
+
+
+@pytest.fixture
+def picture():
+    return torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def normed(maps):
+    """What our encoder gives with norms as they are built: (B, C, h, w) each."""
+    return [
+        F.layer_norm(m.permute(0, 2, 3, 1), m.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
+        for m in maps
+    ]
+
+
+def close(made, expected):
+    for mine, theirs in zip(made, normed(expected), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("whose", ["timm", "convolutions", "authors"])
+def test_convnext_computes_what_timm_s_does(whose, picture, saved):
+    convnext = reference("timm.models.convnext")
+    model = convnext.ConvNeXt(
+        depths=NEXT.depths, dims=NEXT.dims, num_classes=5, conv_mlp=whose == "convolutions"
+    )
+    state = randomised(model.state_dict())
+    if whose == "authors":  # timm itself says what their names mean
+        state = next_authors(next_state()) | {"norm.bias": torch.ones(32)}
+        model.load_state_dict(convnext.checkpoint_filter_fn(state, model))
+    encoder = ddcolor.Encoder(NEXT)
+    starts.take(encoder, saved(state), "convnext")
+    close(encoder(picture), model.eval().forward_intermediates(picture, intermediates_only=True))
+
+
+def test_convnext_computes_what_torchvision_s_does(picture, saved):
+    vision = reference("torchvision").models.convnext
+    dims = [*NEXT.dims, None]
+    setting = [vision.CNBlockConfig(*dims[i : i + 2], depth) for i, depth in enumerate(NEXT.depths)]
+    model = vision.ConvNeXt(setting, num_classes=5).eval()
+    encoder = ddcolor.Encoder(NEXT)
+    starts.take(encoder, saved(randomised(model.state_dict())), "convnext")
+    maps = []
+    for i, layer in enumerate(model.features):
+        picture = layer(picture) if i else layer(given := picture)
+        maps += [picture] if i % 2 else []
+    close(encoder(given), maps)
+
+
+@pytest.fixture
+def unpooled(monkeypatch):
+    """Without the pooled tokens, which Swin does not have."""
+    attend = colorformer.WindowAttention.attend
+
+    def local(self, q, k, v, bias):
+        tokens = q.shape[2]
+        return attend(self, q, k[:, :, :tokens], v[:, :, :tokens], bias[..., :tokens])
+
+    monkeypatch.setattr(colorformer.WindowAttention, "attend", local)
+
+
+@pytest.mark.parametrize("whose", ["timm", "authors"])
+def test_swin_computes_what_timm_s_does(whose, unpooled, saved):
+    swin = reference("timm.models.swin_transformer")
+    # Maps of whole windows: where they are not, timm pads after it shifts, torchvision before.
+    picture = torch.randn(1, 3, 256, 384, generator=torch.Generator().manual_seed(0))
+    model = swin.SwinTransformer(
+        **{"img_size": (256, 384), "window_size": 4, "embed_dim": 8, "num_classes": 5},
+        **{"depths": SWIN.depths, "num_heads": SWIN.heads},
+    )
+    state = randomised(model.state_dict())
+    if whose == "authors":
+        state = swin_authors(swin_state()) | {"head.bias": torch.ones(5)}
+        model.load_state_dict(swin.checkpoint_filter_fn(state, model))
+    encoder = colorformer.Encoder(SWIN)
+    starts.take(encoder, saved(state), "swin")
+    made = encoder(picture)
+    maps = model.eval().forward_intermediates(picture, intermediates_only=True)
+    last = model.norm(maps[3].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(made[3], last, rtol=1e-3, atol=1e-4)
+    close(made[:3], maps[:3])
+
+
+def test_swin_computes_what_torchvision_s_does(unpooled, saved):
+    vision = reference("torchvision").models.swin_transformer
+    given = picture = torch.randn(1, 3, 160, 256, generator=torch.Generator().manual_seed(0))
+    model = vision.SwinTransformer(
+        [4, 4], 8, list(SWIN.depths), list(SWIN.heads), [4, 4], num_classes=5
+    )
+    encoder = colorformer.Encoder(SWIN)
+    starts.take(encoder, saved(randomised(model.eval().state_dict())), "swin")
+    maps = []
+    for i, layer in enumerate(model.features):
+        picture = layer(picture)
+        maps += [picture.permute(0, 3, 1, 2)] if i % 2 else []
+    made = encoder(given)
+    last = model.norm(picture).permute(0, 3, 1, 2)
+    torch.testing.assert_close(made[3], last, rtol=1e-3, atol=1e-4)
+    close(made[:3], maps[:3])

@@ -1,0 +1,183 @@
+"""Finding and fetching networks; the downloads themselves are stood in for."""
+
+import hashlib
+import json
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from comfyui_colorist.trainers import weights
+
+CONTENT = b"weights of a network"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty models folder; its sub-folder for networks of others."""
+    monkeypatch.setenv("COLORIST_MODELS", str(tmp_path / "models"))
+    for switch in weights.SWITCHES:
+        monkeypatch.delenv(switch, raising=False)
+    return tmp_path / "models" / "training"
+
+
+class Hub:
+    """Stands in for huggingface_hub: gives CONTENT, declares `digest`."""
+
+    def __init__(self, digest=DIGEST, error=None):
+        self.digest, self.error, self.asked = digest, error, []
+
+    def HfApi(self):
+        return self
+
+    def get_paths_info(self, repository, paths):
+        self.asked.append((repository, *paths))
+        return [SimpleNamespace(lfs=SimpleNamespace(sha256=self.digest))]
+
+    def hf_hub_download(self, repository, file, local_dir):
+        (local_dir / file).write_bytes(CONTENT[:5])
+        if self.error:
+            raise self.error
+        (local_dir / file).write_bytes(CONTENT)
+        return str(local_dir / file)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    def start(**options):
+        hub = Hub(**options)
+        monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+        return hub
+
+    return start
+
+
+def nothing_left(folder):
+    return not folder.exists() or not list(folder.iterdir())
+
+
+def test_a_file_goes_first(tmp_path, folder, hub):
+    asked = hub().asked
+    own = tmp_path / "vgg16_bn"
+    own.write_bytes(b"mine")
+    assert weights.find(own) == own
+    folder.mkdir(parents=True)
+    (folder / "vgg16_bn.pth").write_bytes(b"put there")
+    (folder / "special.safetensors").write_bytes(b"put there")
+    assert weights.find("vgg16_bn", offline=True) == folder / "vgg16_bn.pth"
+    assert weights.find("vgg16_bn.pth") == folder / "vgg16_bn.pth"
+    assert weights.find("special") == folder / "special.safetensors"
+    assert not asked
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="resnet: no such file, and no known name.*vgg16_bn"):
+        weights.find("resnet")
+
+
+def test_download_from_the_hub(folder, hub):
+    asked = hub().asked
+    found = weights.find("vgg16_bn")
+    assert found == folder / "vgg16_bn.safetensors" and found.read_bytes() == CONTENT
+    assert asked == [("timm/vgg16_bn.tv_in1k", "model.safetensors")]
+    assert weights.find("vgg16_bn") == found and len(asked) == 1
+    note = json.loads((folder / "vgg16_bn.safetensors.json").read_text())
+    assert note["sha256"] == DIGEST and note["licence"] == "BSD-3-Clause"
+    assert sorted(p.name for p in folder.iterdir()) == [found.name, found.name + ".json"]
+
+
+def test_wrong_hash_is_refused_and_removed(folder, hub):
+    hub(digest="0" * 64)
+    with pytest.raises(ValueError, match=f"has the SHA-256 {DIGEST}, expected 0000.*removed"):
+        weights.find("vgg19")
+    assert nothing_left(folder)
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), RuntimeError("lost")])
+def test_failed_download_leaves_nothing_and_says_what_to_do(error, folder, hub):
+    hub(error=error)
+    with pytest.raises(ValueError) as refused:
+        weights.find("swin_tiny")
+    assert str(error) in str(refused.value)
+    assert "https://huggingface.co/timm/swin_tiny_patch4_window7_224" in str(refused.value)
+    assert f"put it at {folder / 'swin_tiny.safetensors'}" in str(refused.value)
+    assert nothing_left(folder)
+
+
+def test_interrupted_download_leaves_nothing(folder, hub):
+    hub(error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        weights.find("vgg16_bn")
+    assert nothing_left(folder)
+
+
+def test_without_the_hub_s_library(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match="vgg16 .*download failed.*huggingface_hub.*Get https"):
+        weights.find("vgg16")
+    assert nothing_left(folder)
+
+
+@pytest.mark.parametrize("how", ["argument", *weights.SWITCHES])
+def test_offline_says_what_is_missing(how, folder, hub, monkeypatch):
+    asked = hub().asked
+    if how != "argument":
+        monkeypatch.setenv(how, "1")
+    known = weights.KNOWN["inception_fid"]
+    expected = (
+        f"inception_fid ({known.what}; for: FID) is not on this machine, and downloads are "
+        f"switched off ({'offline' if how == 'argument' else how}). Get {known.url} and put it at "
+        f"{folder / 'inception_fid.pth'}, or give the path of your own file."
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        weights.find("inception_fid", offline=how == "argument")
+    assert nothing_left(folder) and not asked
+
+
+def test_zero_is_no_switch(folder, hub, monkeypatch):
+    hub()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert weights.find("vgg16").is_file()
+
+
+def test_download_from_a_link(folder, monkeypatch):
+    known = weights.KNOWN["inception_fid"]
+
+    def download(url, path, hash_prefix):
+        assert url == known.link and hash_prefix in ("6726825d", DIGEST[:8])
+        with open(path, "wb") as file:
+            file.write(CONTENT)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with pytest.raises(ValueError, match=f"has the SHA-256 {DIGEST}, expected 6726825d"):
+        weights.find("inception_fid")
+    assert nothing_left(folder)
+    good = weights.Source(what="", use="", licence="", link=known.link, sha256=DIGEST)
+    monkeypatch.setitem(weights.KNOWN, "inception_fid", good)
+    assert weights.find("inception_fid") == folder / "inception_fid.pth"
+
+
+def test_fingerprint(tmp_path, folder, hub, monkeypatch):
+    file = tmp_path / "own.pth"
+    file.write_bytes(CONTENT)
+    assert weights.fingerprint(file) == DIGEST[:12]
+    (tmp_path / "own.pth.json").write_text("[]")  # somebody else's
+    assert weights.fingerprint(file) == DIGEST[:12]
+    hub()
+    fetched = weights.find("vgg16")
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "_sha256", None)  # what was noted is not computed again
+        assert weights.fingerprint(fetched) == DIGEST[:12]
+    fetched.write_bytes(b"another network")
+    assert weights.fingerprint(fetched) == hashlib.sha256(b"another network").hexdigest()[:12]
+
+
+@pytest.mark.parametrize("name", weights.KNOWN)
+def test_known_networks_say_all_there_is_to_say(name):
+    known = weights.KNOWN[name]
+    assert known.what and known.use and known.licence
+    assert bool(known.repository) != bool(known.link)
+    assert not known.link or len(known.sha256) == 64 and known.sha256[:8] in known.link
+    assert known.url.startswith("https://") and known.suffix in (".safetensors", ".pth")

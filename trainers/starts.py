@@ -1,0 +1,298 @@
+"""Backbone starts: ImageNet weights of others put into our encoders before training.
+
+DDColor's encoder is a ConvNeXt (Liu et al., CVPR 2022, arXiv:2201.03545), ColorFormer's a Swin-T
+(Liu et al., ICCV 2021, arXiv:2103.14030) whose every other block also looks at the pooled map, the
+exemplar network's backbone VGG-19. Each naming, the authors', timm's, torchvision's, is a table.
+The weights stay with the user, see `weights.find`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from ..model_defs import checkpoint
+from ..model_defs.checkpoint import CheckpointError
+from ..model_defs.layers import rename
+
+Kind = Literal["convnext", "swin", "vgg19"]
+
+
+class Naming(NamedTuple):
+    """How somebody calls the tensors of a backbone."""
+
+    whose: str
+    telltale: str
+    """A name that only this naming has."""
+    table: list[tuple[str, str]]
+    """Their name -> ours; first match wins."""
+    dropped: tuple[str, ...] = ()
+    """Beginnings of names that our encoder has no place for: the classifier, mostly."""
+
+
+_DERIVED = (".relative_position_index", ".attn_mask")  # the same numbers in every file of a size
+_ENCODER = ("encoder.arch.", "encoder.", "backbone.")  # where whole networks keep theirs
+
+
+def _renamed(path: str | Path, namings: list[Naming], what: str) -> dict[str, Tensor]:
+    """The tensors of a file under our names, without what we have no place for.
+
+    Raises:
+        CheckpointError: none of the namings.
+    """
+    state, _ = checkpoint.read(path)
+    count, first = len(state), next(iter(state))
+    for prefix in _ENCODER:
+        if any(key.startswith(prefix) for key in state):
+            state = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
+            break
+    naming = next((naming for naming in namings if naming.telltale in state), None)
+    if naming is None:
+        raise CheckpointError(
+            f"{Path(path).name}: no {what} under a known naming ({count} tensors, first: "
+            f"'{first}'). Known: {', '.join(naming.whose for naming in namings)}."
+        )
+    return {
+        rename(key, naming.table): tensor
+        for key, tensor in state.items()
+        if not key.startswith(naming.dropped) and not key.endswith(_DERIVED)
+    }
+
+
+# --- ConvNeXt --------------------------------------------------------------------------------
+
+_CONVNEXT = [
+    Naming("our own", "stages.0.0.depthwise.weight", []),
+    Naming(
+        "the authors'",  # published DDColor files, too, once `encoder.arch.` is off
+        "stages.0.0.dwconv.weight",
+        [
+            (r"^downsample_layers\.", "downsample."),
+            (r"^stages\.(\d)\.(\d+)\.dwconv\.", r"stages.\1.\2.depthwise."),
+            (r"^stages\.(\d)\.(\d+)\.pwconv1\.", r"stages.\1.\2.expand."),
+            (r"^stages\.(\d)\.(\d+)\.pwconv2\.", r"stages.\1.\2.project."),
+            (r"^norm(\d)\.", r"norms.\1."),
+        ],
+        ("norm.", "head.", "head_cls."),
+    ),
+    Naming(
+        "timm's",
+        "stages.0.blocks.0.conv_dw.weight",
+        [
+            (r"^stem\.", "downsample.0."),
+            (r"^stages\.(\d)\.downsample\.", r"downsample.\1."),
+            (r"^stages\.(\d)\.blocks\.(\d+)\.conv_dw\.", r"stages.\1.\2.depthwise."),
+            (r"^stages\.(\d)\.blocks\.(\d+)\.mlp\.fc1\.", r"stages.\1.\2.expand."),
+            (r"^stages\.(\d)\.blocks\.(\d+)\.mlp\.fc2\.", r"stages.\1.\2.project."),
+            (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+        ],
+        ("norm_pre.", "head."),
+    ),
+    Naming(
+        "torchvision's",
+        "features.1.0.block.0.weight",
+        [
+            *((rf"^features\.{2 * i}\.", f"downsample.{i}.") for i in range(4)),
+            *(
+                (rf"^features\.{2 * i + 1}\.(\d+)\.{theirs}", rf"stages.{i}.\1.{ours}")
+                for i in range(4)
+                for theirs, ours in (
+                    (r"block\.0\.", "depthwise."),
+                    (r"block\.2\.", "norm."),
+                    (r"block\.3\.", "expand."),
+                    (r"block\.5\.", "project."),
+                    ("layer_scale", "gamma"),
+                )
+            ),
+        ],
+        ("classifier.",),
+    ),
+]
+
+
+def convnext(path: str | Path) -> dict[str, Tensor]:
+    """ImageNet weights of a ConvNeXt under the names of `ddcolor.Encoder`.
+
+    Its norms behind each stage are not among them: a ConvNeXt has only one, behind the pooling.
+    """
+    return _renamed(path, _CONVNEXT, "ConvNeXt")
+
+
+# --- Swin, GLH-Transformer -------------------------------------------------------------------
+
+_BLOCK = r"^layers\.(\d)\.blocks\.(\d+)\."
+_SWIN_BLOCKS = [
+    (r"^patch_embed\.proj\.", "patches."),
+    (r"^patch_embed\.norm\.", "patch_norm."),
+    (rf"{_BLOCK}attn\.relative_position_bias_table$", r"stages.\1.\2.attention.position_bias"),
+    (rf"{_BLOCK}attn\.qkv\.", r"stages.\1.\2.attention.qkv."),
+    (rf"{_BLOCK}attn\.proj\.", r"stages.\1.\2.attention.project."),
+    (rf"{_BLOCK}attn\.norm\.", r"stages.\1.\2.attention.global_norm."),
+    (rf"{_BLOCK}attn\.kv\.", r"stages.\1.\2.attention.global_kv."),
+    (rf"{_BLOCK}mlp\.fc1\.", r"stages.\1.\2.mlp.0."),
+    (rf"{_BLOCK}mlp\.fc2\.", r"stages.\1.\2.mlp.2."),
+    (rf"{_BLOCK}norm", r"stages.\1.\2.norm"),
+]
+_MERGING_LAST = (r"^layers\.(\d)\.downsample\.", r"merging.\1.")  # at the end of a stage
+_MERGING_FIRST = [  # timm since 0.9: at the beginning of the next
+    (rf"^layers\.{i + 1}\.downsample\.", f"merging.{i}.") for i in range(3)
+]
+_LAST_NORM = (r"^norm\.", "norms.3.")  # Swin has the same one there, before its pooling
+
+_SWIN = [
+    Naming("our own", "stages.0.0.attention.qkv.weight", []),
+    Naming(
+        "the GLH classifier's",  # published ColorFormer files, too, once `encoder.arch.` is off
+        "layers.0.blocks.0.attn.kv.weight",
+        [*_SWIN_BLOCKS, _MERGING_LAST, (r"^norm(\d)\.", r"norms.\1.")],
+        ("norm.", "head.", "norm_cls.", "head_cls."),
+    ),
+    Naming(
+        "the authors'",
+        "layers.0.downsample.reduction.weight",
+        [*_SWIN_BLOCKS, _MERGING_LAST, _LAST_NORM],
+        ("head.",),
+    ),
+    Naming(
+        "timm's",
+        "layers.1.downsample.reduction.weight",
+        [*_SWIN_BLOCKS, *_MERGING_FIRST, _LAST_NORM],
+        ("head.",),
+    ),
+    Naming(
+        "torchvision's",
+        "features.1.0.attn.qkv.weight",
+        [
+            (r"^features\.0\.0\.", "patches."),
+            (r"^features\.0\.2\.", "patch_norm."),
+            *((rf"^features\.{2 * i + 2}\.", f"merging.{i}.") for i in range(3)),
+            *(
+                (rf"^features\.{2 * i + 1}\.(\d+)\.{theirs}", rf"stages.{i}.\1.{ours}")
+                for i in range(4)
+                for theirs, ours in (
+                    (r"attn\.relative_position_bias_table$", "attention.position_bias"),
+                    (r"attn\.qkv\.", "attention.qkv."),
+                    (r"attn\.proj\.", "attention.project."),
+                    (r"mlp\.0\.", "mlp.0."),
+                    (r"mlp\.3\.", "mlp.2."),
+                    ("norm", "norm"),
+                )
+            ),
+            _LAST_NORM,
+        ],
+        ("head.",),
+    ),
+]
+
+
+def swin(path: str | Path) -> dict[str, Tensor]:
+    """ImageNet weights of a Swin or a GLH-Transformer under the names of `colorformer.Encoder`.
+
+    Swin knows no pooled tokens: their keys and values start from the k and v rows of its qkv, so
+    that a global token is read as a local one is. Their norm, and the norms behind the first three
+    stages, are not among the weights.
+    """
+    state = _renamed(path, _SWIN, "Swin")
+    if any(".global_kv." in key for key in state):
+        return state
+    for key, tensor in list(state.items()):
+        block = re.match(r"stages\.\d+\.(\d+)\.attention\.qkv\.", key)
+        if block and int(block[1]) % 2 == 0:  # the others shift their windows and pool nothing
+            third = len(tensor) // 3
+            state[key.replace(".qkv.", ".global_kv.")] = tensor[third:].clone()
+    return state
+
+
+# --- VGG-19 ----------------------------------------------------------------------------------
+
+_VGG19 = [
+    Naming(
+        "torchvision's",  # and timm's, and ours
+        "features.34.weight",
+        [],
+        ("classifier.", "pre_logits.", "head."),
+    )
+]
+
+
+def vgg19(path: str | Path) -> dict[str, Tensor]:
+    """ImageNet weights of VGG-19 under the names of `exemplar.VGG19`."""
+    state = _renamed(path, _VGG19, "VGG-19")
+    if any(key.endswith("running_mean") for key in state):
+        raise CheckpointError(
+            f"{Path(path).name}: this VGG has batch norm; expected plain VGG-19, as the paper."
+        )
+    return state
+
+
+# --- Into an encoder -------------------------------------------------------------------------
+
+_READERS = {"convnext": convnext, "swin": swin, "vgg19": vgg19}
+_NEW = {  # what the files cannot have, and the encoder starts as it is built
+    "convnext": r"norms\.",
+    "swin": r"norms\.[012]\.|.*\.global_norm\.",
+    "vgg19": r"$.",
+}
+
+
+def take(encoder: nn.Module, path: str | Path, kind: Kind) -> str:
+    """Put ImageNet weights into an encoder, in place.
+
+    Args:
+        encoder: `ddcolor.Encoder`, `colorformer.Encoder` or `exemplar.VGG19`.
+        path: weights, see `weights.find`.
+        kind: convnext, swin or vgg19.
+    Returns:
+        One sentence for the log: what was taken, and what keeps its start values.
+    Raises:
+        CheckpointError: another network, or one of other sizes.
+    """
+    if kind not in _READERS:
+        raise ValueError(f"kind is '{kind}'; expected one of {', '.join(_READERS)}.")
+    name, start, given = Path(path).name, encoder.state_dict(), _READERS[kind](path)
+    if kind == "vgg19":  # the backbone may end before the file does
+        given = {key: tensor for key, tensor in given.items() if key in start}
+    if (have := _sizes(given)) != (want := _sizes(start)):
+        raise CheckpointError(
+            f"{name}: a {kind} of {_told(have)}; this encoder has {_told(want)}. Give weights of "
+            "the encoder's own size."
+        )
+    kept = [key for key in start if key not in given and re.match(_NEW[kind], key)]
+    state = {key: start[key] for key in kept}
+    for key, tensor in given.items():
+        if key in start and _plain(tensor) == _plain(start[key]):
+            tensor = tensor.reshape(start[key].shape).to(start[key])
+        state[key] = tensor
+    checkpoint.load_strict(encoder, state, name)
+    groups = sorted({re.sub(r"^stages\.\d+\.\d+\.", "", key.rpartition(".")[0]) for key in kept})
+    also = ""
+    if kind == "swin" and any(key.endswith("global_norm.weight") for key in kept):
+        also = "; keys and values of the pooled tokens start as those of Swin's own"
+    rest = f"; start values kept: {', '.join(groups)}" if groups else ""
+    return f"{name}: {len(given)} tensors taken{also}{rest}."
+
+
+def _sizes(state: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
+    """Blocks and channels of each stage; nothing for a VGG."""
+    blocks: dict[str, set[str]] = {}
+    channels = {}
+    for key, tensor in state.items():
+        if key.startswith("stages."):
+            _, stage, block, part, *_ = key.split(".")
+            blocks.setdefault(stage, set()).add(block)
+            if part in ("norm", "norm1"):
+                channels[stage] = len(tensor)
+    stages = sorted(blocks)
+    return [len(blocks[stage]) for stage in stages], [channels.get(stage, 0) for stage in stages]
+
+
+def _told(sizes: tuple[list[int], list[int]]) -> str:
+    blocks, channels = (", ".join(map(str, numbers)) for numbers in sizes)
+    return f"{blocks} blocks of {channels} channels"
+
+
+def _plain(tensor: Tensor) -> list[int]:
+    """The shape without axes of length 1, by which layer scales and 1x1 convolutions differ."""
+    return [n for n in tensor.shape if n != 1]
