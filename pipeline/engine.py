@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..model_defs import registry
+from ..model_defs.spec import Spec
 from . import models
 from .colorizer import Colorizer
 from .exemplar import ExemplarColorizer
@@ -44,14 +45,25 @@ def load(
     encoder = fingerprint(network.encoder) if spec.memory else ""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = network.to(weights_dtype)
-    kind = KINDS.get(spec.role, Colorizer)
-    return kind(
+    return KINDS.get(spec.role, Colorizer)(
         spec,
         name=path.name,
         info=info,
         dtype=weights_dtype,
         placement=placement(network, device),
         encoder=encoder,
+    )
+
+
+def wrap(network: nn.Module, spec: Spec, device: torch.device) -> Colorizer:
+    """A float32 network that is in memory already, such as one in training, ready to colour."""
+    return KINDS.get(spec.role, Colorizer)(
+        spec,
+        name=spec.architecture,
+        info={},
+        dtype=torch.float32,
+        placement=Placement(network, device),
+        encoder=fingerprint(network.encoder) if spec.memory else "",
     )
 
 

@@ -69,11 +69,15 @@ def cmyk_to_srgb(image, icc: bytes):
     """A CMYK Pillow image -> RGB; without a profile by Pillow's plain formula."""
     if not icc:
         return image.convert("RGB")
-    return _managed(icc, "CMYK")(image)
+    return managed(icc, "CMYK")(image)
 
 
-def _managed(icc: bytes, mode: str) -> Callable:
-    """Pillow image of `mode` -> RGB in sRGB by Pillow's colour management (8 bits)."""
+def managed(icc: bytes, mode: str) -> Callable:
+    """Pillow image of `mode` -> RGB in sRGB by Pillow's colour management (8 bits).
+
+    Raises:
+        ValueError: a profile that cannot be used.
+    """
     from PIL import ImageCms
 
     try:
@@ -95,11 +99,11 @@ def _from_tables(icc: bytes) -> Convert:
     from PIL import Image
 
     grey = icc[16:20] == b"GRAY"
-    managed = _managed(icc, "L" if grey else "RGB")
+    to_rgb = managed(icc, "L" if grey else "RGB")
 
     def convert(pixels: np.ndarray) -> np.ndarray:
         values = np.rint(pixels * 255).astype(np.uint8)
-        image = managed(Image.fromarray(values[..., 0] if grey else values))
+        image = to_rgb(Image.fromarray(values[..., 0] if grey else values))
         return np.asarray(image, np.float32)[..., : pixels.shape[2]] / 255
 
     return convert

@@ -17,7 +17,6 @@ if not __package__:  # run by path
 
     __package__ = _standalone.package("trainers")
 
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -43,7 +42,7 @@ PRESETS: dict[str, dict] = {}
 class Config:
     """Settings of one memory."""
 
-    photos: tuple[Path, ...] = ()
+    photos: tuple[str, ...] = ()
     """Folders and .tar shards of colour photos."""
     out: Path = Path("memory.safetensors")
     model: str = "colorformer-nano"
@@ -129,19 +128,5 @@ def main(config: Config) -> memory.ColorMemory:
     return built
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """The script: `main` with what the command line says, and its exit code."""
-    try:
-        main(common.parse(Config, PRESETS, arguments, __doc__))
-    except (cli_common.Refusal, *cli_common.FAILURES) as error:
-        cli_common.say(f"error: {cli_common.sentence(error)}")
-        return cli_common.FAILED
-    except KeyboardInterrupt:
-        cli_common.say("stopped.")
-        return cli_common.STOPPED
-    return cli_common.DONE
-
-
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
-    sys.exit(run())
+    sys.exit(common.script(main, Config, PRESETS, __doc__))

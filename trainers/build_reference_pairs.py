@@ -22,7 +22,6 @@ if not __package__:  # run by path
     __package__ = _standalone.package("trainers")
 
 import json
-import logging
 import sys
 import time
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ PRESETS: dict[str, dict] = {}
 class Config:
     """Settings of one table of pairs."""
 
-    photos: tuple[Path, ...] = ()
+    photos: tuple[str, ...] = ()
     """Folders and .tar shards of colour photos."""
     out: Path = Path("pairs.json")
     index: Path | None = None
@@ -99,19 +98,5 @@ def main(config: Config) -> dict:
     return table
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """The script: `main` with what the command line says, and its exit code."""
-    try:
-        main(common.parse(Config, PRESETS, arguments, __doc__))
-    except (cli_common.Refusal, *cli_common.FAILURES) as error:
-        cli_common.say(f"error: {cli_common.sentence(error)}")
-        return cli_common.FAILED
-    except KeyboardInterrupt:
-        cli_common.say("stopped.")
-        return cli_common.STOPPED
-    return cli_common.DONE
-
-
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
-    sys.exit(run())
+    sys.exit(common.script(main, Config, PRESETS, __doc__))

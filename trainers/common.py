@@ -1,20 +1,23 @@
-"""What every trainer needs and none should have to read: flags, schedule, average, checkpoints."""
+"""What every trainer needs and none should have to read: settings, schedule, average, result."""
 
 import argparse
-import contextlib
+import ast
 import copy
 import dataclasses
+import inspect
 import itertools
-import json
 import logging
 import math
-import time
+import re
+import textwrap
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import update_bn
@@ -22,6 +25,85 @@ from torch.optim.swa_utils import update_bn
 from ..model_defs import checkpoint
 from ..pipeline import color
 from ..pipeline.files import write_whole
+from .data import Batch, Photos
+from .streams import Shards
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+# --- Settings --------------------------------------------------------------------------------
+
+
+@dataclass
+class Settings:
+    """What all trainers can be told beside the recipe of each, which its Config adds."""
+
+    photos: tuple[str, ...] = ()
+    """Folders and .tar shards; URLs and pipe:COMMAND of shards are streamed, {000..099} is many."""
+    stream: bool = False
+    """Read local shards from front to back, too, as slow disks and networks like it."""
+    index: Path | None = None
+    """CSV with `key` and `licence_kind` of the photos."""
+    skip_licences: tuple[str, ...] = ()
+    """Licence kinds to leave out."""
+    held_out: int = 24
+    """Photos that are not trained on but shown and scored at each save; at most a tenth."""
+    weights: str | None = None
+    """Weights to start from: file, boxed or installed name; its sizes win over `architecture`."""
+    offline: bool = False
+    """Download nothing."""
+    licence: str = ""
+    """Licence of the result, kept in its metadata."""
+    accumulate: int = 1
+    """Parts in which each process computes its share of a batch: less memory, the same batch. Batch
+    norm then knows one part at a time, and a discriminator takes its step before the last part."""
+    crop_until: tuple[int, ...] = ()
+    """Step at which each side of `crop` but the last gives way to the next."""
+    average: float = 0.999
+    """Decay of the weight average that is saved."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 = no limit."""
+    seed: int = 0
+    device: str = "auto"
+    """auto = what the launcher or the machine offers; cpu."""
+    dtype: str = "float32"
+    """Of the forward pass: float32; bfloat16; float16; auto = bfloat16 on a GPU that knows it,
+    float16 on others, float32 without."""
+    threads: int = 2
+    """That read photos, in each process."""
+    report_every: int = 100
+    save_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.photos:
+            raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
+        for name in ("steps", "batch", "accumulate", "threads", "report_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"accumulate is {self.accumulate}, into which a batch of {self.batch} photos "
+                "cannot be divided evenly."
+            )
+        check_crops(self.crop, self.crop_until)
+        for name, known in (("dtype", DTYPES), ("device", ("auto", "cpu"))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} is '{getattr(self, name)}'; expected one of {', '.join(known)}."
+                )
+
+    def side(self, step: int) -> int:
+        """Side of the training square at `step`."""
+        return crop_at(self.crop, self.crop_until, step)
+
+
+def check_choice(given: str | None, architecture: str, presets: Mapping[str, object]) -> None:
+    """Raise ValueError unless there are weights to start from, or a known preset of a network."""
+    if not given and architecture not in presets:
+        raise ValueError(
+            f"architecture is '{architecture}'; expected one of {', '.join(presets)}, or weights "
+            "to start from (--weights FILE)."
+        )
 
 
 def parse(
@@ -42,9 +124,14 @@ def parse(
     parser.add_argument("--config", type=Path, help="TOML file with values")
     hints = typing.get_type_hints(config_type)
     fields = {field.name: field for field in dataclasses.fields(config_type)}
-    for name in fields:
+    texts = field_texts(config_type)
+    for name, field in fields.items():
+        default = "" if field.default in (None, "", ()) else f" [{_shown(field.default)}]"
         parser.add_argument(
-            f"--{name.replace('_', '-')}", **_flag(hints[name]), default=argparse.SUPPRESS
+            f"--{name.replace('_', '-')}",
+            **_flag(hints[name]),
+            default=argparse.SUPPRESS,
+            help=(texts.get(name, "") + default).replace("%", "%%"),
         )
     flags = vars(parser.parse_args(argv))
     preset, file = flags.pop("preset"), flags.pop("config")
@@ -61,6 +148,46 @@ def parse(
         return config_type(**{name: _coerce(v, hints[name]) for name, v in values.items()})
     except (TypeError, ValueError) as error:
         parser.error(str(error))
+
+
+def script(
+    main: Callable,
+    config_type: type,
+    presets: Mapping[str, dict],
+    doc: str | None,
+    argv: list[str] | None = None,
+    prog: str | None = None,
+) -> int:
+    """Run one of the scripts here with a command line; returns its exit code."""
+    from .. import cli_common
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        main(parse(config_type, presets, argv, doc, prog))
+    except (cli_common.Refusal, *cli_common.FAILURES) as error:
+        who = f"{prog.split()[0]}: " if prog else ""
+        cli_common.say(f"{who}error: {cli_common.sentence(error)}")
+        return cli_common.FAILED
+    except KeyboardInterrupt:
+        cli_common.say("stopped.")
+        return cli_common.STOPPED
+    return cli_common.DONE
+
+
+def field_texts(config_type: type) -> dict[str, str]:
+    """Field of a dataclass -> what is written below it."""
+    texts = {}
+    for one in reversed(config_type.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body
+        for field, below in itertools.pairwise(body):
+            match field, below:
+                case ast.AnnAssign(), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[field.target.id] = " ".join(text.split())
+    return texts
+
+
+def _shown(default: object) -> str:
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _flag(kind: object) -> dict:
@@ -85,6 +212,9 @@ def _read_toml(path: Path) -> dict:
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
     return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+# --- Recipe ------------------------------------------------------------------------------------
 
 
 def halving(step: int, milestones: tuple[int, ...]) -> float:
@@ -113,47 +243,6 @@ class Average:
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
-
-
-class Report:
-    """Means of a run's terms, written as a line of JSON now and then; and how long it has trained.
-
-    Args:
-        file: where the lines go, appended.
-        log: tells them, too.
-        seconds: that the run took before it was resumed.
-    """
-
-    def __init__(self, file: Path, log: logging.Logger, seconds: float):
-        self.file, self.log, self.seconds = file, log, seconds
-        self.sums: dict[str, float] = {}
-        self.count, self.began = 0, time.monotonic()
-
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        """The terms of one step, each of one number."""
-        for name, term in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + term.item()
-        self.count += 1
-
-    def write(self, step: int, rate: float) -> None:
-        """A line about the steps since the last one."""
-        now = time.monotonic()
-        elapsed, self.began = now - self.began, now
-        self.seconds += elapsed
-        line = {name: round(value / self.count, 4) for name, value in self.sums.items()}
-        line |= {"step": step, "rate": rate, "seconds": round(elapsed, 1)}
-        self.log.info("%s", json.dumps(line))
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self.sums, self.count = {}, 0
-
-
-def refuse_infinite(loss: Tensor, step: int, state_file: Path) -> None:
-    """SystemExit where the loss is no number: nothing is saved over the last good state."""
-    if not math.isfinite(loss.item()):
-        raise SystemExit(
-            f"step {step}: the loss is {loss.item()}; the last good state is kept in {state_file}."
-        )
 
 
 def check_crops(crop: tuple[int, ...], crop_until: tuple[int, ...]) -> None:
@@ -190,28 +279,39 @@ def count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def jsonable(values: dict) -> dict:
+def provenance(settings: Settings, photos: Photos | Shards, steps: int, seconds: float) -> dict:
+    """What a result came of, for its metadata."""
+    return photos.counted() | {
+        "steps": steps,
+        "seconds": round(seconds),
+        "config": jsonable(settings),
+    }
+
+
+def jsonable(settings: Settings) -> dict:
     """Paths by their last name: provenance must not carry a machine's folders."""
 
     def plain(value: object) -> object:
         if isinstance(value, tuple | list):
             return [plain(v) for v in value]
-        return value.name if isinstance(value, Path) else value
+        return re.split(r"[/\\]", str(value))[-1] if isinstance(value, str | Path) else value
 
-    return {key: plain(value) for key, value in values.items()}
+    # The licence is prose, and may well hold a slash.
+    values = dataclasses.asdict(settings)
+    return {key: v if key == "licence" else plain(v) for key, v in values.items()}
 
 
 def calibrate(
     network: nn.Module,
-    source: Iterator,
-    seen: Callable[..., tuple[Tensor, ...]],
+    source: Iterator[Batch],
+    seen: Callable[[Batch], tuple[Tensor, ...]],
     batches: int = 16,
 ) -> None:
     """Batch-norm statistics for averaged weights: those of the network in training do not fit them.
 
     Args:
-        source: generator of what `data` makes; closed in the end.
-        seen: one of these -> the network's inputs.
+        source: generator of batches; closed in the end.
+        seen: a batch -> the network's inputs.
         batches: how many to look at.
     """
 
@@ -225,21 +325,37 @@ def calibrate(
         def forward(self, inputs: dict[int, Tensor]) -> None:
             self.network(*inputs.values())
 
-    with contextlib.closing(source):
+    with closing(source):
         some = itertools.islice(source, batches)
         reader = Reader().train(network.training)
         update_bn((dict(enumerate(seen(x))) for x in some), reader)
 
 
-def gray_seen(device: torch.device) -> Callable[[Tensor], tuple[Tensor]]:
-    """Photos (B, 3, H, W) in 0..1 -> what automatic colorizers see of them."""
-    return lambda rgb: (color.gray_rgb(color.lightness(rgb.to(device))).contiguous(),)
+def gray_seen(device: torch.device) -> Callable[[Batch], tuple[Tensor]]:
+    """Photos -> what automatic colorizers see of them: grey RGB (B, 3, H, W) in 0..1."""
+
+    def seen(batch: Batch) -> tuple[Tensor]:
+        return (color.gray_rgb(color.lightness(unit(batch.pictures[0], device))).contiguous(),)
+
+    return seen
+
+
+def unit(pictures: Tensor, device: torch.device) -> Tensor:
+    """uint8 -> float32 in 0..1, on the device."""
+    return pictures.to(device, non_blocking=True).float() / 255
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """Random numbers of one step, the same in all processes and in a resumed run."""
+    # torch's generator on the CPU looks at 32 bits of its seed.
+    mixed = np.random.SeedSequence([seed, step]).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(mixed))
 
 
 # --- Result ----------------------------------------------------------------------------------
 
 
-def export(path: Path, network: nn.Module, info: Mapping) -> None:
+def write_weights(path: Path, network: nn.Module, info: Mapping) -> None:
     """Write a network as one of our files: fp16, spectral norm folded; `info` is its metadata."""
     state = {}
     for key, tensor in folded(network).items():
@@ -255,62 +371,3 @@ def folded(network: nn.Module) -> dict[str, torch.Tensor]:
         if parametrize.is_parametrized(module):
             state[f"{name}.weight"] = module.weight
     return state
-
-
-# --- Training state: one safetensors file, replaced whole ------------------------------------
-
-
-def save_state(
-    path: Path,
-    networks: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    info: Mapping,
-) -> None:
-    """Write networks, optimizers and `info` (JSON: config, step, metrics) to one file."""
-    tensors: dict[str, Tensor] = {}
-    groups = {}
-    for name, network in networks.items():
-        tensors |= {f"{name}/{key}": tensor for key, tensor in network.state_dict().items()}
-    for name, optimizer in optimizers.items():
-        state = optimizer.state_dict()
-        groups[name] = state["param_groups"]
-        for index, entry in state["state"].items():
-            tensors |= {
-                f"optimizer.{name}/{index}/{key}": torch.as_tensor(value)
-                for key, value in entry.items()
-            }
-    tensors["random/torch"] = torch.get_rng_state()
-    write_whole(path, checkpoint.to_bytes(tensors, {**info, "param_groups": groups}))
-
-
-def load_state(
-    path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
-) -> dict:
-    """Restore what `save_state` wrote; returns its `info`.
-
-    Raises:
-        ValueError: the file belongs to a run with other networks.
-    """
-    with safe_open(path, framework="pt") as file:
-        info = json.loads(file.metadata()["colorist"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    try:
-        for name, network in networks.items():
-            prefix = f"{name}/"
-            network.load_state_dict(
-                {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
-            )
-        for name, optimizer in optimizers.items():
-            state: dict[int, dict] = {}
-            for key, tensor in tensors.items():
-                if key.startswith(f"optimizer.{name}/"):
-                    _, index, entry = key.split("/")
-                    state.setdefault(int(index), {})[entry] = tensor
-            optimizer.load_state_dict({"state": state, "param_groups": info["param_groups"][name]})
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path}: belongs to a run with another network or another discriminator "
-            f"({str(error).splitlines()[0]}). Give the same settings, or another --out."
-        ) from error
-    torch.set_rng_state(tensors["random/torch"])
-    return info

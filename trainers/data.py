@@ -1,36 +1,41 @@
-"""Photos from folders and tar shards -> deterministic batches of RGB crops, single or in pairs.
+"""Photos of folders, tar shards and streams of shards -> batches of crops, in a repeatable order.
 
-Which photo comes at which step, with which reference, and how both are cropped, is a function of
-(seed, position) alone: a resumed run sees what the unbroken run would have seen.
+Local photos are opened where they lie: which photo comes at which step, and how it is cropped, is a
+function of (seed, position) alone. Shards that are streamed (`streams.Shards`) are read from front
+to back, and each batch says how far. In both cases a resumed run sees what the unbroken one would
+have seen, and several processes together what one alone would.
 """
 
 import csv
 import io
-import json
+import itertools
 import logging
-import math
 import tarfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from contextlib import ExitStack
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..pipeline import color
+from ..pipeline import color, profiles
+from .streams import Place, Shards, is_stream
 
-T = TypeVar("T")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-OVERLAP = 0.25, 0.75  # of two views of one photo: enough to find, and something that is not there
-# Where a reference comes from, and how often in the XCNet paper (section 4.1): the best of the five
-# retrieved photos, any of the five, any of the rest, another view of the target.
-SHARES = {"top1": 0.6, "top5": 0.3, "random": 0.1, "self": 0.0}
+GREY = 2.0  # mean C* of a photo below which it has no colours to teach
+AHEAD = 3  # batches that each thread makes ahead
+UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
 log = logging.getLogger(__name__)
+
+# Photo (RGB), its random numbers, step, its index in the Photos (-1: streamed) -> crops, each
+# (3, S, S) uint8: the photo's, and what else belongs to the sample.
+Cut = Callable[[Image.Image, np.random.Generator, int, int], tuple[Tensor, ...]]
 
 
 class Photos(Sequence[Image.Image]):
@@ -42,30 +47,37 @@ class Photos(Sequence[Image.Image]):
         skip_licences: photos whose `licence_kind` is one of these are left out.
     Attributes:
         keys: stem of each photo's file name.
+        folders: name of the folder that each photo lies in.
     """
 
     def __init__(
-        self, sources: Sequence[Path], index: Path | None = None, skip_licences: Sequence[str] = ()
+        self,
+        sources: Sequence[str | Path],
+        index: Path | None = None,
+        skip_licences: Sequence[str] = (),
     ):
         # File, offset, size; size -1: the whole file.
         self.entries: list[tuple[Path, int, int]] = []
         self.keys: list[str] = []
-        skipped = _keys_to_skip(index, skip_licences)
+        self.folders: list[str] = []
+        skipped = keys_to_skip(index, skip_licences)
         for source in map(Path, sources):
             if source.is_dir():
-                found = [(path.name, (path, 0, -1)) for path in sorted(source.rglob("*"))]
+                found = [(path, (path, 0, -1)) for path in sorted(source.rglob("*"))]
             elif source.is_file() and tarfile.is_tarfile(source):
                 with tarfile.open(source, "r:") as tar:
-                    found = [(m.name, (source, m.offset_data, m.size)) for m in tar if m.isfile()]
+                    found = [
+                        (Path(m.name), (source, m.offset_data, m.size)) for m in tar if m.isfile()
+                    ]
             else:
                 raise ValueError(
                     f"{source}: expected a folder of photos or an uncompressed .tar file."
                 )
-            for name, entry in found:
-                path = Path(name)
+            for path, entry in found:
                 if path.suffix.lower() in SUFFIXES and path.stem not in skipped:
                     self.entries.append(entry)
                     self.keys.append(path.stem)
+                    self.folders.append(path.parent.name)
         if not self.entries:
             raise ValueError(f"no photos found in {', '.join(map(str, sources))}.")
 
@@ -73,354 +85,352 @@ class Photos(Sequence[Image.Image]):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Image.Image:
+        return decode(self.read(index))
+
+    def read(self, index: int) -> bytes:
+        """A photo's file as it is."""
         path, offset, size = self.entries[index]
         with path.open("rb") as file:
             file.seek(offset)
-            return Image.open(io.BytesIO(file.read(size))).convert("RGB")
+            return file.read(size)
+
+    def name(self, index: int) -> str:
+        """What a person finds the photo by."""
+        path, _, size = self.entries[index]
+        return str(path) if size < 0 else f"{path}: {self.keys[index]}"
+
+    def counted(self) -> dict[str, int]:
+        """How many there are."""
+        return {"photos": len(self)}
+
+    def part(self, indices: Sequence[int]) -> "Photos":
+        """Some of the photos, in this order."""
+        part = Photos.none()
+        for name in ("entries", "keys", "folders"):
+            values = getattr(self, name)
+            setattr(part, name, [values[i] for i in indices])
+        return part
+
+    @classmethod
+    def none(cls) -> "Photos":
+        """No photos."""
+        none = object.__new__(cls)
+        none.entries, none.keys, none.folders = [], [], []
+        return none
 
 
-def _keys_to_skip(index: Path | None, licences: Sequence[str]) -> set[str]:
+def keys_to_skip(index: Path | None, licences: Sequence[str]) -> set[str]:
+    """Keys of the photos whose `licence_kind` in the CSV `index` is one of `licences`."""
     if index is None:
         return set()
     with Path(index).open(newline="", encoding="utf-8") as file:
         return {row["key"] for row in csv.DictReader(file) if row["licence_kind"] in licences}
 
 
-def random_crop(
-    image: Image.Image, size: int, rng: np.random.Generator, smallest: float
-) -> np.ndarray:
+def open_photos(
+    sources: Sequence[str],
+    index: Path | None = None,
+    skip_licences: Sequence[str] = (),
+    stream: bool = False,
+) -> Photos | Shards:
+    """Where a trainer's photos come from.
+
+    Args:
+        sources: folders and .tar shards; URLs and `pipe:` commands of shards, `{000..099}` for
+            many, are streamed.
+        stream: read local shards from front to back, too, as disks and networks like it.
+    """
+    if stream or any(map(is_stream, sources)):
+        return Shards(sources, keys_to_skip(index, skip_licences))
+    return Photos(sources, index, skip_licences)
+
+
+def hold_out(photos: Photos | Shards, count: int, seed: int) -> tuple[Photos | Shards, Photos]:
+    """Photos to train on and photos to look at on the way: `count` of them, at most a tenth.
+
+    None of a stream, whose photos are not known beforehand.
+    """
+    if isinstance(photos, Shards):
+        return photos, Photos.none()
+    count = min(count, len(photos) // 10)
+    order = np.random.default_rng([seed, 1]).permutation(len(photos))
+    return photos.part(sorted(order[count:])), photos.part(sorted(order[:count]))
+
+
+# --- One photo -------------------------------------------------------------------------------
+
+
+def decode(data: bytes, at_least: int = 0) -> Image.Image:
+    """A photo as it should be seen: upright, sRGB.
+
+    Args:
+        data: its file.
+        at_least: pixels that its shorter side must keep; a large JPEG is then decoded at 1/2, 1/4
+            or 1/8 of its size, which saves most of the time. 0 = all of it.
+    """
+    image = Image.open(io.BytesIO(data))
+    if at_least:
+        image.draft("RGB", (at_least, at_least))
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    icc = image.info.get("icc_profile")
+    if icc and image.mode in ("RGB", "CMYK"):
+        try:
+            return _to_srgb(icc, image.mode)(image)
+        except ValueError as error:
+            log.debug("taken for sRGB: %s", error)
+    return image.convert("RGB")
+
+
+_to_srgb = lru_cache(maxsize=16)(profiles.managed)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether a photo has next to no colour: a scan of a black-and-white print, say."""
+    small = np.asarray(image.resize((24, 24), Image.Resampling.BOX))
+    rgb = torch.from_numpy(small / np.float32(255)).movedim(-1, 0)
+    return bool(color.chroma(color.rgb_to_lab(rgb)[1:]).mean() < GREY)
+
+
+@lru_cache(maxsize=10_000)
+def _say_once(name: str, reason: str) -> None:
+    log.warning("skipped %s: %s", name, reason)
+
+
+def colored(name: str, data: bytes, at_least: int) -> Image.Image | None:
+    """The photo, or None if it cannot be read or has no colour, which the log then says once."""
+    try:
+        image = decode(data, at_least)
+    except UNREADABLE as error:
+        _say_once(name, f"cannot be read ({error})")
+        return None
+    if is_grey(image):
+        _say_once(name, "it has no colours to learn from")
+        return None
+    return image
+
+
+def random_crop(image: Image.Image, size: int, rng: np.random.Generator, smallest: float) -> Tensor:
     """A random square, mirrored at random -> (3, size, size) uint8.
 
     Its side is `smallest`..1 of the photo's shorter one.
     """
     side = min(image.size) * rng.uniform(smallest, 1)
     left, top = (rng.uniform(0, length - side) for length in image.size)
-    return _view(image, size, (left, top, left + side, top + side), rng)
+    return view(image, size, (left, top, left + side, top + side), rng)
 
 
-def _view(
+def view(
     image: Image.Image, size: int, box: tuple[float, float, float, float], rng: np.random.Generator
-) -> np.ndarray:
+) -> Tensor:
     """The part `box` squashed to a square, mirrored at random -> (3, size, size) uint8."""
     crop = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     pixels = np.asarray(crop).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels[:, :, ::-1] if rng.random() < 0.5 else pixels)
+    return torch.from_numpy(
+        np.ascontiguousarray(pixels[:, :, ::-1] if rng.random() < 0.5 else pixels)
+    )
 
 
-def _unit(pixels: np.ndarray) -> Tensor:
-    """uint8 -> float32 in 0..1."""
-    return torch.from_numpy(pixels).float() / 255
+# --- Batches ---------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """What one process trains on in one step: its part of a batch that all of them share."""
+
+    rows: range
+    """Of the whole batch."""
+    names: list[str]
+    """Of the photos, for messages."""
+    pictures: tuple[Tensor, ...]
+    """Each (b, 3, S, S) uint8: the photos; what else belongs to them."""
+    places: dict[str, Place]
+    """Of streams: how far each has been read with this batch."""
+
+    def parts(self, number: int) -> Iterator["Batch"]:
+        """The batch in equal parts."""
+        size = len(self.names) // number
+        for first in range(0, len(self.names), size):
+            some = slice(first, first + size)
+            pictures = tuple(picture[some] for picture in self.pictures)
+            yield Batch(self.rows[some], self.names[some], pictures, self.places)
+
+
+class Rows(NamedTuple):
+    """A part of a batch, made by one thread."""
+
+    names: list[str]
+    pictures: list[tuple[Tensor, ...]]
+    place: dict[str, Place]
 
 
 def batches(
-    photos: Photos,
+    photos: Photos | Shards,
     *,
     size: Callable[[int], int],
     batch: int,
     seed: int,
     smallest: float = 0.6,
-    start: int = 0,
-    threads: int = 2,
-) -> Iterator[Tensor]:
-    """Endless batches (B, 3, S, S) float32 in 0..1 from step `start` on; S = size(step).
+    **how: object,
+) -> Iterator[Batch]:
+    """Endless batches of random squares of side size(step).
 
-    Each pass over the photos is a new permutation. Unreadable photos are named in the log and
-    replaced by the next. Threads decode ahead (Pillow releases the GIL).
+    Each pass over the photos is a new permutation. What cannot be read, and what has no colour, is
+    named in the log and replaced by the next.
+
+    Args:
+        batch: photos in a step, over all processes.
+        smallest: see `random_crop`.
+        how: see `cut_batches`.
     """
-    readable = _order(photos, seed)
 
-    def load(step: int) -> Tensor:
-        crops = []
-        for position in range(step * batch, (step + 1) * batch):
-            _, image, rng = readable(position)
-            crops.append(random_crop(image, size(step), rng, smallest))
-        return _unit(np.stack(crops))
+    def cut(image: Image.Image, rng: np.random.Generator, step: int, _: int) -> tuple[Tensor]:
+        return (random_crop(image, size(step), rng, smallest),)
 
-    return _ahead(load, start, threads)
+    at_least = partial(pixels_needed, size, smallest)
+    return cut_batches(photos, cut, at_least, batch=batch, seed=seed, **how)
+
+
+def pixels_needed(size: Callable[[int], int], smallest: float, step: int) -> int:
+    """Shorter side that a photo must have for its smallest crop not to be enlarged."""
+    return round(size(step) / smallest)
+
+
+def cut_batches(
+    photos: Photos | Shards,
+    cut: Cut,
+    at_least: Callable[[int], int],
+    *,
+    batch: int,
+    seed: int,
+    start: int = 0,
+    places: dict[str, Place] | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """Endless batches of what `cut` makes of photos.
+
+    Args:
+        at_least: step -> shorter side that photos have to keep.
+        start: step of the first batch.
+        places: `Batch.places` of the step before it, of all processes: where streams go on.
+        rank, ranks: this process gets the rank-th part of each batch.
+        threads: that decode ahead (Pillow releases the GIL); streams have one each.
+    Raises:
+        ValueError: a batch that the processes cannot share evenly; no readable photo.
+    """
+    if batch % ranks:
+        raise ValueError(f"a batch of {batch} photos cannot be shared evenly by {ranks} processes.")
+    mine = range(rank * batch // ranks, (rank + 1) * batch // ranks)
+    if isinstance(photos, Shards):
+        lanes = [
+            _streamed(name, source, rows, cut, at_least, seed, start)
+            for name, source, rows in photos.shared(batch, mine, ranks, seed, places or {})
+        ]
+    else:
+        readable = _order(photos, seed)
+        threads = min(threads, len(mine))
+        bounds = [len(mine) * i // threads for i in range(threads + 1)]
+        lanes = [
+            _opened(photos, readable, mine[a:b], cut, at_least, batch, start)
+            for a, b in itertools.pairwise(bounds)
+        ]
+    return _together(lanes, mine)
+
+
+def _opened(
+    photos: Photos,
+    readable: Callable[[int, int], tuple[int, Image.Image, np.random.Generator]],
+    rows: range,
+    cut: Cut,
+    at_least: Callable[[int], int],
+    batch: int,
+    start: int,
+) -> Iterator[Rows]:
+    """Some rows of each batch from `start` on."""
+    for step in itertools.count(start):
+        names, pictures = [], []
+        for row in rows:
+            index, image, rng = readable(step * batch + row, at_least(step))
+            names.append(photos.keys[index])
+            pictures.append(cut(image, rng, step, index))
+        yield Rows(names, pictures, {})
 
 
 def _order(
     photos: Photos, seed: int
-) -> Callable[[int], tuple[int, Image.Image, np.random.Generator]]:
-    """Position in an endless run -> index of a readable photo, the photo, its random numbers."""
+) -> Callable[[int, int], tuple[int, Image.Image, np.random.Generator]]:
+    """Position in an endless run, pixels needed -> index of a photo, the photo, its random numbers.
+
+    Photos that cannot be used are passed over.
+    """
 
     @lru_cache(maxsize=8)
     def permutation(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(photos))
 
-    def readable(position: int) -> tuple[int, Image.Image, np.random.Generator]:
+    def readable(position: int, at_least: int) -> tuple[int, Image.Image, np.random.Generator]:
         epoch, place = divmod(position, len(photos))
         for shift in range(len(photos)):
             index = int(permutation(epoch)[(place + shift) % len(photos)])
-            image = _open(photos, index)
+            image = usable(photos, index, at_least)
             if image is not None:
                 return index, image, np.random.default_rng([seed, epoch, place])
-        raise ValueError("not one of the photos could be read.")
+        raise ValueError("not one of the photos could be read and has colour.")
 
     return readable
 
 
-def _open(photos: Photos, index: int) -> Image.Image | None:
-    """The photo, or None if it cannot be read, which the log then says."""
+def usable(photos: Photos, index: int, at_least: int) -> Image.Image | None:
+    """See `colored`."""
     try:
-        return photos[index]
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        log.warning("skipped an unreadable photo: %s (%s)", photos.entries[index], error)
+        data = photos.read(index)
+    except OSError as error:
+        _say_once(photos.name(index), f"cannot be read ({error})")
         return None
+    return colored(photos.name(index), data, at_least)
 
 
-def _ahead(load: Callable[[int], T], start: int, threads: int) -> Iterator[T]:
-    """load(start), load(start + 1), ... without end, computed ahead in threads."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending = []
-        step = start
-        while True:
-            while len(pending) < 2 * threads:
-                pending.append(pool.submit(load, step))
-                step += 1
-            yield pending.pop(0).result()
-
-
-# --- Pairs of target and reference -----------------------------------------------------------
-
-
-def pair_batches(
-    photos: Photos,
-    *,
-    size: Callable[[int], int],
-    batch: int,
+def _streamed(
+    stream: int,
+    source: Iterator[tuple[Place, str, bytes]],
+    rows: int,
+    cut: Cut,
+    at_least: Callable[[int], int],
     seed: int,
-    pairs: Sequence[Sequence[int]] | None = None,
-    shares: Mapping[str, float] | Sequence[float] = SHARES,
-    smallest: float = 0.6,
-    start: int = 0,
-    threads: int = 2,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (target, reference), each (B, 3, S, S) float32 in 0..1, from step `start` on.
-
-    Targets come as in `batches`, and a reference is drawn for each anew (XCNet paper, section 4.1).
-    An unreadable reference is replaced by another view of the target.
-
-    Args:
-        pairs: indices of the photos most like each photo, best first (`load_pairs`).
-        shares: how often a reference is of each kind; see `check_shares`.
-        smallest: see `random_crop`, which cuts both unless they are views of one photo.
-    Raises:
-        ValueError: shares that are no probabilities, or that need `pairs` where there are none.
-    """
-    shares = check_shares(shares, pairs is not None)
-    if pairs is not None and len(pairs) != len(photos):
-        raise ValueError(f"pairs has {len(pairs)} rows for {len(photos)} photos; expected as many.")
-    readable = _order(photos, seed)
-
-    def sample(position: int, side: int) -> tuple[Tensor, Tensor]:
-        target, image, rng = readable(position)
-        kind, index = draw_reference(
-            rng, target, len(photos), pairs[target] if pairs else (), shares
-        )
-        other = None if kind == "self" else _open(photos, index)
-        if other is None:
-            return views(image, side, rng)
-        crops = (random_crop(photo, side, rng, smallest) for photo in (image, other))
-        return tuple(map(_unit, crops))
-
-    def load(step: int) -> tuple[Tensor, Tensor]:
-        side, first = size(step), step * batch
-        targets, references = zip(
-            *(sample(position, side) for position in range(first, first + batch)), strict=True
-        )
-        return torch.stack(targets), torch.stack(references)
-
-    return _ahead(load, start, threads)
+    start: int,
+) -> Iterator[Rows]:
+    """The rows of each batch that one stream gives."""
+    for step in itertools.count(start):
+        names, pictures, place = [], [], (0, 0, 0)
+        while len(pictures) < rows:
+            place, key, data = next(source)
+            image = colored(key, data, at_least(step))
+            if image is not None:
+                names.append(key)
+                rng = np.random.default_rng([seed, stream, *place])
+                pictures.append(cut(image, rng, step, -1))
+        yield Rows(names, pictures, {str(stream): place})
 
 
-def check_shares(
-    shares: Mapping[str, float] | Sequence[float], retrieved: bool
-) -> tuple[float, float, float, float]:
-    """Probabilities of the kinds of reference, in the order of SHARES.
-
-    Args:
-        shares: kind -> probability, others 0; or the four numbers.
-        retrieved: whether there is a table of retrieved photos.
-    Raises:
-        ValueError: unknown kinds, no four probabilities, or "top1", "top5" without a table.
-    """
-    if isinstance(shares, Mapping):
-        unknown = sorted(set(shares) - set(SHARES))
-        if unknown:
-            raise ValueError(f"shares has {', '.join(unknown)}; known: {', '.join(SHARES)}.")
-        shares = [shares.get(kind, 0.0) for kind in SHARES]
-    if len(shares) != len(SHARES) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(
-            f"shares is {tuple(shares)}; expected probabilities of {', '.join(SHARES)} "
-            "that sum to 1."
-        )
-    if not retrieved and (shares[0] or shares[1]):
-        raise ValueError(
-            "shares asks for retrieved references (top1, top5) but there is no table of pairs. "
-            "Give one, or shares of random and self alone."
-        )
-    return tuple(shares)
-
-
-def draw_reference(
-    rng: np.random.Generator,
-    target: int,
-    count: int,
-    top: Sequence[int],
-    shares: Sequence[float],
-) -> tuple[str, int]:
-    """Which photo is the reference of photo `target`, and of which kind it is.
-
-    Shares of kinds that cannot be had go to the others: "top1" and "top5" where `top` is empty,
-    "random" where all photos are in it; to "random", then "self", where the others have none.
-
-    Args:
-        count: number of photos.
-        top: indices of the photos most like the target, best first; five are looked at.
-        shares: probabilities in the order of SHARES.
-    """
-    top = [index for index in top if index != target][:5]
-    barred = sorted({target, *top})
-    possible = np.array([bool(top), bool(top), count > len(barred), True])
-    weights = np.where(possible, shares, 0.0)
-    if not weights.any():
-        weights[2 if possible[2] else 3] = 1.0
-    kind = list(SHARES)[rng.choice(len(SHARES), p=weights / weights.sum())]
-    if kind == "top1":
-        return kind, top[0]
-    if kind == "top5":
-        return kind, top[rng.integers(len(top))]
-    if kind == "self":
-        return kind, target
-    index = int(rng.integers(count - len(barred)))
-    for other in barred:  # the index counts the photos that are left
-        index += index >= other
-    return kind, index
-
-
-def views(image: Image.Image, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Two views of one photo, each (3, size, size) in 0..1; the lightness of the second is changed.
-
-    Their windows mostly share OVERLAP of the smaller one; squashed to squares, mirrored at random.
-    """
-    first = _window(image.size, rng)
-    for _ in range(6):
-        second = _window(image.size, rng)
-        if OVERLAP[0] <= overlap(first, second) <= OVERLAP[1]:
-            break
-    target, reference = (_unit(_view(image, size, box, rng)) for box in (first, second))
-    gamma = math.exp(rng.uniform(math.log(0.7), math.log(1.4)))
-    return target, relight(reference, gamma, rng.uniform(0.7, 1.2))
-
-
-def _window(size: tuple[int, int], rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random box (left, top, right, bottom) of a photo: each side 0.5..1 of the photo's.
-
-    Its width is 3/4..4/3 of its height where a photo of this shape allows that.
-    """
-    side = math.sqrt(size[0] * size[1]) * rng.uniform(0.5, 1)
-    stretch = math.exp(rng.uniform(-0.5, 0.5) * math.log(4 / 3))
-    width, height = (
-        min(max(wanted, length / 2), length)
-        for wanted, length in zip((side * stretch, side / stretch), size, strict=True)
-    )
-    left, top = rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height)
-    return left, top, left + width, top + height
-
-
-def overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    """What two boxes (left, top, right, bottom) share, as part of the smaller one."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
-    return max(width, 0) * max(height, 0) / smaller
-
-
-def relight(rgb: Tensor, gamma: float, contrast: float) -> Tensor:
-    """Change L alone of (3, H, W) in 0..1: L / 100 to the power of gamma, stretched about its mean.
-
-    ab stays as far as sRGB reaches.
-    """
-    lab = color.rgb_to_lab(rgb)
-    L = (lab[:1] / 100).clamp(0, 1) ** gamma
-    L = torch.lerp(L.mean(), L, contrast).clamp(0, 1)
-    return color.lab_to_rgb(torch.cat([100 * L, lab[1:]])).clamp(0, 1)
-
-
-def recolor_alike(
-    target_ab: Tensor,
-    reference_ab: Tensor,
-    generator: torch.Generator | None = None,
-    which: Tensor | float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Recolour targets and their references by one random map, another for each pair.
-
-    The true colours then are in the reference and nowhere else: what the network knows of grass is
-    no help. All hues are turned by any angle, chroma is multiplied by 0.5..1.4 and shifted by a few
-    units; less where colours would leave the range of the network's answer, |a|, |b| <= 110.
-
-    Args:
-        target_ab, reference_ab: (B, 2, H, W) in Lab units.
-        generator: of random numbers, on the CPU.
-        which: (B,) bool, the pairs to recolour; or a probability.
-    """
-    B = len(target_ab)
-    angle = 2 * math.pi * torch.rand(B, generator=generator)
-    stretch = 0.5 + 0.9 * torch.rand(B, generator=generator)
-    shift = (6 * torch.randn(B, 2, generator=generator)).clamp(-15, 15).to(target_ab)
-    chosen = torch.rand(B, generator=generator)
-    chosen = which.cpu() if isinstance(which, Tensor) else chosen < which
-    cos, sin = stretch * angle.cos(), stretch * angle.sin()
-    change = torch.stack([cos, -sin, sin, cos], dim=1).view(B, 2, 2).to(target_ab)
-    moved = [
-        torch.einsum("Bdc,Bchw->Bdhw", change, ab) + shift[:, :, None, None]
-        for ab in (target_ab, reference_ab)
-    ]
-    widest = torch.maximum(*(ab.abs().amax(dim=(1, 2, 3)) for ab in moved))
-    fit = (110 / widest.clamp_min(110)).view(B, 1, 1, 1)
-    chosen = chosen.to(target_ab.device).view(B, 1, 1, 1)
-    target, reference = (
-        torch.where(chosen, fit * new, ab)
-        for new, ab in zip(moved, (target_ab, reference_ab), strict=True)
-    )
-    return target, reference
-
-
-def load_pairs(path: Path, photos: Photos) -> list[list[int]]:
-    """The table of retrieved photos, brought into the order of `photos` by their keys.
-
-    Photos that the table does not know get an empty row, and candidates that are not among the
-    photos are left out; so are keys that two photos share, as the log says.
-
-    Args:
-        path: JSON {"version": 1, "keys": [key of each photo], "top": [[indices into keys, best
-            first], ...]}.
-    Raises:
-        ValueError: another version, damaged, or a table of other photos.
-    """
-    try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-        version = table["version"]
-        if version != 1:
-            raise ValueError(f"version is {version!r}; this program reads version 1")
-        keys, top = table["keys"], table["top"]
-        named = [(keys[i], [keys[j] for j in row if j >= 0]) for i, row in enumerate(top)]
-        if len(keys) != len(top):
-            raise ValueError(f"{len(keys)} keys but {len(top)} rows")
-    except (TypeError, KeyError, IndexError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a table of pairs ({error!r}). Make one with build_reference_pairs.py."
-        ) from error
-    times = Counter(photos.keys)
-    shared = [key for key, count in times.items() if count > 1]
-    if shared:
-        log.warning("%d keys name several photos, the first '%s'", len(shared), shared[0])
-    places = {key: i for i, key in enumerate(photos.keys) if times[key] == 1}
-    pairs: list[list[int]] = [[] for _ in photos.keys]
-    for key, others in named:
-        if key in places:
-            pairs[places[key]] = [places[other] for other in others if other in places]
-    if not any(pairs):
-        raise ValueError(f"{path}: not one of its pairs is among the photos; a table of others?")
-    return pairs
+def _together(lanes: list[Iterator[Rows]], mine: range) -> Iterator[Batch]:
+    """Rows of all lanes, each computed ahead in a thread of its own, as batches."""
+    with ExitStack() as stack:
+        pools = [ThreadPoolExecutor(1, "photos") for _ in lanes]
+        for pool in pools:
+            stack.callback(pool.shutdown, cancel_futures=True)
+        waiting = [
+            deque(pool.submit(next, lane) for _ in range(AHEAD))
+            for pool, lane in zip(pools, lanes, strict=True)
+        ]
+        while True:
+            parts = [futures.popleft().result() for futures in waiting]
+            for pool, lane, futures in zip(pools, lanes, waiting, strict=True):
+                futures.append(pool.submit(next, lane))
+            rows = [row for part in parts for row in part.pictures]
+            yield Batch(
+                mine,
+                [name for part in parts for name in part.names],
+                tuple(map(torch.stack, zip(*rows, strict=True))),
+                {name: place for part in parts for name, place in part.place.items()},
+            )

@@ -1,24 +1,40 @@
 """Train ColorFormer on your own photos.
 
-    # The paper's settings; its memory is built first, with the encoder that training starts from
-    python trainers/build_color_memory.py --model start.safetensors --fresh --photos photos/ \\
-        --out memory.safetensors
-    python trainers/train_colorformer.py --start start.safetensors --memory memory.safetensors \\
-        --photos photos/ --out runs/mine
+    # The paper's settings, on one GPU; ImageNet weights for its encoder and its perceptual loss
+    python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --vgg vgg16_bn \\
+        --out runs/mine
+    # With the paper's memory: a network that has the encoder, the memory of it, then the training
+    python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --steps 1 \\
+        --learning-rate 0 --out runs/start
+    python trainers/build_color_memory.py --model runs/start/weights.safetensors --fresh \\
+        --photos photos/ --out memory.safetensors
+    python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --vgg vgg16_bn \\
+        --memory memory.safetensors --out runs/mine
+    # The same recipe on a card of 8 GB; on four GPUs; on shards of a web server
+    python trainers/train_colorformer.py --preset 8gb --photos photos/ --out runs/mine
+    accelerate launch --num_processes 4 trainers/train_colorformer.py --photos photos/ \\
+        --out runs/mine
+    python trainers/train_colorformer.py --photos 'https://host/photos-{000..099}.tar' \\
+        --out runs/mine
+    # Published or own weights, your photos
+    colorist train colorformer --preset finetune --weights net_g_200000.pth --photos photos/ \\
+        --out tuned
     # From nothing, as the network in the box: an encoder first, with a memory of random numbers;
     # then its memory; then the decoder, with that memory and the encoder as it is
     python trainers/train_colorformer.py --preset nano --photos shard-*.tar --out runs/encoder
     python trainers/build_color_memory.py --model runs/encoder/weights.safetensors --fresh \\
         --entries 256 --photos shard-*.tar --out runs/memory.safetensors
     python trainers/train_colorformer.py --preset nano-decoder --photos shard-*.tar \\
-        --start runs/encoder/weights.safetensors --memory runs/memory.safetensors --out runs/nano
+        --weights runs/encoder/weights.safetensors --memory runs/memory.safetensors --out runs/nano
 
-Started again with the same --out a run goes on where it stopped. Result: OUT/weights.safetensors,
-which every loader of this package opens; OUT/state.safetensors holds what a resume needs;
-OUT/log.jsonl a line per report.
+Started again with the same --out a run goes on where it stopped, bit for bit on a CPU. Result:
+OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows photos that
+are not trained on, OUT/tensorboard and OUT/log.jsonl the losses, OUT/state.safetensors holds what
+a resume needs. Ctrl-C saves and stops.
 
-Objective (Ji et al. 2022, eq. 11): 0.1 content + 5 perceptual + 1 adversarial.
-The perceptual loss needs VGG-16-BN weights (--vgg FILE); without them it is off, as the log says.
+Objective (Ji et al. 2022, eq. 11): 0.1 content + 5 perceptual + 1 adversarial. The adversarial term
+is the published program's, a binary cross-entropy, where eq. 10 has an L1 distance. The perceptual
+loss needs VGG-16-BN weights (--vgg FILE or vgg16_bn); without them it is off, as the log says.
 """
 
 if not __package__:  # run by path
@@ -28,9 +44,11 @@ if not __package__:  # run by path
 
 import logging
 import math
-from collections.abc import Iterator
+import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,91 +57,70 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ..model_defs import colorformer, registry
 from ..model_defs.spec import Entries
-from ..pipeline import color, measure, memory
-from . import common, losses
-from .data import Photos, batches
+from ..pipeline import color, engine, measure, memory, models
+from . import common, data, losses, run, samples, starts, weights
 
 log = logging.getLogger("train_colorformer")
 
 
 @dataclass
-class Config:
+class Config(common.Settings):
     """Settings of one run; the defaults are the paper's (section 4.1)."""
 
-    photos: tuple[Path, ...] = ()
-    """Folders and .tar shards."""
     out: Path = Path("runs/colorformer")
     """Folder of the run."""
     architecture: str = "colorformer"
     """Preset of the network: colorformer, colorformer-nano."""
-    start: Path | None = None
-    """Weights to start from: ours or published; its sizes win over `architecture`."""
+    backbone: str | None = None
+    """ImageNet weights of a Swin-T or GLH-Transformer for the encoder: file, or swin_tiny. The
+    paper pre-trains the encoder as a classifier (section 3.4)."""
     memory: Path | None = None
-    """Color memory (build_color_memory.py --fresh); without it, and without one in `start`, the
-    memory is random numbers, which the paper finds nearly as good (table 2)."""
+    """Color memory (build_color_memory.py --fresh; section 3.4); without it, and without one in
+    `weights`, the memory is random numbers, which the paper finds nearly as good (table 2)."""
     freeze_encoder: bool = False
     """Keep the encoder as it is, so that the memory's keys stay features of this encoder."""
     recolor: float = 0.0
     """Part of the batches in which memory and photos are recoloured alike: the network then learns
     to take its colours from the memory, so that another one changes them. 0 in the paper."""
-    vgg: Path | None = None
-    """VGG-16-BN weights for the perceptual loss."""
+    vgg: str | None = None
+    """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
     resolution: int = 256
     """Working resolution that the result asks for when it colours photos."""
-    licence: str = ""
-    """Licence of the result, kept in its metadata."""
-    index: Path | None = None
-    """CSV with `key` and `licence_kind` of the photos."""
-    skip_licences: tuple[str, ...] = ()
-    """Licence kinds to leave out."""
     steps: int = 200_000
     batch: int = 16
+    """Photos in a step, over all processes."""
     crop: tuple[int, ...] = (256,)
     """Side of the training square in pixels; several sides are taken in turn, smallest first."""
-    crop_until: tuple[int, ...] = ()
-    """Step at which each side but the last gives way to the next; not looked at with one side."""
     smallest: float = 1.0
-    """Smallest crop, as part of the photo's shorter side.
-
-    1 = the whole side (the paper resizes whole photos).
-    """
+    """Smallest crop, as part of the photo's shorter side; 1 = the whole side (the paper resizes
+    whole photos)."""
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
+    """0 makes AdamW the paper's Adam."""
     schedule: str = "halving"
     """halving: at 80k, 120k and 160k steps (paper); cosine: down to zero at `steps`."""
     warmup: int = 0
     """Steps of linear rise, cosine only."""
     pixel: float = 0.1
+    """Weight of the content loss (eq. 8)."""
     huber: float = 0.0
-    """Error in ab units below which the pixel loss is quadratic; 0 = L1 throughout (paper)."""
+    """Error in ab units below which the content loss is quadratic; 0 = L1 throughout (paper)."""
     perceptual: float = 5.0
+    """Weight of the perceptual loss (eq. 9)."""
     adversarial: float = 1.0
+    """Weight of the adversarial loss (eq. 10)."""
     discriminator_width: int = 64
+    """Channels of its first block; the published program's."""
     spectral_norm: bool = True
-    average: float = 0.999
-    """Decay of the weight average that is saved."""
-    clip: float = 0.0
-    """Largest gradient norm; 0 = no limit."""
-    seed: int = 0
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype: str = "float32"
-    """float32, or bfloat16 for the network's forward pass."""
-    report_every: int = 100
-    save_every: int = 1000
+    """Of the decoder's convolutions, as the published program."""
 
     def __post_init__(self) -> None:
-        if not self.photos:
-            raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
-        common.check_crops(self.crop, self.crop_until)
-        if not self.start and self.architecture not in colorformer.PRESETS:
-            raise ValueError(
-                f"architecture is '{self.architecture}'; expected one of "
-                f"{', '.join(colorformer.PRESETS)}, or weights to start from (--start FILE)."
-            )
+        super().__post_init__()
+        common.check_choice(self.weights, self.architecture, colorformer.PRESETS)
+        if self.weights and self.backbone:
+            raise ValueError("weights and backbone both name a start for the encoder; give one.")
         if self.schedule not in ("halving", "cosine"):
             raise ValueError(f"schedule is '{self.schedule}'; expected halving or cosine.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is '{self.dtype}'; expected float32 or bfloat16.")
 
 
 _NANO = {
@@ -143,13 +140,16 @@ _NANO = {
 }
 PRESETS = {
     "paper": {},
+    # The paper's recipe in the memory of a small card: a batch in parts, half precision.
+    "8gb": {"accumulate": 8, "dtype": "auto"},
     "finetune": {
-        "architecture": "",  # that of --start
+        "architecture": "",  # that of --weights
         "steps": 20_000,
         "learning_rate": 2e-5,
         "batch": 4,
         "schedule": "cosine",
         "warmup": 500,
+        "dtype": "auto",
     },
     # The network in the box, in two runs: two CPU cores, photos of 160 pixels. Small squares first,
     # where a step costs a quarter and what is sky or grass can be seen as well.
@@ -170,154 +170,181 @@ PRESETS = {
 
 
 def main(config: Config) -> None:
-    """Train until `config.steps`, saving on the way."""
-    torch.manual_seed(config.seed)
-    device = torch.device(config.device)
-    config.out.mkdir(parents=True, exist_ok=True)
-    photos = Photos(config.photos, config.index, config.skip_licences)
-    network, architecture = build(config)
-    network.to(device, memory_format=torch.channels_last).train()
+    """Train until `config.steps`, saving on the way.
+
+    Raises:
+        SystemExit: a loss is no number, a full disk; the message says what is kept.
+        ValueError, OSError: photos, weights or a memory that cannot be used.
+    """
+    accelerator = run.accelerator(config)
+    device = accelerator.device
+    photos, held_out = data.hold_out(
+        data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
+        config.held_out,
+        config.seed,
+    )
+    with accelerator.local_main_process_first():  # which downloads what is missing
+        network = build(config).to(device, memory_format=torch.channels_last).train()
+        perceptual = run.perceptual(config, device)
     network.encoder.requires_grad_(not config.freeze_encoder)
-    discriminator = (
-        losses.PatchDiscriminator(config.discriminator_width).to(device)
-        if config.adversarial
-        else None
-    )
-    perceptual = (
-        losses.PerceptualLoss(config.vgg).to(device) if config.vgg and config.perceptual else None
-    )
-    if perceptual is None:
-        log.info("perceptual loss: off (give VGG-16-BN weights with --vgg to switch it on)")
+    spec = replace(colorformer.spec(network.config), resolution=config.resolution)
     average = common.Average(network, config.average)
+    discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
 
+    optimizer = torch.optim.AdamW(
+        common.parameter_groups(network, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+    )
+    judge_optimizer = torch.optim.Adam(
+        discriminator.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
+    )
     networks = {"network": network, "average": average.network}
-    optimizers = {
-        "network": torch.optim.AdamW(
-            common.parameter_groups(network, config.weight_decay),
-            lr=config.learning_rate,
-            betas=(0.9, 0.99),
-        )
-    }
-    if discriminator is not None:
-        networks["discriminator"] = discriminator
-        optimizers["discriminator"] = torch.optim.Adam(
-            discriminator.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
-        )
-    state_file, step, seconds = config.out / "state.safetensors", 0, 0.0
-    if state_file.exists():
-        info = common.load_state(state_file, networks, optimizers)
-        step, seconds = info["step"], info["seconds"]
-        log.info("resumed %s at step %d", config.out, step)
-    log.info("%d photos, %.2f M parameters, %s", len(photos), common.count(network) / 1e6, device)
+    optimizers = {"network": optimizer}
+    if config.adversarial:
+        networks |= {"discriminator": discriminator}
+        optimizers |= {"discriminator": judge_optimizer}
+    state = run.State(accelerator, config, networks, optimizers)
+    begun = state.load()
+    log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
 
-    def photos_from(start: int) -> Iterator[Tensor]:
-        return batches(
-            photos,
-            size=lambda at: common.crop_at(config.crop, config.crop_until, at),
-            batch=config.batch,
-            seed=config.seed,
-            smallest=config.smallest,
-            start=start,
-        )
+    model, judge, optimizer, judge_optimizer = accelerator.prepare(
+        Training(run.share_statistics(network, accelerator)),
+        discriminator,
+        optimizer,
+        judge_optimizer,
+    )
+    photos_from = partial(
+        data.batches,
+        photos,
+        batch=config.batch,
+        seed=config.seed,
+        smallest=config.smallest,
+        threads=config.threads,
+    )
+    source = photos_from(
+        size=config.side,
+        start=begun.step,
+        places=begun.places,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+    )
 
-    def save() -> None:
-        info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": report.seconds}
-        common.calibrate(average.network, photos_from(step), common.gray_seen(device))
-        training = {"photos": len(photos), "steps": step, "seconds": round(report.seconds)}
-        common.export(
-            config.out / "weights.safetensors",
-            average.network,
-            {
+    def save(step: int, places: dict) -> None:
+        run.refuse_infinite_weights(network, state, step)
+        if accelerator.is_main_process:
+            some = photos_from(size=lambda _: config.side(step - 1))
+            common.calibrate(average.network, some, common.gray_seen(device))
+            training = common.provenance(config, photos, step, report.seconds)
+            info = {
                 "architecture": colorformer.NAME,
-                "config": asdict(architecture),
-                "training": training | {"config": common.jsonable(asdict(config))},
+                "config": asdict(network.config),
+                "training": training,
                 "licence": config.licence,
                 "spec": {"resolution": config.resolution},
-            },
-        )
-        common.save_state(state_file, networks, optimizers, info)
+            }
+            with run.keeping(config.out / "weights.safetensors", step):
+                common.write_weights(config.out / "weights.safetensors", average.network, info)
+            colored = samples.automatic(engine.wrap(average.network, spec, device))
+            samples.show(held_out, colored, report, config.out, step)
+        state.save(step, report.seconds, places)
+        report.after_saving(step)
 
-    source = photos_from(step)
-    report = common.Report(config.out / "log.jsonl", log, seconds)
-    for true_rgb in source:
-        if step >= config.steps:
-            break
-        factor = rate_factor(config, step)
-        for optimizer in optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
-
-        # Forward: colour of the grey picture, joined with the true L
-        true_rgb = true_rgb.to(device)
-        true_lab = color.rgb_to_lab(true_rgb)
-        L, true_ab, entries = true_lab[:, :1], true_lab[:, 1:], None
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            encoded = network.encode(color.gray_rgb(L).contiguous())
-            if torch.rand(()) < config.recolor:
-                true_ab, entries = recolored(true_ab, encoded, network.memory)
-                true_rgb = color.lab_to_rgb(torch.cat([L, true_ab], dim=1)).clamp(0, 1)
-            ab = network.decode(encoded, entries)
-        ab = ab.float()
-        rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
-
-        # Discriminator first, on the detached picture
-        terms = {}
-        if discriminator is not None:
-            made, real = discriminator(rgb.detach()), discriminator(true_rgb)
-            terms["discriminator"] = losses.adversarial_loss(made, False) + losses.adversarial_loss(
-                real, True
+    with (
+        run.Report(accelerator, config.out, config.steps, begun) as report,
+        run.Stop(accelerator, config.report_every) as stop,
+    ):
+        for step in range(begun.step, config.steps):
+            batch = report.next(source)
+            rate = config.learning_rate * rate_factor(config, step)
+            for group in (*optimizer.param_groups, *judge_optimizer.param_groups):
+                group["lr"] = rate
+            random = common.generator(config.seed, step)
+            recoloring = (
+                draw_recoloring(network.memory, random)
+                if torch.rand((), generator=random) < config.recolor
+                else None
             )
-            optimizers["discriminator"].zero_grad()
-            terms["discriminator"].backward()
-            optimizers["discriminator"].step()
+            for part in batch.parts(config.accumulate):
+                with accelerator.accumulate(model, judge):
+                    # Forward: colour of the grey picture, joined with the true L
+                    true_rgb = common.unit(part.pictures[0], device)
+                    L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
+                    ab, true_ab = model(L, true_ab, recoloring)
+                    rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
+                    if recoloring is not None:
+                        true_rgb = color.lab_to_rgb(torch.cat([L, true_ab], dim=1)).clamp(0, 1)
 
-        # Generator, eq. 11
-        terms["pixel"] = losses.pixel_loss(ab, true_ab, config.huber)
-        if perceptual is not None:
-            terms["perceptual"] = perceptual(rgb, true_rgb)
-        if discriminator is not None:
-            discriminator.requires_grad_(False)
-            terms["adversarial"] = losses.adversarial_loss(discriminator(rgb), True)
-            discriminator.requires_grad_(True)
-        loss = sum(
-            getattr(config, name) * term for name, term in terms.items() if name != "discriminator"
-        )
-        common.refuse_infinite(loss, step, state_file)
-        optimizers["network"].zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
-        optimizers["network"].step()
-        average.update(network, step)
-        step += 1
+                    # Discriminator first, on the detached picture
+                    terms = {}
+                    if config.adversarial:
+                        terms["discriminator"] = losses.adversarial_loss(
+                            judge(rgb.detach()), False
+                        ) + losses.adversarial_loss(judge(true_rgb), True)
+                        accelerator.backward(terms["discriminator"])
+                        judge_optimizer.step()
+                        judge_optimizer.zero_grad()
 
-        terms |= {"gradient": norm, "made_colorfulness": measure.colorfulness(rgb.detach()).mean()}
-        report.add(terms)
-        if step % config.report_every == 0:
-            report.write(step, config.learning_rate * factor)
-        if step % config.save_every == 0 or step == config.steps:
-            save()
+                    # Generator, eq. 11
+                    terms["pixel"] = losses.pixel_loss(ab, true_ab, config.huber)
+                    if perceptual is not None:
+                        with accelerator.autocast():
+                            terms["perceptual"] = perceptual(rgb, true_rgb)
+                    if config.adversarial:
+                        with run.frozen(discriminator):
+                            terms["adversarial"] = losses.adversarial_loss(discriminator(rgb), True)
+                    loss = sum(
+                        getattr(config, name) * term
+                        for name, term in terms.items()
+                        if name != "discriminator"
+                    )
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(
+                            model.parameters(), config.clip or math.inf
+                        )
+                    optimizer.step()
+                    optimizer.zero_grad()
+                terms["made_colorfulness"] = measure.colorfulness(rgb.detach()).mean()
+                report.add(step, terms, part.names)
+            average.update(network, step)
+            report.advance(norm)
+
+            done, stopping = step + 1, stop.at(step + 1)
+            saving = stopping or done % config.save_every == 0 or done == config.steps
+            if saving or done % config.report_every == 0:
+                report.write(done, rate)
+            if saving:
+                save(done, batch.places)
+            if stopping:
+                break
     source.close()
 
 
-def build(config: Config) -> tuple[colorformer.ColorFormer, colorformer.Config]:
-    """A new network, or the one in `config.start`, with spectral norm where asked for."""
-    if config.start:
-        network, spec, _ = registry.load(config.start)
+def build(config: Config) -> colorformer.ColorFormer:
+    """A new network, or the one in `config.weights`; its memory, spectral norm where asked for."""
+    if config.weights:
+        network, spec, _ = registry.load(models.locate(config.weights))
         if spec.architecture != colorformer.NAME:
             raise ValueError(
-                f"start is {config.start}, a {spec.architecture} network; expected one of the "
+                f"weights is {config.weights}, a {spec.architecture} network; expected one of the "
                 f"architecture {colorformer.NAME}."
             )
     else:
         network = registry.build(colorformer.NAME, colorformer.PRESETS[config.architecture])
         nn.init.normal_(network.memory.keys)
         nn.init.normal_(network.memory.values, std=30)  # about as wide as the colours of photos
+        if config.backbone:
+            path = weights.find(config.backbone, offline=config.offline)
+            log.info("encoder: %s", starts.take(network.encoder, path, "swin"))
+        else:
+            log.info("encoder: random start values (ImageNet's: --backbone swin_tiny)")
     if config.memory:
         take_memory(network, memory.load(config.memory))
     if config.spectral_norm:
         for convolution in network.spectral_convolutions():
             spectral_norm(convolution)
-    return network, network.config
+    return network
 
 
 def take_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> None:
@@ -334,35 +361,6 @@ def take_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> No
         network.memory.components, network.memory.offset = new.projection
 
 
-@torch.no_grad()
-def recolored(
-    ab: Tensor, encoded: colorformer.Encoded, module: colorformer.ColorMemoryModule
-) -> tuple[Tensor, Entries]:
-    """Recolour photos (B, 2, H, W) and memory alike; what the network has to answer, and to what.
-
-    Some entries are left out. Then all colours are turned in hue and stretched in chroma by the
-    same random map, and each entry is shifted by a colour of its own, alike for like keys. Where
-    the photos attend to an entry, they are shifted with it: ab' = M ab + W sum_l lambda_l delta_l,
-    with W and lambda of eq. 4 and 5.
-    """
-    entries = len(module.keys)
-    kept = torch.randperm(entries)[: torch.randint(max(1, entries // 8), entries + 1, ())]
-    keys, values = module.keys[kept], module.values[:, kept]
-    turn, stretch = 0.5 * torch.randn(()), 0.6 + 0.8 * torch.rand(())
-    cos, sin = stretch * turn.cos(), stretch * turn.sin()
-    change = torch.stack([cos, -sin, sin, cos]).view(2, 2).to(values)
-    common_shift, each = 8 * torch.randn(2), 5 * torch.randn(*values.shape)
-    direction = 12 * torch.randn(keys.shape[1], 2) / keys.shape[1] ** 0.5
-    likeness = keys / keys.std().clamp_min(1e-6)
-    shift = likeness @ direction.to(values) + (common_shift + each).to(values)
-    fused = torch.einsum("Bn,nmc->Bmc", encoded.weights.to(shift), shift)
-    moved = module.attend(encoded.features.permute(0, 2, 3, 1), fused, keys).movedim(-1, 1).float()
-    moved = F.interpolate(moved, size=ab.shape[2:], mode="bilinear")
-    return torch.einsum("dc,bchw->bdhw", change, ab) + moved, Entries(
-        keys, values @ change.T + shift
-    )
-
-
 def rate_factor(config: Config, step: int) -> float:
     """Learning rate at `step`, as part of the first."""
     if config.schedule == "cosine":
@@ -370,6 +368,84 @@ def rate_factor(config: Config, step: int) -> float:
     return common.halving(step, (80_000, 120_000, 160_000))
 
 
+# --- Recolouring -----------------------------------------------------------------------------
+
+
+class Recoloring(NamedTuple):
+    """One random change of all colours, for the photos of a batch and the memory alike."""
+
+    kept: Tensor
+    """(m',): numbers of the entries that stay."""
+    change: Tensor
+    """(2, 2): a turn in hue, times a stretch in chroma."""
+    shifts: Tensor
+    """(n, m', 2): what each colour is shifted by, in ab units."""
+    direction: Tensor
+    """(k, 2): entries are also shifted by their keys times this, alike for like keys."""
+
+
+def draw_recoloring(module: colorformer.ColorMemoryModule, random: torch.Generator) -> Recoloring:
+    """A recolouring for this memory, on its device."""
+    normal = partial(torch.randn, generator=random)
+    groups, entries, _ = module.values.shape
+    width = module.keys.shape[1]
+    least = max(1, entries // 8)
+    count = int(torch.randint(least, entries + 1, (), generator=random))
+    kept = torch.randperm(entries, generator=random)[:count]
+    turn, stretch = 0.5 * normal(()), 0.6 + 0.8 * torch.rand((), generator=random)
+    cos, sin = stretch * turn.cos(), stretch * turn.sin()
+    drawn = Recoloring(
+        kept,
+        change=torch.stack([cos, -sin, sin, cos]).view(2, 2),
+        shifts=8 * normal(2) + 5 * normal(groups, count, 2),
+        direction=12 * normal(width, 2) / width**0.5,
+    )
+    return Recoloring(*(tensor.to(module.values.device) for tensor in drawn))
+
+
+@torch.no_grad()
+def recolored(
+    ab: Tensor,
+    encoded: colorformer.Encoded,
+    module: colorformer.ColorMemoryModule,
+    recoloring: Recoloring,
+) -> tuple[Tensor, Entries]:
+    """Recolour photos (B, 2, H, W) and memory alike; what the network has to answer, and to what.
+
+    Some entries are left out. All colours are turned in hue and stretched in chroma by the same
+    map, and each entry is shifted by a colour of its own, alike for like keys. Where the photos
+    attend to an entry, they are shifted with it: ab' = M ab + W sum_l lambda_l delta_l, with W and
+    lambda of eq. 4 and 5.
+    """
+    kept, change, shifts, direction = recoloring
+    keys, values = module.keys[kept], module.values[:, kept]
+    shift = keys / keys.std().clamp_min(1e-6) @ direction + shifts
+    fused = torch.einsum("Bn,nmc->Bmc", encoded.weights.float(), shift)
+    features = encoded.features.float().permute(0, 2, 3, 1)
+    moved = module.attend(features, fused, keys).movedim(-1, 1)
+    moved = F.interpolate(moved, size=ab.shape[2:], mode="bilinear")
+    return torch.einsum("dc,bchw->bdhw", change, ab) + moved, Entries(
+        keys, values @ change.T + shift
+    )
+
+
+class Training(nn.Module):
+    """What a step computes with the network, as one forward pass."""
+
+    def __init__(self, network: colorformer.ColorFormer):
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, L: Tensor, true_ab: Tensor, recoloring: Recoloring | None
+    ) -> tuple[Tensor, Tensor]:
+        """L (B, 1, H, W), true ab (B, 2, H, W) -> predicted ab; what it should be."""
+        encoded, entries = self.network.encode(color.gray_rgb(L).contiguous()), None
+        if recoloring is not None:
+            with torch.autocast(L.device.type, enabled=False):  # the truth is float32
+                true_ab, entries = recolored(true_ab, encoded, self.network.memory, recoloring)
+        return self.network.decode(encoded, entries), true_ab
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    main(common.parse(Config, PRESETS, doc=__doc__))
+    sys.exit(common.script(main, Config, PRESETS, __doc__))

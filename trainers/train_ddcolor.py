@@ -1,20 +1,25 @@
 """Train DDColor on your own photos.
 
-    # The paper's settings
-    python trainers/train_ddcolor.py --photos photos/ --out runs/mine
+    # The paper's settings, on one GPU; ImageNet weights for its encoder and its perceptual loss
+    python trainers/train_ddcolor.py --photos photos/ --backbone convnext_large --vgg vgg16_bn \\
+        --out runs/mine
+    # The same recipe on a card of 8 GB; on four GPUs; on shards of a web server
+    python trainers/train_ddcolor.py --preset 8gb --photos photos/ --out runs/mine
+    accelerate launch --num_processes 4 trainers/train_ddcolor.py --photos photos/ --out runs/mine
+    python trainers/train_ddcolor.py --photos 'https://host/photos-{000..099}.tar' --out runs/mine
+    # Published or own weights, your photos
+    colorist train ddcolor --preset finetune --weights ddcolor_tiny.pth --photos photos/ --out tuned
     # The network in the box
     python trainers/train_ddcolor.py --preset nano --photos shard-*.tar --out runs/nano
-    # The same, installed
-    colorist train ddcolor --preset nano --photos shard-*.tar --out runs/nano
-    # From published weights
-    colorist train ddcolor --preset finetune --start ddcolor_tiny.pth --photos photos/ --out tuned
 
-Started again with the same --out a run goes on where it stopped. Result: OUT/weights.safetensors,
-which every loader of this package opens; OUT/state.safetensors holds what a resume needs;
-OUT/log.jsonl a line per report.
+Started again with the same --out a run goes on where it stopped, bit for bit on a CPU. Result:
+OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows photos that
+are not trained on, OUT/tensorboard and OUT/log.jsonl the losses, OUT/state.safetensors holds what
+a resume needs. Ctrl-C saves and stops.
 
 Objective (Kang et al. 2023, eq. 9): 0.1 pixel + 5 perceptual + 1 adversarial + 0.5 colourfulness.
-The perceptual loss needs VGG-16-BN weights (--vgg FILE); without them it is off, as the log says.
+The perceptual loss needs VGG-16-BN weights (--vgg FILE or vgg16_bn); without them it is off, as the
+log says.
 """
 
 if not __package__:  # run by path
@@ -24,55 +29,42 @@ if not __package__:  # run by path
 
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..model_defs import ddcolor, registry
-from ..pipeline import color, measure
-from . import common, losses
-from .data import Photos, batches
+from ..pipeline import color, engine, measure, models
+from . import common, data, losses, run, samples, starts, weights
 
 log = logging.getLogger("train_ddcolor")
 
 
 @dataclass
-class Config:
+class Config(common.Settings):
     """Settings of one run; the defaults are the paper's (section 4.1)."""
 
-    photos: tuple[Path, ...] = ()
-    """Folders and .tar shards."""
     out: Path = Path("runs/ddcolor")
     """Folder of the run."""
     architecture: str = "ddcolor-large"
     """Preset of the network: ddcolor-large, ddcolor-tiny, ddcolor-nano."""
-    start: Path | None = None
-    """Weights to start from: ours or published; its sizes win over `architecture`."""
-    vgg: Path | None = None
-    """VGG-16-BN weights for the perceptual loss."""
+    backbone: str | None = None
+    """ImageNet weights of a ConvNeXt for the encoder, as in the paper: file, or convnext_large."""
+    vgg: str | None = None
+    """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
     resolution: int = 512
     """Working resolution that the result asks for when it colours photos."""
-    licence: str = ""
-    """Licence of the result, kept in its metadata."""
-    index: Path | None = None
-    """CSV with `key` and `licence_kind` of the photos."""
-    skip_licences: tuple[str, ...] = ()
-    """Licence kinds to leave out."""
     steps: int = 400_000
     batch: int = 16
+    """Photos in a step, over all processes."""
     crop: tuple[int, ...] = (256,)
     """Side of the training square in pixels; several sides are taken in turn, smallest first."""
-    crop_until: tuple[int, ...] = ()
-    """Step at which each side but the last gives way to the next; not looked at with one side."""
     smallest: float = 1.0
-    """Smallest crop, as part of the photo's shorter side.
-
-    1 = the whole side (the paper resizes whole photos).
-    """
+    """Smallest crop, as part of the photo's shorter side; 1 = the whole side."""
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     schedule: str = "halving"
@@ -86,44 +78,32 @@ class Config:
     adversarial: float = 1.0
     colorfulness: float = 0.5
     color_enhance: float = 1.2
-    """Blends real pictures away from grey by this factor, for adversarial and perceptual terms."""
+    """Blends real pictures away from grey by this factor, for adversarial and perceptual terms
+    (colour augmentation)."""
     discriminator_width: int = 64
     spectral_norm: bool = True
-    average: float = 0.999
-    """Decay of the weight average that is saved."""
-    clip: float = 0.0
-    """Largest gradient norm; 0 = no limit."""
-    seed: int = 0
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype: str = "float32"
-    """float32, or bfloat16 for the network's forward pass."""
-    report_every: int = 100
-    save_every: int = 1000
 
     def __post_init__(self) -> None:
-        if not self.photos:
-            raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
-        common.check_crops(self.crop, self.crop_until)
-        if not self.start and self.architecture not in ddcolor.PRESETS:
-            raise ValueError(
-                f"architecture is '{self.architecture}'; expected one of "
-                f"{', '.join(ddcolor.PRESETS)}, or weights to start from (--start FILE)."
-            )
+        super().__post_init__()
+        common.check_choice(self.weights, self.architecture, ddcolor.PRESETS)
+        if self.weights and self.backbone:
+            raise ValueError("weights and backbone both name a start for the encoder; give one.")
         if self.schedule not in ("halving", "cosine"):
             raise ValueError(f"schedule is '{self.schedule}'; expected halving or cosine.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is '{self.dtype}'; expected float32 or bfloat16.")
 
 
 PRESETS = {
     "paper": {},
+    # The paper's recipe in the memory of a small card: a batch in parts, half precision.
+    "8gb": {"accumulate": 8, "dtype": "auto"},
     "finetune": {
-        "architecture": "",  # that of --start
+        "architecture": "",  # that of --weights
         "steps": 20_000,
         "learning_rate": 2e-5,
         "batch": 4,
         "schedule": "cosine",
         "warmup": 500,
+        "dtype": "auto",
     },
     # The network in the box: two CPU cores, photos of 160 pixels. Small squares first, where a step
     # costs a quarter and what is sky or grass can be seen as well. No discriminator: it would cost
@@ -150,148 +130,168 @@ PRESETS = {
 
 
 def main(config: Config) -> None:
-    """Train until `config.steps`, saving on the way."""
-    torch.manual_seed(config.seed)
-    device = torch.device(config.device)
-    config.out.mkdir(parents=True, exist_ok=True)
-    photos = Photos(config.photos, config.index, config.skip_licences)
-    network, architecture = build(config)
-    network.to(device, memory_format=torch.channels_last).train()
-    discriminator = (
-        losses.PatchDiscriminator(config.discriminator_width).to(device)
-        if config.adversarial
-        else None
+    """Train until `config.steps`, saving on the way.
+
+    Raises:
+        SystemExit: a loss is no number, a full disk; the message says what is kept.
+        ValueError, OSError: photos or weights that cannot be used.
+    """
+    accelerator = run.accelerator(config)
+    device = accelerator.device
+    photos, held_out = data.hold_out(
+        data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
+        config.held_out,
+        config.seed,
     )
-    perceptual = (
-        losses.PerceptualLoss(config.vgg).to(device) if config.vgg and config.perceptual else None
-    )
-    if perceptual is None:
-        log.info("perceptual loss: off (give VGG-16-BN weights with --vgg to switch it on)")
+    with accelerator.local_main_process_first():  # which downloads what is missing
+        network = build(config).to(device, memory_format=torch.channels_last).train()
+        perceptual = run.perceptual(config, device)
+    spec = replace(ddcolor.spec(network.config), resolution=config.resolution)
     average = common.Average(network, config.average)
+    discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
 
+    optimizer = torch.optim.AdamW(
+        common.parameter_groups(network, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+    )
+    judge_optimizer = torch.optim.Adam(
+        discriminator.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
+    )
     networks = {"network": network, "average": average.network}
-    optimizers = {
-        "network": torch.optim.AdamW(
-            common.parameter_groups(network, config.weight_decay),
-            lr=config.learning_rate,
-            betas=(0.9, 0.99),
-        )
-    }
-    if discriminator is not None:
-        networks["discriminator"] = discriminator
-        optimizers["discriminator"] = torch.optim.Adam(
-            discriminator.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
-        )
-    state_file, step, seconds = config.out / "state.safetensors", 0, 0.0
-    if state_file.exists():
-        info = common.load_state(state_file, networks, optimizers)
-        step, seconds = info["step"], info["seconds"]
-        log.info("resumed %s at step %d", config.out, step)
-    log.info("%d photos, %.2f M parameters, %s", len(photos), common.count(network) / 1e6, device)
+    optimizers = {"network": optimizer}
+    if config.adversarial:
+        networks |= {"discriminator": discriminator}
+        optimizers |= {"discriminator": judge_optimizer}
+    state = run.State(accelerator, config, networks, optimizers)
+    begun = state.load()
+    log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
 
-    def photos_from(start: int) -> Iterator[torch.Tensor]:
-        return batches(
-            photos,
-            size=lambda at: common.crop_at(config.crop, config.crop_until, at),
-            batch=config.batch,
-            seed=config.seed,
-            smallest=config.smallest,
-            start=start,
-        )
+    model, judge, optimizer, judge_optimizer = accelerator.prepare(
+        run.share_statistics(network, accelerator), discriminator, optimizer, judge_optimizer
+    )
+    photos_from = partial(
+        data.batches,
+        photos,
+        batch=config.batch,
+        seed=config.seed,
+        smallest=config.smallest,
+        threads=config.threads,
+    )
+    source = photos_from(
+        size=config.side,
+        start=begun.step,
+        places=begun.places,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+    )
 
-    def save() -> None:
-        info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": report.seconds}
-        common.calibrate(average.network, photos_from(step), common.gray_seen(device))
-        training = {"photos": len(photos), "steps": step, "seconds": round(report.seconds)}
-        common.export(
-            config.out / "weights.safetensors",
-            average.network,
-            {
+    def save(step: int, places: dict) -> None:
+        run.refuse_infinite_weights(network, state, step)
+        if accelerator.is_main_process:
+            some = photos_from(size=lambda _: config.side(step - 1))
+            common.calibrate(average.network, some, common.gray_seen(device))
+            training = common.provenance(config, photos, step, report.seconds)
+            info = {
                 "architecture": ddcolor.NAME,
-                "config": asdict(architecture),
-                "training": training | {"config": common.jsonable(asdict(config))},
+                "config": asdict(network.config),
+                "training": training,
                 "licence": config.licence,
                 "spec": {"resolution": config.resolution},
-            },
-        )
-        common.save_state(state_file, networks, optimizers, info)
+            }
+            with run.keeping(config.out / "weights.safetensors", step):
+                common.write_weights(config.out / "weights.safetensors", average.network, info)
+            colored = samples.automatic(engine.wrap(average.network, spec, device))
+            samples.show(held_out, colored, report, config.out, step)
+        state.save(step, report.seconds, places)
+        report.after_saving(step)
 
-    source = photos_from(step)
-    report = common.Report(config.out / "log.jsonl", log, seconds)
-    for true_rgb in source:
-        if step >= config.steps:
-            break
-        factor = rate_factor(config, step)
-        for optimizer in optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
+    with (
+        run.Report(accelerator, config.out, config.steps, begun) as report,
+        run.Stop(accelerator, config.report_every) as stop,
+    ):
+        for step in range(begun.step, config.steps):
+            batch = report.next(source)
+            rate = config.learning_rate * rate_factor(config, step)
+            for group in (*optimizer.param_groups, *judge_optimizer.param_groups):
+                group["lr"] = rate
+            for part in batch.parts(config.accumulate):
+                with accelerator.accumulate(model, judge):
+                    # Forward: colour of the grey picture, joined with the true L
+                    true_rgb = common.unit(part.pictures[0], device)
+                    L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
+                    ab = model(color.gray_rgb(L).contiguous())
+                    rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
+                    real_rgb = losses.enhance_color(true_rgb, config.color_enhance)
 
-        # Forward: colour of the grey picture, joined with the true L
-        true_rgb = true_rgb.to(device)
-        true_lab = color.rgb_to_lab(true_rgb)
-        L, true_ab = true_lab[:, :1], true_lab[:, 1:]
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            ab = network(color.gray_rgb(L).contiguous())
-        ab = ab.float()
-        rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
-        real_rgb = losses.enhance_color(true_rgb, config.color_enhance)
+                    # Discriminator first, on the detached picture
+                    terms = {}
+                    if config.adversarial:
+                        terms["discriminator"] = losses.adversarial_loss(
+                            judge(rgb.detach()), False
+                        ) + losses.adversarial_loss(judge(real_rgb), True)
+                        accelerator.backward(terms["discriminator"])
+                        judge_optimizer.step()
+                        judge_optimizer.zero_grad()
 
-        # Discriminator first, on the detached picture
-        terms = {}
-        if discriminator is not None:
-            made, real = discriminator(rgb.detach()), discriminator(real_rgb)
-            terms["discriminator"] = losses.adversarial_loss(made, False) + losses.adversarial_loss(
-                real, True
-            )
-            optimizers["discriminator"].zero_grad()
-            terms["discriminator"].backward()
-            optimizers["discriminator"].step()
+                    # Generator, eq. 9
+                    terms["pixel"] = losses.pixel_loss(ab, true_ab, config.huber)
+                    terms["colorfulness"] = losses.colorfulness_loss(rgb)
+                    if perceptual is not None:
+                        with accelerator.autocast():
+                            terms["perceptual"] = perceptual(rgb, real_rgb)
+                    if config.adversarial:
+                        with run.frozen(discriminator):
+                            terms["adversarial"] = losses.adversarial_loss(discriminator(rgb), True)
+                    loss = sum(
+                        getattr(config, name) * term
+                        for name, term in terms.items()
+                        if name != "discriminator"
+                    )
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(
+                            model.parameters(), config.clip or math.inf
+                        )
+                    optimizer.step()
+                    optimizer.zero_grad()
+                terms["made_colorfulness"] = measure.colorfulness(rgb.detach()).mean()
+                report.add(step, terms, part.names)
+            average.update(network, step)
+            report.advance(norm)
 
-        # Generator, eq. 9
-        terms["pixel"] = losses.pixel_loss(ab, true_ab, config.huber)
-        terms["colorfulness"] = losses.colorfulness_loss(rgb)
-        if perceptual is not None:
-            terms["perceptual"] = perceptual(rgb, real_rgb)
-        if discriminator is not None:
-            discriminator.requires_grad_(False)
-            terms["adversarial"] = losses.adversarial_loss(discriminator(rgb), True)
-            discriminator.requires_grad_(True)
-        loss = sum(
-            getattr(config, name) * term for name, term in terms.items() if name != "discriminator"
-        )
-        common.refuse_infinite(loss, step, state_file)
-        optimizers["network"].zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
-        optimizers["network"].step()
-        average.update(network, step)
-        step += 1
-
-        terms |= {"gradient": norm, "made_colorfulness": measure.colorfulness(rgb.detach()).mean()}
-        report.add(terms)
-        if step % config.report_every == 0:
-            report.write(step, config.learning_rate * factor)
-        if step % config.save_every == 0 or step == config.steps:
-            save()
+            done, stopping = step + 1, stop.at(step + 1)
+            saving = stopping or done % config.save_every == 0 or done == config.steps
+            if saving or done % config.report_every == 0:
+                report.write(done, rate)
+            if saving:
+                save(done, batch.places)
+            if stopping:
+                break
     source.close()
 
 
-def build(config: Config) -> tuple[ddcolor.DDColor, ddcolor.Config]:
-    """A new network, or the one in `config.start`, with spectral norm where asked for."""
-    if config.start:
-        network, spec, _ = registry.load(config.start)
+def build(config: Config) -> ddcolor.DDColor:
+    """A new network, or the one in `config.weights`, with spectral norm where asked for."""
+    if config.weights:
+        network, spec, _ = registry.load(models.locate(config.weights))
         if spec.architecture != ddcolor.NAME:
             raise ValueError(
-                f"start is {config.start}, a {spec.architecture} network; expected one of the "
+                f"weights is {config.weights}, a {spec.architecture} network; expected one of the "
                 f"architecture {ddcolor.NAME}."
             )
     else:
         network = registry.build(ddcolor.NAME, ddcolor.PRESETS[config.architecture])
         ddcolor.initialise(network)
+        if config.backbone:
+            path = weights.find(config.backbone, offline=config.offline)
+            log.info("encoder: %s", starts.take(network.encoder, path, "convnext"))
+        else:
+            log.info("encoder: random start values (ImageNet's: --backbone convnext_large)")
     if config.spectral_norm:
         for convolution in network.spectral_convolutions():
             spectral_norm(convolution)
-    return network, network.config
+    return network
 
 
 def rate_factor(config: Config, step: int) -> float:
@@ -302,5 +302,4 @@ def rate_factor(config: Config, step: int) -> float:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    main(common.parse(Config, PRESETS, doc=__doc__))
+    sys.exit(common.script(main, Config, PRESETS, __doc__))

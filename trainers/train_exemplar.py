@@ -1,21 +1,30 @@
 """Train the exemplar colorizer on your own photos.
 
-    # The paper's settings: pairs first, then the network on frozen ImageNet features of yours
+    # The paper's settings, on one GPU: pairs first, then the network on VGG-19's features
     python trainers/build_reference_pairs.py --photos photos/ --out pairs.json
-    python trainers/train_exemplar.py --photos photos/ --pairs pairs.json \\
-        --vgg19 vgg19.pth --out runs/mine
-    # The small network in the box: its backbone starts from the encoder of a small DDColor
+    python trainers/train_exemplar.py --photos photos/ --pairs pairs.json --backbone vgg19 \\
+        --out runs/mine
+    # The same recipe on a card of 8 GB; on four GPUs; on shards of a web server, where references
+    # are other views of the photos
+    python trainers/train_exemplar.py --preset 8gb --photos photos/ --pairs pairs.json \\
+        --backbone vgg19 --out runs/mine
+    accelerate launch --num_processes 4 trainers/train_exemplar.py --photos photos/ \\
+        --pairs pairs.json --backbone vgg19 --out runs/mine
+    python trainers/train_exemplar.py --photos 'https://host/photos-{000..099}.tar' \\
+        --shares 0 0 0 1 --backbone vgg19 --out runs/mine
+    # Published or own weights, your photos
+    colorist train exemplar --preset finetune --weights exemplar-nano --photos photos/ \\
+        --pairs pairs.json --out tuned
+    # The network in the box: its backbone starts from the encoder of a small DDColor
     python trainers/train_exemplar.py --preset nano --photos shard-*.tar --pairs pairs.json \\
         --encoder ddcolor-nano --out runs/first
     python trainers/train_exemplar.py --preset nano-last --photos shard-*.tar --pairs pairs.json \\
-        --start runs/first/weights.safetensors --out runs/nano
-    # Published or own weights, your photos
-    python trainers/train_exemplar.py --preset finetune --start exemplar-nano --photos photos/ \\
-        --pairs pairs.json --out runs/tuned
+        --weights runs/first/weights.safetensors --out runs/nano
 
-Started again with the same --out a run goes on where it stopped. Result: OUT/weights.safetensors,
-which every loader of this package opens; OUT/state.safetensors holds what a resume needs;
-OUT/log.jsonl a line per report.
+Started again with the same --out a run goes on where it stopped, bit for bit on a CPU. Result:
+OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows photos that
+are not trained on, OUT/tensorboard and OUT/log.jsonl the losses, OUT/state.safetensors holds what
+a resume needs. Ctrl-C saves and stops.
 
 Objective (Gorriz Blanch et al. 2021, eq. 4), summed over the scales: 100 smooth-L1 + 2 histogram
 + 50 total variation + 1 adversarial (LS-GAN, a discriminator for each scale).
@@ -26,34 +35,36 @@ if not __package__:  # run by path
 
     __package__ = _standalone.package("trainers")
 
-import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from ..model_defs import checkpoint, exemplar, registry
-from ..pipeline import color, models
-from . import common, losses
-from .data import SHARES, Photos, check_shares, load_pairs, pair_batches, recolor_alike
+from ..pipeline import color, engine, models
+from ..pipeline.exemplar import ExemplarColorizer
+from . import common, data, losses, run, samples, starts, weights
+from .pairs import SHARES, check_shares, load_pairs, pair_batches, recolor_alike, views
 
 log = logging.getLogger("train_exemplar")
 RIGHT = 6.0, 0.35  # a colour counts as right when its error is below 6 ab units + 0.35 true chroma
 
 
 @dataclass
-class Config:
+class Config(common.Settings):
     """Settings of one run; the defaults are the paper's (sections 3.3, 4.1)."""
 
-    photos: tuple[Path, ...] = ()
-    """Folders and .tar shards."""
     out: Path = Path("runs/exemplar")
     """Folder of the run."""
     architecture: str = "exemplar-vgg19"
@@ -62,87 +73,72 @@ class Config:
     """axial or standard at 1/4, 1/8, 1/16; () = as the preset."""
     second_kv: str = ""
     """reference or fused, of axial attention; "" = as the preset."""
-    start: Path | None = None
-    """Weights to start from: file, boxed or installed name; its sizes win over `architecture`."""
-    vgg19: Path | None = None
-    """ImageNet weights of VGG-19 for the backbone (torchvision's names)."""
-    encoder: Path | None = None
+    backbone: str | None = None
+    """ImageNet weights of VGG-19 for the backbone (section 3.1): file, or vgg19."""
+    encoder: str | None = None
     """DDColor network whose encoder the small backbone starts from: file, boxed, installed name."""
     freeze_backbone: bool = True
-    """Keep the backbone as it is."""
+    """Keep the backbone as it is (section 3.1: a pre-trained one; the program freezes it)."""
     pairs: Path | None = None
     """Table of retrieved references (build_reference_pairs.py)."""
     shares: tuple[float, ...] = tuple(SHARES.values())
-    """How often a reference is the best retrieved, one of five, any other photo, another view."""
+    """How often a reference is the best retrieved, one of five, any other photo, another view
+    (section 4.1)."""
     recolor: float = 0.0
     """Part of the pairs in which both photos are recoloured alike: the colours then are in the
     reference and nowhere else. 0 in the paper."""
     resolution: int = 224
     """Working resolution that the result asks for when it colours photos."""
-    licence: str = ""
-    """Licence of the result, kept in its metadata."""
-    index: Path | None = None
-    """CSV with `key` and `licence_kind` of the photos."""
-    skip_licences: tuple[str, ...] = ()
-    """Licence kinds to leave out."""
     steps: int = 844_000
-    """30 epochs of 225,000 pairs."""
+    """30 epochs of 225,000 pairs (section 4.1)."""
     batch: int = 8
+    """Pairs in a step, over all processes (section 4.1: 4 to 12)."""
     crop: tuple[int, ...] = (224,)
-    """Side of the training square in pixels; several sides are taken in turn, smallest first."""
-    crop_until: tuple[int, ...] = ()
-    """Step at which each side but the last gives way to the next; not looked at with one side."""
+    """Side of the training square in pixels (section 4.1, where photos are squashed to it); several
+    sides are taken in turn, smallest first."""
     smallest: float = 1.0
-    """Smallest crop, as part of the photo's shorter side."""
+    """Smallest crop, as part of the photo's shorter side; 1 = the whole side."""
     learning_rate: float = 1e-5
+    """Of network and discriminators (section 4.1)."""
     weight_decay: float = 0.0
     schedule: str = "constant"
-    """constant (paper), or cosine: down to zero at `steps`."""
+    """constant (section 4.1), or cosine: down to zero at `steps`."""
     warmup: int = 0
     """Steps of linear rise, cosine only."""
     pixel: float = 100.0
+    """Weight of the pixel loss (eq. 4, section 4.1; so are the next three)."""
     huber: float = 0.0
     """Error in ab units below which the pixel loss is quadratic; 0 = smooth-L1 of values in -1..1,
-    which is half the squared error throughout (paper)."""
+    which is half the squared error throughout (section 3.3)."""
     histogram: float = 2.0
+    """Of the histogram loss, eq. 3."""
     variation: float = 50.0
+    """Of the total variation."""
     adversarial: float = 1.0
-    average: float = 0.999
-    """Decay of the weight average that is saved."""
-    clip: float = 0.0
-    """Largest gradient norm; 0 = no limit."""
-    seed: int = 0
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype: str = "float32"
-    """float32, or bfloat16 for the network's forward pass."""
-    report_every: int = 100
-    save_every: int = 1000
+    """Of the LS-GAN term."""
 
     def __post_init__(self) -> None:
-        if not self.photos:
-            raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
-        common.check_crops(self.crop, self.crop_until)
-        check_shares(self.shares, self.pairs is not None)
-        if not self.start and self.architecture not in exemplar.PRESETS:
+        super().__post_init__()
+        common.check_choice(self.weights, self.architecture, exemplar.PRESETS)
+        streamed = self.stream or any(map(data.is_stream, self.photos))
+        if streamed and self.pairs:
             raise ValueError(
-                f"architecture is '{self.architecture}'; expected one of "
-                f"{', '.join(exemplar.PRESETS)}, or weights to start from (--start FILE)."
+                "pairs is a table of other photos as references, which a stream cannot find. Give "
+                "local photos, or no --pairs but --shares 0 0 0 1 (other views of the same photo)."
             )
+        check_shares(self.shares, self.pairs is not None, streamed)
         if self.adversarial and min(self.crop) < 64:
             raise ValueError(
                 f"crop is {self.crop}; the discriminators need 64 pixels or more. Take larger "
                 "crops, or --adversarial 0."
             )
-        begun = [self.vgg19, self.encoder, self.attention, self.second_kv]
-        if self.start and any(begun):
+        if self.weights and any([self.backbone, self.encoder, self.attention, self.second_kv]):
             raise ValueError(
-                "start names weights, which vgg19, encoder, attention and second_kv would change; "
-                "give the one or the others."
+                "weights names a start, which backbone, encoder, attention and second_kv would "
+                "change; give the one or the others."
             )
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"schedule is '{self.schedule}'; expected constant or cosine.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is '{self.dtype}'; expected float32 or bfloat16.")
 
 
 _NANO = {
@@ -163,12 +159,17 @@ _NANO = {
 }
 PRESETS = {
     "paper": {},
+    # The paper's recipe on a small card. The batch stays whole, as batch norm wants it: 4.2 GiB of
+    # activations and 0.5 of weights in float32 (counted for 8 pairs of 224 pixels), hence half
+    # precision.
+    "8gb": {"dtype": "auto"},
     "finetune": {
-        "architecture": "",  # that of --start
+        "architecture": "",  # that of --weights
         "steps": 20_000,
         "learning_rate": 2e-5,
         "schedule": "cosine",
         "warmup": 500,
+        "dtype": "auto",
     },
     # The network in the box, in two runs: two CPU cores, photos of 160 pixels. Other views of one
     # photo teach to find, retrieved photos what to do where nothing is to be found.
@@ -193,153 +194,257 @@ PRESETS = {
 
 
 def main(config: Config) -> None:
-    """Train until `config.steps`, saving on the way."""
-    torch.manual_seed(config.seed)
-    device = torch.device(config.device)
-    config.out.mkdir(parents=True, exist_ok=True)
-    photos = Photos(config.photos, config.index, config.skip_licences)
-    pairs = load_pairs(config.pairs, photos) if config.pairs else None
-    network = build(config).to(device, memory_format=torch.channels_last).train()
+    """Train until `config.steps`, saving on the way.
+
+    Raises:
+        SystemExit: a loss is no number, a full disk; the message says what is kept.
+        ValueError, OSError: photos, pairs or weights that cannot be used.
+    """
+    accelerator = run.accelerator(config)
+    device = accelerator.device
+    photos, held_out = data.hold_out(
+        data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
+        config.held_out,
+        config.seed,
+    )
+    retrieved = load_pairs(config.pairs, photos) if config.pairs else None
+    shown = references_shown(config, held_out, photos)
+    with accelerator.local_main_process_first():  # which downloads what is missing
+        network = build(config).to(device, memory_format=torch.channels_last).train()
     network.backbone.requires_grad_(not config.freeze_backbone)
-    scales = len(network.heads)
-    discriminators = discriminators_for(config, network.config.finest).to(device)
+    spec = replace(exemplar.spec(network.config), resolution=config.resolution)
     average = common.Average(network, config.average)
+    scales = len(network.heads)
+    discriminators = Discriminators(config.crop, network.config.finest).to(device)
 
-    networks = {"network": network, "average": average.network, "discriminators": discriminators}
-    optimizers = {
-        "network": torch.optim.AdamW(
-            common.parameter_groups(network, config.weight_decay), lr=config.learning_rate
-        )
-    }
+    optimizer = torch.optim.AdamW(  # Adam (section 4.1) where no weight decays
+        common.parameter_groups(network, config.weight_decay), lr=config.learning_rate
+    )
+    judge_optimizer = torch.optim.Adam(discriminators.parameters(), lr=config.learning_rate)
+    networks = {"network": network, "average": average.network}
+    optimizers = {"network": optimizer}
     if config.adversarial:
-        optimizers["discriminators"] = torch.optim.Adam(
-            discriminators.parameters(), lr=config.learning_rate
-        )
-    state_file, step, seconds = config.out / "state.safetensors", 0, 0.0
-    if state_file.exists():
-        info = common.load_state(state_file, networks, optimizers)
-        step, seconds = info["step"], info["seconds"]
-        log.info("resumed %s at step %d", config.out, step)
-    log.info("%d photos, %.2f M parameters, %s", len(photos), common.count(network) / 1e6, device)
+        networks |= {"discriminators": discriminators}
+        optimizers |= {"discriminators": judge_optimizer}
+    state = run.State(accelerator, config, networks, optimizers)
+    begun = state.load()
+    log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
 
-    def pairs_from(start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return pair_batches(
-            photos,
-            size=lambda at: common.crop_at(config.crop, config.crop_until, at),
-            batch=config.batch,
-            seed=config.seed,
-            pairs=pairs,
-            shares=config.shares,
-            smallest=config.smallest,
-            start=start,
-        )
+    model, judge, optimizer, judge_optimizer = accelerator.prepare(
+        run.share_statistics(network, accelerator),
+        run.share_statistics(discriminators, accelerator),
+        optimizer,
+        judge_optimizer,
+    )
+    pairs_from = partial(
+        pair_batches,
+        photos,
+        batch=config.batch,
+        seed=config.seed,
+        pairs=retrieved,
+        shares=config.shares,
+        smallest=config.smallest,
+        threads=config.threads,
+    )
+    source = pairs_from(
+        size=config.side,
+        start=begun.step,
+        places=begun.places,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+    )
 
-    def save() -> None:
-        info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": report.seconds}
-        common.calibrate(average.network, pairs_from(step), partial(seen, device=device))
-        fit_confidence(average.network, pairs_from(step), device)
-        training = {"photos": len(photos), "steps": step, "seconds": round(report.seconds)}
-        common.export(
-            config.out / "weights.safetensors",
-            average.network,
-            {
+    def save(step: int, places: dict) -> None:
+        run.refuse_infinite_weights(network, state, step)
+        if accelerator.is_main_process:
+            some = partial(pairs_from, size=lambda _: config.side(step - 1))
+            common.calibrate(average.network, some(), partial(seen, device=device))
+            fit_confidence(average.network, some(), device)
+            training = common.provenance(config, photos, step, report.seconds)
+            info = {
                 "architecture": exemplar.NAME,
                 "config": asdict(average.network.config),
-                "training": training | {"config": common.jsonable(asdict(config))},
+                "training": training,
                 "licence": config.licence,
                 "spec": {"resolution": config.resolution},
-            },
-        )
-        common.save_state(state_file, networks, optimizers, info)
+            }
+            with run.keeping(config.out / "weights.safetensors", step):
+                common.write_weights(config.out / "weights.safetensors", average.network, info)
+            colored = by_reference(engine.wrap(average.network, spec, device), shown)
+            samples.show(held_out, colored, report, config.out, step)
+        state.save(step, report.seconds, places)
+        report.after_saving(step)
 
-    source = pairs_from(step)
-    report = common.Report(config.out / "log.jsonl", log, seconds)
-    for pair in source:
-        if step >= config.steps:
-            break
-        factor = rate_factor(config, step)
-        for optimizer in optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
+    with (
+        run.Report(accelerator, config.out, config.steps, begun) as report,
+        run.Stop(accelerator, config.report_every) as stop,
+    ):
+        for step in range(begun.step, config.steps):
+            batch = report.next(source)
+            rate = config.learning_rate * rate_factor(config, step)
+            for group in (*optimizer.param_groups, *judge_optimizer.param_groups):
+                group["lr"] = rate
+            for part in batch.parts(config.accumulate):
+                with accelerator.accumulate(model, judge):
+                    # Forward: the target's L and the reference, in -1..1
+                    target, reference = (
+                        lab_norm(common.unit(rgb, device)) for rgb in part.pictures
+                    )
+                    if config.recolor:
+                        target, reference = recolored(config, target, reference, step, part.rows)
+                    L, reference_ab = target[:, :1], reference[:, 1:]
+                    made = model(L.expand(-1, 3, -1, -1), reference)
+                    skipped = round(math.log2(L.shape[-1] / made[0].shape[-1]))  # 1: no full size
+                    true = losses.pyramid(target, skipped + scales)[skipped:]
+                    wanted = losses.pyramid(reference_ab, skipped + scales)[skipped:]
 
-        # Forward: the target's L and the reference, in -1..1
-        target, reference = (lab_norm(rgb.to(device)) for rgb in pair)
-        L, true_ab, reference_ab = target[:, :1], target[:, 1:], reference[:, 1:]
-        if config.recolor:
-            true_ab, reference_ab = recolor_alike(
-                exemplar.AB * true_ab, exemplar.AB * reference_ab, which=config.recolor
-            )
-            true_ab, reference_ab = true_ab / exemplar.AB, reference_ab / exemplar.AB
-        reference = torch.cat([reference[:, :1], reference_ab], dim=1)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            made = [ab.float() for ab in network(L.expand(-1, 3, -1, -1), reference)]
-        skipped = round(math.log2(L.shape[-1] / made[0].shape[-1]))  # 1 without a full-size head
-        true = losses.pyramid(torch.cat([L, true_ab], dim=1), skipped + scales)[skipped:]
-        wanted = losses.pyramid(reference_ab, skipped + scales)[skipped:]
+                    # Discriminators first, on the detached predictions
+                    terms = {}
+                    if config.adversarial:
+                        fake = joined(true, [ab.detach() for ab in made])
+                        terms["discriminators"] = 0.5 * (
+                            judged(judge(true), True) + judged(judge(fake), False)
+                        )
+                        accelerator.backward(terms["discriminators"])
+                        judge_optimizer.step()
+                        judge_optimizer.zero_grad()
 
-        # Discriminators first, on the detached predictions
-        terms = {}
-        if config.adversarial:
-            real_and_made = [
-                (judge(lab), judge(torch.cat([lab[:, :1], ab.detach()], dim=1)))
-                for judge, lab, ab in zip(discriminators, true, made, strict=True)
-            ]
-            terms["discriminators"] = 0.5 * sum(
-                losses.least_squares_loss(real, True) + losses.least_squares_loss(fake, False)
-                for real, fake in real_and_made
-            )
-            optimizers["discriminators"].zero_grad()
-            terms["discriminators"].backward()
-            optimizers["discriminators"].step()
+                    # Generator, eq. 4
+                    terms["pixel"] = sum(
+                        losses.pixel_loss(exemplar.AB * ab, exemplar.AB * lab[:, 1:], config.huber)
+                        if config.huber
+                        else losses.smooth_l1_lab(ab, lab[:, 1:])
+                        for ab, lab in zip(made, true, strict=True)
+                    )
+                    if config.histogram:
+                        terms["histogram"] = sum(map(losses.histogram_loss, made, wanted))
+                    if config.variation:
+                        terms["variation"] = sum(map(losses.total_variation, made))
+                    if config.adversarial:
+                        with run.frozen(discriminators):
+                            terms["adversarial"] = judged(discriminators(joined(true, made)), True)
+                    loss = sum(
+                        getattr(config, name) * term
+                        for name, term in terms.items()
+                        if name != "discriminators"
+                    )
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(
+                            model.parameters(), config.clip or math.inf
+                        )
+                    optimizer.step()
+                    optimizer.zero_grad()
+                terms["chroma"] = exemplar.AB * made[0].detach().norm(dim=1).mean()
+                report.add(step, terms, part.names)
+            average.update(network, step)
+            report.advance(norm)
 
-        # Generator, eq. 4
-        terms["pixel"] = sum(
-            losses.pixel_loss(exemplar.AB * ab, exemplar.AB * lab[:, 1:], config.huber)
-            if config.huber
-            else losses.smooth_l1_lab(ab, lab[:, 1:])
-            for ab, lab in zip(made, true, strict=True)
-        )
-        if config.histogram:
-            terms["histogram"] = sum(map(losses.histogram_loss, made, wanted))
-        if config.variation:
-            terms["variation"] = sum(map(losses.total_variation, made))
-        if config.adversarial:
-            discriminators.requires_grad_(False)
-            terms["adversarial"] = sum(
-                losses.least_squares_loss(judge(torch.cat([lab[:, :1], ab], dim=1)), True)
-                for judge, lab, ab in zip(discriminators, true, made, strict=True)
-            )
-            discriminators.requires_grad_(True)
-        loss = sum(
-            getattr(config, name) * term for name, term in terms.items() if name != "discriminators"
-        )
-        common.refuse_infinite(loss, step, state_file)
-        optimizers["network"].zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
-        optimizers["network"].step()
-        average.update(network, step)
-        step += 1
-
-        terms |= {"gradient": norm, "chroma": exemplar.AB * made[0].detach().norm(dim=1).mean()}
-        report.add(terms)
-        if step % config.report_every == 0:
-            report.write(step, config.learning_rate * factor)
-        if step % config.save_every == 0 or step == config.steps:
-            save()
+            done, stopping = step + 1, stop.at(step + 1)
+            saving = stopping or done % config.save_every == 0 or done == config.steps
+            if saving or done % config.report_every == 0:
+                report.write(done, rate)
+            if saving:
+                save(done, batch.places)
+            if stopping:
+                break
     source.close()
 
 
-def seen(pair: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+class Discriminators(nn.Module):
+    """Lab at all scales, finest first, each (B, 3, h, w) in -1..1 -> logits of patches of each.
+
+    A PatchGAN for each scale, from the level `finest` on. Crops of `crop` decide how many layers it
+    can have.
+    """
+
+    def __init__(self, crop: Sequence[int], finest: int):
+        super().__init__()
+        sides = [min(crop) // 2 ** (level - 1) for level in range(finest, 5)]
+        self.scales = nn.ModuleList(
+            losses.LeastSquaresPatchGAN(next((n for n in (3, 2, 1) if 3 * 2**n <= side), 1))
+            for side in sides
+        )
+
+    def forward(self, pictures: list[Tensor]) -> list[Tensor]:
+        return [judge(lab) for judge, lab in zip(self.scales, pictures, strict=True)]
+
+
+def judged(logits: list[Tensor], real: bool) -> Tensor:
+    """LS-GAN loss, summed over the scales."""
+    return sum(losses.least_squares_loss(scale, real) for scale in logits)
+
+
+def joined(true: list[Tensor], made: list[Tensor]) -> list[Tensor]:
+    """Predictions ab with the L of the true Lab, at each scale."""
+    return [torch.cat([lab[:, :1], ab], dim=1) for lab, ab in zip(true, made, strict=True)]
+
+
+def recolored(
+    config: Config, target: Tensor, reference: Tensor, step: int, rows: range
+) -> tuple[Tensor, Tensor]:
+    """Some pairs (B, 3, H, W) in -1..1 recoloured alike, as they would be in the whole batch."""
+    ab = recolor_alike(
+        exemplar.AB * target[:, 1:],
+        exemplar.AB * reference[:, 1:],
+        common.generator(config.seed, step),
+        config.recolor,
+        rows,
+        config.batch,
+    )
+    target, reference = (
+        torch.cat([lab[:, :1], new / exemplar.AB], dim=1)
+        for lab, new in zip((target, reference), ab, strict=True)
+    )
+    return target, reference
+
+
+def seen(batch: data.Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     """What the network takes of photos: the target's L three times, the reference."""
-    target, reference = (lab_norm(rgb.to(device)) for rgb in pair)
+    target, reference = (lab_norm(common.unit(rgb, device)) for rgb in batch.pictures)
     return target[:, :1].expand(-1, 3, -1, -1), reference
+
+
+def references_shown(config: Config, held_out: data.Photos, photos: data.Photos) -> list[Tensor]:
+    """A reference (1, 3, H, W) in 0..1 for each of the pictures that the samples show.
+
+    The best retrieved one among the photos that are trained on, else another view of the picture.
+    """
+    retrieved: Sequence[Sequence[int]] = [()] * len(held_out)
+    if config.pairs:
+        retrieved = load_pairs(config.pairs, photos, held_out)
+    references = []
+    for index, others in enumerate(retrieved):
+        for picture in samples.pictures(held_out.part([index])):  # none of a grey one
+            best = next(samples.pictures(photos.part(others)), None) if others else None
+            references.append(another_view(picture, index) if best is None else best)
+    return references
+
+
+def another_view(picture: Tensor, seed: int) -> Tensor:
+    """Another view of a picture (1, 3, H, W) in 0..1, as in training; a square."""
+    pixels = (255 * picture[0].movedim(0, -1)).round().byte().numpy()
+    rng = np.random.default_rng(seed)
+    _, view = views(Image.fromarray(pixels), samples.SIDE, rng)
+    return view[None].float() / 255
+
+
+def by_reference(colorizer: ExemplarColorizer, references: Sequence[Tensor]) -> samples.Color:
+    """What the samples show; `references` belong to their pictures."""
+
+    def colored(true: Tensor, number: int) -> dict[str, Tensor]:
+        gray, reference = color.gray_rgb(color.lightness(true)), references[number]
+        made = colorizer.colorize(gray.movedim(1, -1), reference=reference.movedim(1, -1))
+        row = {"grey": gray, "reference": reference, samples.RESULT: made.movedim(-1, 1)}
+        return row | {samples.PHOTO: true}
+
+    return colored
 
 
 @torch.no_grad()
 def fit_confidence(
     network: exemplar.Exemplar,
-    source: Iterator[tuple[Tensor, Tensor]],
+    source: Iterator[data.Batch],
     device: torch.device,
     batches: int = 24,
 ) -> None:
@@ -352,12 +457,12 @@ def fit_confidence(
         batches: how many pairs of it to look at, in batches.
     """
     clues, right = [], []
-    with contextlib.closing(source):
-        for pair in itertools.islice(source, batches):
-            target, reference = seen(pair, device)
+    with closing(source):
+        for batch in itertools.islice(source, batches):
+            target, reference = seen(batch, device)
             evidence = network.read([reference], target.shape[2:])
             ab, sure, facts = network.answer(target, evidence)
-            true = exemplar.AB * lab_norm(pair[0].to(device))[:, 1:]
+            true = exemplar.AB * lab_norm(common.unit(batch.pictures[0], device))[:, 1:]
             error = (F.interpolate(ab, size=true.shape[2:], mode="bilinear") - true).norm(dim=1)
             allowed = RIGHT[0] + RIGHT[1] * true.norm(dim=1)
             excess = F.adaptive_avg_pool2d((error - allowed)[:, None], sure.shape[2:])
@@ -372,8 +477,8 @@ def fit_confidence(
         curvature = (x * (p * (1 - p))[:, None]).mT @ x / len(x) + 1e-4 * torch.eye(len(w)).double()
         w = w + torch.linalg.solve(curvature, x.mT @ (y - p) / len(x) - 1e-4 * w)
     slopes = w[1:] / deviation
-    weights = [float(w[0] - (slopes * mean).sum()), *slopes.tolist()]
-    network.config = replace(network.config, confidence=tuple(round(v, 5) for v in weights))
+    fitted = [float(w[0] - (slopes * mean).sum()), *slopes.tolist()]
+    network.config = replace(network.config, confidence=tuple(round(v, 5) for v in fitted))
 
 
 def lab_norm(rgb: Tensor) -> Tensor:
@@ -383,12 +488,12 @@ def lab_norm(rgb: Tensor) -> Tensor:
 
 
 def build(config: Config) -> exemplar.Exemplar:
-    """A new network, or the one that `config.start` names; its backbone as the settings say."""
-    if config.start:
-        network, spec, _ = registry.load(models.locate(config.start))
+    """A new network, or the one that `config.weights` names; its backbone as the settings say."""
+    if config.weights:
+        network, spec, _ = registry.load(models.locate(config.weights))
         if spec.architecture != exemplar.NAME:
             raise ValueError(
-                f"start is {config.start}, a {spec.architecture} network; expected one of the "
+                f"weights is {config.weights}, a {spec.architecture} network; expected one of the "
                 f"architecture {exemplar.NAME}."
             )
         return network
@@ -396,32 +501,28 @@ def build(config: Config) -> exemplar.Exemplar:
     known = asdict(exemplar.PRESETS[config.architecture]) | {k: v for k, v in changes.items() if v}
     network = registry.build(exemplar.NAME, exemplar.Config(**known))
     exemplar.initialise(network)
-    if config.vgg19:
-        take_vgg19(network, config.vgg19)
+    if config.backbone and network.config.backbone != "vgg19":
+        raise ValueError(
+            f"backbone is {config.backbone}, weights of VGG-19; {config.architecture} has a small "
+            "backbone, which can start from a DDColor network (--encoder ddcolor-nano)."
+        )
+    if config.backbone:
+        path = weights.find(config.backbone, offline=config.offline)
+        log.info("backbone: %s", starts.take(network.backbone, path, "vgg19"))
     elif config.freeze_backbone:
         raise ValueError(
-            "the backbone is frozen but has only start values: give ImageNet weights "
-            "(--vgg19 FILE), weights to start from (--start FILE), or --no-freeze-backbone."
+            "the backbone is frozen but has only start values: give ImageNet weights of VGG-19 "
+            "(--backbone vgg19, or FILE), weights to start from (--weights FILE), or "
+            "--no-freeze-backbone."
         )
-    if config.encoder:
+    elif config.encoder:
         take_encoder(network, config.encoder)
+    else:
+        log.info("backbone: random start values (others: --backbone, --encoder, --weights)")
     return network
 
 
-def take_vgg19(network: exemplar.Exemplar, path: Path) -> None:
-    """Put ImageNet weights with torchvision's names into the backbone.
-
-    Raises:
-        CheckpointError: no VGG-19.
-    """
-    state, _ = checkpoint.read(path)
-    wanted = network.backbone.state_dict()
-    checkpoint.load_strict(
-        network.backbone, {k: v.float() for k, v in state.items() if k in wanted}, path.name
-    )
-
-
-def take_encoder(network: exemplar.Exemplar, source: Path) -> None:
+def take_encoder(network: exemplar.Exemplar, source: str) -> None:
     """Put stages of a DDColor encoder into the small backbone.
 
     DDColor takes grey RGB with ImageNet's mean and std, the backbone L / 50 - 1. Grey sRGB is about
@@ -444,18 +545,7 @@ def take_encoder(network: exemplar.Exemplar, source: Path) -> None:
     shift = (first.weight.sum(dim=(2, 3)) * ((0.5 - mean) / std)).sum(1)
     state["downsample.0.0.weight"], state["downsample.0.0.bias"] = filters, first.bias + shift
     stem = {k: v for k, v in network.backbone.state_dict().items() if k.startswith("stem.")}
-    checkpoint.load_strict(network.backbone, state | stem, str(source))
-
-
-def discriminators_for(config: Config, finest: int) -> nn.ModuleList:
-    """A PatchGAN for each scale, from the level `finest` on; none without an adversarial term."""
-    if not config.adversarial:
-        return nn.ModuleList()
-    sides = [min(config.crop) // 2 ** (level - 1) for level in range(finest, 5)]
-    return nn.ModuleList(
-        losses.LeastSquaresPatchGAN(next((n for n in (3, 2, 1) if 3 * 2**n <= side), 1))
-        for side in sides
-    )
+    checkpoint.load_strict(network.backbone, state | stem, source)
 
 
 def rate_factor(config: Config, step: int) -> float:
@@ -466,5 +556,4 @@ def rate_factor(config: Config, step: int) -> float:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    main(common.parse(Config, PRESETS, doc=__doc__))
+    sys.exit(common.script(main, Config, PRESETS, __doc__))

@@ -1,18 +1,22 @@
 """Train the point-hint colorizer on your own photos.
 
-    # The paper's settings
+    # The paper's settings, on one GPU
     python trainers/train_pointhint.py --photos photos/ --out runs/mine
-    # The small network in the box: two CPU cores, photos of 160 pixels
+    # The same recipe on a card of 8 GB; on four GPUs; on shards of a web server
+    python trainers/train_pointhint.py --preset 8gb --photos photos/ --out runs/mine
+    accelerate launch --num_processes 4 trainers/train_pointhint.py --photos photos/ --out runs/mine
+    python trainers/train_pointhint.py --photos 'https://host/photos-{000..099}.tar' --out runs/mine
+    # Own weights, your photos
+    colorist train pointhint --preset finetune --weights pointhint-nano --photos photos/ --out tuned
+    # The network in the box: two CPU cores, photos of 160 pixels
     python trainers/train_pointhint.py --preset nano --photos shard-*.tar --out runs/first
     python trainers/train_pointhint.py --preset nano-last --photos shard-*.tar \\
-        --start runs/first/weights.safetensors --out runs/nano
-    # Own weights, your photos
-    python trainers/train_pointhint.py --preset finetune --start pointhint-nano \\
-        --photos photos/ --out runs/tuned
+        --weights runs/first/weights.safetensors --out runs/nano
 
-Started again with the same --out a run goes on where it stopped. Result: OUT/weights.safetensors,
-which every loader of this package opens; OUT/state.safetensors holds what a resume needs;
-OUT/log.jsonl a line per report.
+Started again with the same --out a run goes on where it stopped, bit for bit on a CPU. Result:
+OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows photos that
+are not trained on, coloured by ten random points each, OUT/tensorboard and OUT/log.jsonl the loss,
+OUT/state.safetensors holds what a resume needs. Ctrl-C saves and stops.
 
 Objective (Li et al., section 3.5, eq. 13): Huber loss of ab in Lab units; L is copied and costs
 nothing. Hints are cells of 2 x 2 pixels at random places, in the mean colour of the photo there.
@@ -25,123 +29,113 @@ if not __package__:  # run by path
 
 import logging
 import math
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..model_defs import pointhint, registry
-from ..pipeline import color, engine, models
+from ..model_defs.spec import Spec
+from ..pipeline import color, engine, measure, models
+from ..pipeline import hints as hint_points
+from ..pipeline.colorizer import Colorizer
 from ..pipeline.hints import CELL
-from ..pipeline.pointhint import base_chroma, fill, network_input
-from . import common
-from .data import Photos, batches
+from ..pipeline.pointhint import base_chroma, fill, network_input, spread
+from . import common, data, losses, protocols, run, samples
 
 log = logging.getLogger("train_pointhint")
-GREY = 5.0  # Lab units: a photo whose a and b together span less is not looked at
+SCORED = 1, 10, 50  # random hints with which photos that are not trained on are coloured
+SHOWN = 10  # as many as the paper compares with (section 4.3)
 
 
 @dataclass
-class Config:
-    """Settings of one run; the defaults are the paper's (sections 3.5, 4.3), or what siblings of it
-    do where it is silent."""
+class Config(common.Settings):
+    """Settings of one run; the defaults are the paper's (sections 3.5 and 4.3), or where it is
+    silent those of its nearest sibling, iColoriT (Yun et al. 2023), and say so."""
 
-    photos: tuple[Path, ...] = ()
-    """Folders and .tar shards."""
     out: Path = Path("runs/pointhint")
     """Folder of the run."""
     architecture: str = "pointhint-s"
     """Preset of the network: pointhint-s, pointhint-t, pointhint-nano."""
-    start: Path | None = None
-    """Weights to start from: file, boxed or installed name; its sizes win over `architecture`."""
     prior: bool = False
     """Give the network a guess between hints, by kriging, in place of the paper's zeros. Only such
     a network can correct the colours of an automatic one."""
-    base: Path | None = None
+    base: str | None = None
     """Automatic network whose colours are the guess for some photos: file, boxed or installed. Not
     looked at without `prior`."""
     base_share: float = 0.25
     """Part of each batch that gets it."""
     hints: tuple[int, ...] = (1, 64)
     """Fewest and most hints of a photo; numbers between are drawn so that few and many are learned
-    alike (their logarithm is uniform). The paper: usually 10."""
+    alike (their logarithm is uniform). The paper (section 4.3): usually 10, also more and fewer."""
     without: float = 0.1
     """Part of the photos that get no hint."""
     resolution: int = 224
-    """Working resolution that the result asks for when it colours photos."""
-    licence: str = ""
-    """Licence of the result, kept in its metadata."""
-    index: Path | None = None
-    """CSV with `key` and `licence_kind` of the photos."""
-    skip_licences: tuple[str, ...] = ()
-    """Licence kinds to leave out."""
+    """Working resolution that the result asks for when it colours photos (section 4.3)."""
     steps: int = 500_000
-    """100 epochs of ImageNet."""
+    """100 epochs of ImageNet, as iColoriT; the paper names none."""
     batch: int = 256
+    """Photos in a step, over all processes. 8 GPUs of 32, as iColoriT."""
     crop: tuple[int, ...] = (224,)
-    """Side of the training square in pixels; several sides are taken in turn, smallest first."""
-    crop_until: tuple[int, ...] = ()
-    """Step at which each side but the last gives way to the next; not looked at with one side."""
+    """Side of the training square in pixels (section 4.3); several sides are taken in turn,
+    smallest first."""
     smallest: float = 0.3
-    """Smallest crop, as part of the photo's shorter side."""
+    """Smallest crop, as part of the photo's shorter side: about the 8 percent of the area that are
+    usual on ImageNet."""
     learning_rate: float = 5e-4
-    weight_decay: float = 0.05
-    """None on norms, biases and tables of position bias."""
+    """Of AdamW, at its highest (section 4.3); for a batch of 256."""
+    last_rate: float = 0.02
+    """Part of it at which the cosine (section 4.3) ends: 1e-5, as iColoriT."""
     warmup: int = 15_000
-    """Steps of linear rise, then half a cosine down to zero at `steps`."""
+    """Steps of linear rise: 3 epochs of ImageNet, as iColoriT. Then half a cosine until `steps`."""
+    weight_decay: float = 0.05
+    """None on norms, biases and tables of position bias. As iColoriT, like AdamW's betas."""
     huber: float = 1.0
-    """delta of eq. 13 in Lab units: errors below it count by their square."""
-    average: float = 0.999
-    """Decay of the weight average that is saved."""
+    """delta of eq. 13 in Lab units: errors below it count by their square. The loss is divided by
+    it, which changes nothing at the paper's 1."""
     clip: float = 1.0
-    """Largest gradient norm; 0 = no limit."""
-    seed: int = 0
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype: str = "float32"
-    """float32, or bfloat16 for the network's forward pass."""
-    report_every: int = 100
-    save_every: int = 1000
+    """Largest gradient norm; 0 = no limit. Neither paper has one."""
 
     def __post_init__(self) -> None:
-        if not self.photos:
-            raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
-        common.check_crops(self.crop, self.crop_until)
-        if not self.start and self.architecture not in pointhint.PRESETS:
-            raise ValueError(
-                f"architecture is '{self.architecture}'; expected one of "
-                f"{', '.join(pointhint.PRESETS)}, or weights to start from (--start FILE)."
-            )
+        super().__post_init__()
+        common.check_choice(self.weights, self.architecture, pointhint.PRESETS)
         cells = (min(self.crop) // CELL) ** 2
         if len(self.hints) != 2 or not 1 <= self.hints[0] <= self.hints[1] <= cells:
             raise ValueError(
                 f"hints is {self.hints}; expected the fewest and the most, 1 to {cells} of them."
             )
-        for name in ("without", "base_share"):
+        for name in ("without", "base_share", "last_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is '{self.dtype}'; expected float32 or bfloat16.")
 
 
 _NANO = {
     "prior": True,
-    "base": Path("ddcolor-nano"),
+    "base": "ddcolor-nano",
     "huber": 10.0,
+    "last_rate": 0.0,
     "dtype": "bfloat16",
 }
 PRESETS = {
     "paper": {},
+    # The paper's recipe in the memory of a small card: 49 MiB for each photo of a part in half
+    # precision, 0.7 GiB for weights, their average, gradients and AdamW.
+    "8gb": {"accumulate": 4, "dtype": "auto"},
     "finetune": {
-        "architecture": "",  # that of --start
+        "architecture": "",  # that of --weights
         "prior": True,
-        "base": Path("ddcolor-nano"),
+        "base": "ddcolor-nano",
         "steps": 20_000,
         "batch": 16,
         "learning_rate": 1e-4,
+        "last_rate": 0.0,
         "warmup": 500,
+        "dtype": "auto",
     },
     # The network in the box, in two runs: many small pictures first. As many hints on a small
     # picture as on a large one would be denser than they are in use.
@@ -175,94 +169,109 @@ PRESETS = {
 
 
 def main(config: Config) -> None:
-    """Train until `config.steps`, saving on the way."""
-    torch.manual_seed(config.seed)
-    device = torch.device(config.device)
-    config.out.mkdir(parents=True, exist_ok=True)
-    photos = Photos(config.photos, config.index, config.skip_licences)
+    """Train until `config.steps`, saving on the way.
+
+    Raises:
+        SystemExit: a loss is no number, a full disk; the message says what is kept.
+        ValueError, OSError: photos or weights that cannot be used.
+    """
+    accelerator = run.accelerator(config)
+    device = accelerator.device
+    photos, held_out = data.hold_out(
+        data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
+        config.held_out,
+        config.seed,
+    )
     network = build(config).to(device).train()
-    base = engine.load(config.base, device=device) if config.base and config.prior else None
-    if base is not None and base.spec.role != "automatic":
-        raise ValueError(
-            f"base is {config.base}, of the role '{base.spec.role}'; expected a "
-            "network that colours by itself (such as ddcolor-nano)."
-        )
+    spec = replace(pointhint.spec(network.config), resolution=config.resolution, prior=config.prior)
+    base = load_base(config, device)
     average = common.Average(network, config.average)
 
+    optimizer = torch.optim.AdamW(
+        common.parameter_groups(network, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+    )
     networks = {"network": network, "average": average.network}
-    groups = common.parameter_groups(network, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
-    state_file, step, seconds = config.out / "state.safetensors", 0, 0.0
-    if state_file.exists():
-        info = common.load_state(state_file, networks, {"network": optimizer})
-        step, seconds = info["step"], info["seconds"]
-        log.info("resumed %s at step %d", config.out, step)
-    log.info("%d photos, %.2f M parameters, %s", len(photos), common.count(network) / 1e6, device)
+    state = run.State(accelerator, config, networks, {"network": optimizer})
+    begun = state.load()
+    log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
 
-    def save() -> None:
-        info = {"config": common.jsonable(asdict(config)), "step": step, "seconds": report.seconds}
-        training = {"photos": len(photos), "steps": step, "seconds": round(report.seconds)}
-        common.export(
-            config.out / "weights.safetensors",
-            average.network,
-            {
-                "architecture": pointhint.NAME,
-                "config": asdict(average.network.config),
-                "training": training | {"config": common.jsonable(asdict(config))},
-                "licence": config.licence,
-                "spec": {"resolution": config.resolution, "prior": config.prior},
-            },
-        )
-        common.save_state(state_file, networks, {"network": optimizer}, info)
-
-    source = batches(
+    model, optimizer = accelerator.prepare(network, optimizer)
+    source = data.batches(
         photos,
-        size=lambda at: common.crop_at(config.crop, config.crop_until, at),
+        size=config.side,
         batch=config.batch,
         seed=config.seed,
         smallest=config.smallest,
-        start=step,
+        threads=config.threads,
+        start=begun.step,
+        places=begun.places,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
     )
-    report = common.Report(config.out / "log.jsonl", log, seconds)
-    for rgb in source:
-        if step >= config.steps:
-            break
-        rate = config.learning_rate * common.cosine(step, config.steps, config.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
 
-        # The photo's L, its colour at hints, and a guess of the rest
-        L, true_ab = color.rgb_to_lab(rgb.to(device)).split([1, 2], dim=1)
-        drawn = draw_hints(true_ab, config.hints, config.without)
-        ab, mask = drawn.ab, drawn.mask
-        if config.prior:
-            given = math.ceil(config.base_share * len(L)) if base else 0
-            some, others = slice(given), slice(given, None)
-            ab = torch.cat(
-                [guess(L[some], drawn.part(some), base), guess(L[others], drawn.part(others))]
-            )
+    def save(step: int, places: dict) -> None:
+        run.refuse_infinite_weights(network, state, step)
+        if accelerator.is_main_process:
+            training = common.provenance(config, photos, step, report.seconds)
+            info = {
+                "architecture": pointhint.NAME,
+                "config": asdict(network.config),
+                "training": training,
+                "licence": config.licence,
+                "spec": {"resolution": config.resolution, "prior": config.prior},
+            }
+            with run.keeping(config.out / "weights.safetensors", step):
+                common.write_weights(config.out / "weights.safetensors", average.network, info)
+            show(held_out, average.network, spec, device, report, config.out, step)
+        state.save(step, report.seconds, places)
+        report.after_saving(step)
 
-        # Loss, eq. 13, on photos that have colour
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            made = network(network_input(L, ab, mask)).float()
-        colored = (true_ab.amax((2, 3)) - true_ab.amin((2, 3))).sum(1) >= GREY
-        error = F.huber_loss(made, true_ab, reduction="none", delta=config.huber) / config.huber
-        loss = (error.mean((1, 2, 3)) * colored).sum() / colored.sum().clamp_min(1)
-        common.refuse_infinite(loss, step, state_file)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
-        optimizer.step()
-        average.update(network, step)
-        step += 1
+    with (
+        run.Report(accelerator, config.out, config.steps, begun) as report,
+        run.Stop(accelerator, config.report_every) as stop,
+    ):
+        for step in range(begun.step, config.steps):
+            batch = report.next(source)
+            rate = config.learning_rate * rate_factor(config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            cells, valid = draw_places(config, step)
+            for part in batch.parts(config.accumulate):
+                with accelerator.accumulate(model):
+                    # The photo's L, its colour at hints, and a guess of the rest
+                    true_rgb = common.unit(part.pictures[0], device)
+                    L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
+                    rows = list(part.rows)
+                    drawn = hints_at(true_ab, cells[rows], valid[rows])
+                    ab = drawn.ab
+                    if config.prior:
+                        ab = guess(L, drawn, base, with_base(config, step, rows))
+                    made = model(network_input(L, ab, drawn.mask))
 
-        with torch.no_grad():
-            squares = [(x - true_ab).square().mean() for x in (made, ab)]
-        report.add({"loss": loss, "gradient": norm, "error": squares[0], "guess": squares[1]})
-        if step % config.report_every == 0:
-            report.write(step, rate)
-        if step % config.save_every == 0 or step == config.steps:
-            save()
+                    loss = losses.pixel_loss(made, true_ab, config.huber)  # eq. 13
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(
+                            model.parameters(), config.clip or math.inf
+                        )
+                    optimizer.step()
+                    optimizer.zero_grad()
+                with torch.no_grad():
+                    error, guessed = ((x - true_ab).square().mean() for x in (made, ab))
+                report.add(step, {"loss": loss, "error": error, "guess": guessed}, part.names)
+            average.update(network, step)
+            report.advance(norm)
+
+            done, stopping = step + 1, stop.at(step + 1)
+            saving = stopping or done % config.save_every == 0 or done == config.steps
+            if saving or done % config.report_every == 0:
+                report.write(done, rate)
+            if saving:
+                save(done, batch.places)
+            if stopping:
+                break
     source.close()
 
 
@@ -270,26 +279,73 @@ def build(config: Config) -> pointhint.PointHint:
     """The network: from weights to start from, or new, when it gives back what it is given.
 
     Raises:
-        ValueError: `start` is no point-hint network, or one with another input.
+        ValueError: `weights` is no point-hint network, or one with another input.
     """
-    if not config.start:
+    if not config.weights:
         return registry.build(pointhint.NAME, pointhint.PRESETS[config.architecture])
-    network, spec, _ = registry.load(models.locate(config.start))
+    network, spec, _ = registry.load(models.locate(config.weights))
     if spec.architecture != pointhint.NAME:
         raise ValueError(
-            f"start is {config.start}, a {spec.architecture} network; expected a point-hint one."
+            f"weights is {config.weights}, a {spec.architecture} network; expected one of the "
+            f"architecture {pointhint.NAME}."
         )
     if spec.prior != config.prior:
         was, ask = ("with", "--prior") if spec.prior else ("without", "--no-prior")
         raise ValueError(
-            f"start is {config.start}, which was trained {was} a guess between hints; give {ask}, "
-            "or other weights."
+            f"weights is {config.weights}, which was trained {was} a guess between hints; give "
+            f"{ask}, or other weights."
         )
     return network
 
 
+def load_base(config: Config, device: torch.device) -> Colorizer | None:
+    """The automatic network whose colours are a guess, if one is asked for.
+
+    Raises:
+        ValueError: `base` is of another role.
+    """
+    if not config.base or not config.prior:
+        return None
+    base = engine.load(config.base, device=device)
+    if base.spec.role != "automatic":
+        raise ValueError(
+            f"base is {config.base}, of the role '{base.spec.role}'; expected a "
+            "network that colours by itself (such as ddcolor-nano)."
+        )
+    return base
+
+
+def rate_factor(config: Config, step: int) -> float:
+    """Learning rate at `step`, as part of the highest."""
+    factor = common.cosine(step, config.steps, config.warmup)
+    if step < config.warmup:
+        return factor
+    return config.last_rate + (1 - config.last_rate) * factor
+
+
+# --- Hints and the guess between them ------------------------------------------------------------
+
+
+def draw_places(config: Config, step: int) -> tuple[Tensor, Tensor]:
+    """Where a batch gets hints: cells of a grid at random, each at most once (section 4.3).
+
+    Drawn for the whole batch, so that several processes together draw what one alone would.
+
+    Returns:
+        cells (B, N) counted along rows, N the most hints; valid (B, N), False at surplus ones.
+    """
+    random = common.generator(config.seed, step)
+    least, most = config.hints
+    count = least * ((most + 1) / least) ** torch.rand(config.batch, generator=random)
+    given = torch.rand(config.batch, generator=random) >= config.without
+    count = count.long().clamp(least, most) * given
+    cells = (config.side(step) // CELL) ** 2
+    chosen = torch.rand(config.batch, cells, generator=random).topk(most).indices
+    return chosen, torch.arange(most) < count[:, None]
+
+
 class Drawn(NamedTuple):
-    """Hints of a batch, as `pipeline.pointhint.fill` takes them."""
+    """Hints of photos, as `pipeline.pointhint.fill` takes them."""
 
     ab: Tensor
     """(B, 2, S, S) their colours in Lab units, 0 elsewhere."""
@@ -302,46 +358,101 @@ class Drawn(NamedTuple):
     valid: Tensor
     """(B, N) False where a photo has fewer than N."""
 
-    def part(self, some: slice) -> "Drawn":
-        """The hints of some photos of the batch."""
+    def part(self, some: list[int]) -> "Drawn":
+        """The hints of some of the photos."""
         return Drawn(*(tensor[some] for tensor in self))
 
 
-def draw_hints(true_ab: Tensor, number: tuple[int, ...], without: float) -> Drawn:
-    """Random hints of true colour: cells of a grid, each at most once (section 4.3).
+def hints_at(true_ab: Tensor, cells: Tensor, valid: Tensor) -> Drawn:
+    """Hints of true colour: the mean of each cell.
 
     Args:
         true_ab: (B, 2, S, S) in Lab units.
-        number: fewest and most; the logarithm of how many is uniform.
-        without: probability of none.
+        cells, valid: (B, N) as `draw_places` gives them.
     """
-    B, _, S, _ = true_ab.shape
-    least, most = number
+    cells, valid = cells.to(true_ab.device), valid.to(true_ab.device)
     means = F.avg_pool2d(true_ab, CELL)
-    count = least * ((most + 1) / least) ** torch.rand(B)
-    count = count.long().clamp(least, most) * (torch.rand(B) >= without)
-    chosen = torch.rand(B, means[0, 0].numel()).topk(most).indices.to(true_ab.device)
-    valid = (torch.arange(most) < count[:, None]).to(true_ab.device)
     side = means.shape[-1]
-    centres = torch.stack([chosen // side, chosen % side], dim=-1) * CELL + CELL / 2
-    values = means.flatten(2).gather(2, chosen[:, None].expand(-1, 2, -1)).movedim(1, -1)
-    mask = torch.zeros(B, means[0, 0].numel(), device=true_ab.device)
-    mask = mask.scatter(1, chosen, valid.float()).view(B, 1, side, side)
+    centres = torch.stack([cells // side, cells % side], dim=-1) * CELL + CELL / 2
+    values = means.flatten(2).gather(2, cells[:, None].expand(-1, 2, -1)).movedim(1, -1)
+    mask = torch.zeros_like(means[:, 0]).flatten(1)
+    mask = mask.scatter(1, cells, valid.float()).view(-1, 1, side, side)
     ab, mask = (
         x.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3) for x in (means * mask, mask)
     )
     return Drawn(ab, mask, centres, values, valid)
 
 
+def with_base(config: Config, step: int, rows: Iterable[int]) -> list[bool]:
+    """Which rows of the batch get the base's colours: `base_share` of them, evenly spread.
+
+    Each process and part thus has its share. Other rows from step to step: of streams, a row's
+    photos come of the same shards at every step.
+    """
+    given = math.ceil(config.base_share * config.batch)
+    turned = ((row + step) % config.batch for row in rows)
+    return [(row + 1) * given // config.batch > row * given // config.batch for row in turned]
+
+
 @torch.no_grad()
-def guess(L: Tensor, drawn: Drawn, base: engine.Colorizer | None = None) -> Tensor:
-    """The guess between hints, as the pipeline makes it: (B, 2, S, S) in Lab units."""
-    if not len(L):
-        return drawn.ab
-    chroma = None if base is None else base_chroma(base, color.gray_rgb(L), L)
-    return fill(L, *drawn, chroma)[0]
+def guess(L: Tensor, drawn: Drawn, base: Colorizer | None, given: list[bool]) -> Tensor:
+    """The guess between hints, as the pipeline makes it: (B, 2, S, S) in Lab units.
+
+    Args:
+        L: (B, 1, S, S) in 0..100.
+        drawn: hints of these photos.
+        base: where there is none, all is kriged.
+        given: for each photo, whether it gets the base's colours.
+    """
+    ab = torch.empty_like(drawn.ab)
+    for wanted in (False, True):
+        some = [i for i, yes in enumerate(given) if (yes and base is not None) == wanted]
+        if some:
+            chroma = base_chroma(base, color.gray_rgb(L[some]), L[some]) if wanted else None
+            ab[some] = fill(L[some], *drawn.part(some), chroma)[0]
+    return ab
+
+
+# --- Samples -------------------------------------------------------------------------------------
+
+
+def show(
+    photos: data.Photos,
+    network: pointhint.PointHint,
+    spec: Spec,
+    device: torch.device,
+    report: run.Report,
+    out: Path,
+    step: int,
+) -> None:
+    """Colour photos that are not trained on by random hints: scores, and a sheet of pictures.
+
+    From left to right: hints, the guess (if the network gets one), the result, the photo.
+    """
+    colorizer = engine.wrap(network, spec, device)
+    psnr: dict[int, list[Tensor]] = {count: [] for count in SCORED}
+
+    def colored(true: Tensor, number: int) -> dict[str, Tensor]:
+        L = color.lightness(true)
+        gray = color.gray_rgb(L)
+        for count in SCORED:
+            hints = protocols.random_hints(true[0], count, str(number), seed=0)
+            made = colorizer.colorize(gray.movedim(1, -1), hints=hints).movedim(-1, 1)
+            psnr[count].append(measure.psnr(made, true))
+            if count == SHOWN:
+                overlay = hint_points.overlay(gray.movedim(1, -1), hints).movedim(-1, 1)
+                row = {f"{SHOWN} hints": overlay}
+                if spec.prior:
+                    ab, _ = spread(L, hints, None, prior=True)
+                    row["guess"] = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
+                row |= {samples.RESULT: made, samples.PHOTO: true}
+        return row
+
+    samples.show(photos, colored, report, out, step)
+    if psnr[SHOWN]:
+        scores = {f"held_out_psnr_{n}": torch.cat(v).mean().item() for n, v in psnr.items()}
+        report.tell({name: round(score, 3) for name, score in scores.items()} | {"step": step})
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    main(common.parse(Config, PRESETS, doc=__doc__))
+    sys.exit(common.script(main, Config, PRESETS, __doc__))

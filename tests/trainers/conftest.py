@@ -17,3 +17,13 @@ def photos(tmp_path_factory):
         noisy = (pixels + rng.normal(0, 6, (48, 64, 1))).clip(0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / f"{i}.png")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def another_run():
+    """Accelerate keeps device and precision for the life of a process; here many runs share it."""
+    yield
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

@@ -16,6 +16,17 @@ from comfyui_colorist.trainers.data import Photos
 from PIL import Image
 
 
+def script(arguments):
+    """Exit code of the script."""
+    return common.script(
+        build_color_memory.main,
+        build_color_memory.Config,
+        build_color_memory.PRESETS,
+        None,
+        arguments,
+    )
+
+
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory, photos):
     """A .tar of four of the photos, and one that is damaged."""
@@ -101,7 +112,7 @@ def test_a_stopped_build_keeps_the_old_file(
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
     capsys.readouterr()
     arguments = ["--photos", photos, "--out", out, "--model", mini_colorformer_file, "--overwrite"]
-    assert build_color_memory.run([*map(str, arguments), "--device", "cpu", "--side", "64"]) == 130
+    assert script([*map(str, arguments), "--device", "cpu", "--side", "64"]) == 130
     assert capsys.readouterr().err.endswith("stopped.\n")
 
 
@@ -136,7 +147,7 @@ def test_what_cannot_be_is_refused_before_photos_are_read(
 
     def said(model, out, *more) -> str:
         arguments = ["--photos", photos, "--out", out, "--model", model, "--device", "cpu", *more]
-        assert build_color_memory.run([str(argument) for argument in arguments]) == 1
+        assert script([str(argument) for argument in arguments]) == 1
         message = capsys.readouterr().err
         assert message.count("\n") == 1
         return message

@@ -8,10 +8,22 @@ import sys
 import numpy as np
 import pytest
 from comfyui_colorist.pipeline import reference_looks, references
-from comfyui_colorist.trainers import build_reference_pairs
+from comfyui_colorist.trainers import build_reference_pairs, common
 from comfyui_colorist.trainers.build_color_memory import Pictures
-from comfyui_colorist.trainers.data import Photos, load_pairs
+from comfyui_colorist.trainers.data import Photos
+from comfyui_colorist.trainers.pairs import load_pairs
 from PIL import Image
+
+
+def script(arguments):
+    """Exit code of the script."""
+    return common.script(
+        build_reference_pairs.main,
+        build_reference_pairs.Config,
+        build_reference_pairs.PRESETS,
+        None,
+        arguments,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +87,7 @@ def test_refusals(tmp_path, album):
         settings(tmp_path / "pairs.txt", album)
     (tmp_path / "pairs.json").write_text("mine")
     arguments = ["--photos", str(album), "--out", str(tmp_path / "pairs.json"), "--device", "cpu"]
-    assert build_reference_pairs.run(arguments) == 1
+    assert script(arguments) == 1
     assert (tmp_path / "pairs.json").read_text() == "mine"
 
 

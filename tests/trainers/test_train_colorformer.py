@@ -1,4 +1,4 @@
-"""What the ColorFormer trainer adds: the memory, the frozen encoder, recolouring."""
+"""What the ColorFormer trainer adds: backbone, memory, frozen encoder, recolouring."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from accelerate import Accelerator
 from comfyui_colorist.model_defs import colorformer, registry
 from comfyui_colorist.pipeline import memory
 from comfyui_colorist.trainers import common, train_colorformer
@@ -35,7 +36,7 @@ def memory_file(tmp_path, mini_colorformer_network):
 
 def settings(photos, out, **changes):
     values = {
-        "photos": (photos,),
+        "photos": (str(photos),),
         "out": out,
         "architecture": "mini",
         "crop": (32,),
@@ -64,12 +65,99 @@ def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+def test_accumulated_parts_are_the_batch(photos, tmp_path, mini_preset, monkeypatch):
+    """One recolouring for all parts, equal gradients: apart from batch norm one run."""
+    fixed = lambda self, x: torch.nn.functional.batch_norm(  # noqa: E731
+        x, self.running_mean, self.running_var, self.weight, self.bias
+    )
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", fixed)
+    monkeypatch.setattr(common, "calibrate", lambda *_: None)
+    lines = []
+    for parts in (1, 2):
+        out = tmp_path / str(parts)
+        changes = {"recolor": 0.9, "batch": 4, "spectral_norm": False, "report_every": 1}
+        train_colorformer.main(
+            settings(photos, out, accumulate=parts, steps=3, learning_rate=1e-6, **changes)
+        )
+        lines.append([json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()])
+    for one, two in zip(*lines, strict=True):
+        for term in ("pixel", "gradient", "made_colorfulness"):
+            assert one[term] == pytest.approx(two[term], rel=1e-3, abs=1e-3)
+
+
+def test_training_goes_through_the_prepared_module(photos, tmp_path, mini_preset, monkeypatch):
+    """What Accelerate prepares is what several processes share; nothing goes past its forward."""
+    prepare, seen = Accelerator.prepare, []
+
+    def counted(self, model, *others):
+        model.register_forward_hook(lambda *_: seen.append("forward"))
+        model.network.encoder.register_forward_hook(lambda *_: seen.append("encoder"))
+        return prepare(self, model, *others)
+
+    monkeypatch.setattr(Accelerator, "prepare", counted)
+    train_colorformer.main(settings(photos, tmp_path, steps=2, batch=4, accumulate=2, recolor=1.0))
+    assert seen == ["encoder", "forward"] * 4
+
+
+def test_every_trained_parameter_gets_a_gradient(mini_colorformer_config):
+    """With and without recolouring, frozen or not: several processes would wait for one without."""
+    network = registry.build("colorformer", mini_colorformer_config)
+    model = train_colorformer.Training(network)
+    for frozen in (False, True):
+        network.encoder.requires_grad_(not frozen)
+        for recoloring in (
+            None,
+            train_colorformer.draw_recoloring(network.memory, common.generator(0, 0)),
+        ):
+            model.zero_grad()
+            ab, true_ab = model(
+                50 + torch.rand(2, 1, 32, 32), torch.zeros(2, 2, 32, 32), recoloring
+            )
+            (ab - true_ab).square().sum().backward()
+            without = {name for name, p in model.named_parameters() if p.grad is None}
+            wanted = {name for name, p in model.named_parameters() if not p.requires_grad}
+            assert without == wanted and bool(wanted) == frozen
+
+
+def test_takes_a_backbone_and_a_memory_of_it(
+    photos, tmp_path, mini_colorformer_file, mini_colorformer_network, memory_file, mini_preset
+):
+    """ImageNet weights for the encoder alone; a memory made with them fits."""
+    config = settings(photos, tmp_path, backbone=str(mini_colorformer_file), memory=memory_file)
+    train_colorformer.main(dataclasses.replace(config, steps=1, learning_rate=0.0))
+    network = weights(tmp_path)
+    torch.testing.assert_close(
+        network.encoder.state_dict(),
+        mini_colorformer_network.encoder.state_dict(),
+        atol=1e-3,
+        rtol=1e-3,
+    )
+    assert memory.fingerprint(network.encoder) == memory.load(memory_file).encoder
+    assert network.config.entries == 5
+    assert not torch.allclose(network.out.weight, mini_colorformer_network.out.weight, atol=0.1)
+
+
+def test_says_that_the_encoder_starts_at_random(photos, tmp_path, mini_preset, caplog):
+    with caplog.at_level("INFO"):
+        train_colorformer.build(settings(photos, tmp_path))
+    assert "--backbone swin_tiny" in caplog.text
+
+
+def test_refuses_two_starts_of_the_encoder(photos, tmp_path):
+    with pytest.raises(ValueError, match="weights and backbone both name a start"):
+        settings(photos, tmp_path, weights="a.safetensors", backbone="swin_tiny")
+
+
 def test_trains_the_decoder_on_a_built_memory(
     photos, tmp_path, mini_colorformer_file, mini_colorformer_network, memory_file
 ):
     """The memory is taken over, the encoder stays, so the memory fits the result."""
     config = settings(
-        photos, tmp_path, start=mini_colorformer_file, memory=memory_file, freeze_encoder=True
+        photos,
+        tmp_path,
+        weights=str(mini_colorformer_file),
+        memory=memory_file,
+        freeze_encoder=True,
     )
     train_colorformer.main(config)
     network, given = weights(tmp_path), memory.load(memory_file)
@@ -91,9 +179,9 @@ def test_refuses_a_memory_of_another_encoder(photos, tmp_path, memory_file, mini
 
 
 def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_file):
-    sentence = r"start is .*mini.safetensors, a ddcolor network; expected one .* colorformer\."
+    sentence = r"weights is .*mini.safetensors, a ddcolor network; expected one .* colorformer\."
     with pytest.raises(ValueError, match=sentence):
-        train_colorformer.main(settings(photos, tmp_path, start=mini_file))
+        train_colorformer.main(settings(photos, tmp_path, weights=str(mini_file)))
 
 
 def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
@@ -110,13 +198,12 @@ def test_recolouring_moves_photos_as_the_entries_they_attend_to(mini_colorformer
     ab = 20 * torch.randn(2, 2, 64, 64)
     with torch.inference_mode():
         encoded = network.encode(torch.rand(2, 3, 64, 64))
-    torch.manual_seed(1)
-    moved_ab, entries = train_colorformer.recolored(ab, encoded, module)
+    drawn = train_colorformer.draw_recoloring(module, common.generator(0, 1))
+    moved_ab, entries = train_colorformer.recolored(ab, encoded, module, drawn)
     kept = (entries.keys[:, None] == module.keys[None]).all(-1).nonzero()[:, 1]
     assert 2 <= len(kept) == len(set(kept.tolist())) <= 16
     # What is left after the common turn and stretch is the attended shift.
-    torch.manual_seed(1)
-    zero, _ = train_colorformer.recolored(torch.zeros_like(ab), encoded, module)
+    zero, _ = train_colorformer.recolored(torch.zeros_like(ab), encoded, module, drawn)
     change = torch.linalg.lstsq(
         ab.movedim(1, -1).reshape(-1, 2), (moved_ab - zero).movedim(1, -1).reshape(-1, 2)
     ).solution
@@ -132,23 +219,39 @@ def test_recolouring_moves_photos_as_the_entries_they_attend_to(mini_colorformer
     assert want.std() > 1
 
 
+def test_recolouring_is_drawn_from_seed_and_step_alone(mini_colorformer_network):
+    """Processes and parts draw the same, whatever else has been drawn; steps do not."""
+
+    def draw(step):
+        return train_colorformer.draw_recoloring(
+            mini_colorformer_network.memory, common.generator(3, step)
+        )
+
+    before = torch.get_rng_state()
+    first = draw(5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    assert all(map(torch.equal, first, draw(5)))
+    assert not torch.equal(first.change, draw(6).change)
+
+
 def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset):
     changes = {
-        "steps": 150,
+        "steps": 60,
         "learning_rate": 5e-3,
         "batch": 6,
         "spectral_norm": False,
         "average": 0.9,
-        "save_every": 150,
+        "save_every": 60,
     }
     train_colorformer.main(settings(photos, tmp_path, **changes))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["pixel"] < 0.5 * lines[0]["pixel"]
+    assert lines[-1]["pixel"] < 0.25 * lines[0]["pixel"]
 
 
 def test_every_preset_parses():
     for preset in train_colorformer.PRESETS:
-        argv = ["--photos", "p", "--preset", preset, "--start", "a.safetensors"]
+        argv = ["--photos", "p", "--preset", preset, "--weights", "a.safetensors"]
         assert common.parse(train_colorformer.Config, train_colorformer.PRESETS, argv).steps > 0
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, exemplar, registry, surety
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.pipeline import color
-from comfyui_colorist.trainers import common, data, evaluate, losses, train_exemplar
+from comfyui_colorist.trainers import common, data, losses, pairs, run, samples, train_exemplar
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -29,16 +29,25 @@ def mini_preset(monkeypatch, mini_exemplar_config):
     monkeypatch.setitem(exemplar.PRESETS, "mini", mini_exemplar_config)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """Discriminators that cost little."""
     gan = partial(losses.LeastSquaresPatchGAN, width=4)
     monkeypatch.setattr(losses, "LeastSquaresPatchGAN", gan)
 
 
+def narrow_vgg(monkeypatch):
+    """The preset is the paper's network, with few channels."""
+    layers = [8, 8, 0, 8, 8, 0, *[8] * 4, 0, *[8] * 4, 0, *[8] * 4]
+    monkeypatch.setattr(exemplar, "_VGG19", layers)
+    monkeypatch.setattr(exemplar.VGG19, "widths", dict.fromkeys([1, 2, 3, 4, 5, "B"], 8))
+    config = exemplar.Config(width=16, heads=2, head_width=8)
+    monkeypatch.setitem(exemplar.PRESETS, "mini", config)
+
+
 def settings(photos, out, **changes):
     values = {
-        "photos": (photos,),
+        "photos": (str(photos),),
         "out": out,
         "architecture": "mini",
         "freeze_backbone": False,
@@ -65,7 +74,7 @@ def lines_of(out):
 # --- Runs ----------------------------------------------------------------------------------------
 
 
-def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset, narrow):
+def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset):
     """Networks, both optimizers, data order, recolouring: bit-equal after 4 and after 2 + 2."""
     changes = {"adversarial": 1.0, "crop": (64,), "recolor": 0.5, "steps": 4, "save_every": 2}
     train_exemplar.main(settings(photos, tmp_path / "whole", **changes))
@@ -88,24 +97,20 @@ def test_files_and_provenance(photos, tmp_path, mini_preset, mini_exemplar_confi
     assert spec.resolution == 96 and spec.role == "exemplar" and info["licence"] == "CC0"
     assert info["training"]["steps"] == 6 and info["training"]["photos"] == 6
     assert str(tmp_path) not in json.dumps(info), "no folder of the machine in the metadata"
-    assert [line["step"] for line in lines_of(tmp_path)] == [2, 4, 6]
+    assert [line["step"] for line in lines_of(tmp_path)] == [2, 3, 4, 6]
     assert {path.name for path in tmp_path.iterdir()} == {
         "weights.safetensors",
         "state.safetensors",
         "log.jsonl",
+        "tensorboard",
     }
 
 
 @pytest.mark.parametrize("full_res", [False, True])
-def test_all_four_losses(photos, tmp_path, monkeypatch, mini_preset, narrow, full_res):
+def test_all_four_losses(photos, tmp_path, monkeypatch, mini_preset, full_res):
     """A discriminator for each scale, also where the finest prediction is half the photo."""
     if full_res:
-        wide = exemplar.Config(width=16, heads=2, head_width=8)
-        monkeypatch.setattr(
-            exemplar, "_VGG19", [8, 8, 0, 8, 8, 0, *[8] * 4, 0, *[8] * 4, 0] + [8] * 4
-        )
-        monkeypatch.setattr(exemplar.VGG19, "widths", dict.fromkeys([1, 2, 3, 4, 5, "B"], 8))
-        monkeypatch.setitem(exemplar.PRESETS, "mini", wide)
+        narrow_vgg(monkeypatch)
     changes = {"adversarial": 1.0, "crop": (64,), "steps": 1, "report_every": 1, "save_every": 1}
     train_exemplar.main(settings(photos, tmp_path, **changes))
     (line,) = lines_of(tmp_path)
@@ -114,11 +119,11 @@ def test_all_four_losses(photos, tmp_path, monkeypatch, mini_preset, narrow, ful
 
 
 def test_steps_of_network_and_discriminators_leave_each_other_alone(
-    photos, tmp_path, mini_preset, narrow, monkeypatch
+    photos, tmp_path, mini_preset, monkeypatch
 ):
     """Discriminators first, on detached predictions; then the network, past frozen ones."""
     made, seen = {}, []
-    for name in ("build", "discriminators_for"):
+    for name in ("build", "Discriminators"):
         real = getattr(train_exemplar, name)
         kept = partial(lambda name, real, *given: made.setdefault(name, real(*given)), name, real)
         monkeypatch.setattr(train_exemplar, name, kept)
@@ -139,22 +144,20 @@ def test_steps_of_network_and_discriminators_leave_each_other_alone(
     finally:
         handle.remove()
     owners, gradients = zip(*seen, strict=True)
-    assert owners == ("discriminators_for", "build") * 2
-    assert not any(g is not None for g in gradients[0]["build"])
-    for before, after in zip(gradients, gradients[1:], strict=False):
-        other = "build" if before is gradients[1] else "discriminators_for"
-        for old, new in zip(before[other], after[other], strict=True):
-            assert torch.equal(old, new)
+    assert owners == ("Discriminators", "build") * 2
+    for owner, found in zip(owners, gradients, strict=True):
+        other = "build" if owner == "Discriminators" else "Discriminators"
+        assert all(g is None for g in found[other])
     assert any(g.any() for g in gradients[1]["build"])
-    assert all(g.any() for g in gradients[0]["discriminators_for"])
+    assert all(g.any() for g in gradients[0]["Discriminators"])
 
 
 def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
     seen = []
     real = common.calibrate
     monkeypatch.setattr(common, "calibrate", lambda *given: seen.append(1) or real(*given))
-    train_exemplar.main(settings(photos, tmp_path))
-    assert len(seen) == 2  # saved after 3 and 6 steps
+    train_exemplar.main(settings(photos, tmp_path, steps=2, save_every=1))
+    assert len(seen) == 2
 
 
 def test_trains_on_retrieved_references(photos, tmp_path, mini_preset):
@@ -167,6 +170,74 @@ def test_trains_on_retrieved_references(photos, tmp_path, mini_preset):
     changes = {"pairs": tmp_path / "pairs.json", "shares": (0.6, 0.3, 0.1, 0.0)}
     train_exemplar.main(settings(photos, tmp_path / "run", steps=2, **changes))
     assert len(lines_of(tmp_path / "run")) == 1
+
+
+def test_parts_of_a_batch_are_recoloured_as_the_whole_is(photos, tmp_path, mini_preset):
+    """And another step in another way."""
+    config = settings(photos, tmp_path, recolor=0.7, batch=6)
+    lab = 0.3 * torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = train_exemplar.recolored(config, lab, lab.flip(3), 5, range(6))
+    for rows in (range(0, 3), range(3, 6)):
+        some = lab[rows.start : rows.stop]
+        part = train_exemplar.recolored(config, some, some.flip(3), 5, rows)
+        for got, wanted in zip(part, whole, strict=True):
+            assert torch.equal(got, wanted[rows.start : rows.stop])
+    other = train_exemplar.recolored(config, lab, lab.flip(3), 6, range(6))
+    assert not torch.equal(other[0], whole[0])
+    assert torch.equal(whole[0][:, 0], lab[:, 0]), "L stays"
+
+
+# --- Held-out photos -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Thirty photos of two colours each; the last has none."""
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        values = rng.integers(0, 256, (1, 2, 3), np.uint8)
+        Image.fromarray(values).resize((48, 36)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def grey(path):
+    Image.open(path).convert("L").save(path)
+
+
+def test_held_out_photos_are_shown_with_the_best_reference(album, tmp_path, mini_preset):
+    photos, held_out = data.hold_out(data.Photos([album]), 3, 0)
+    assert len(held_out) == 3
+    keys = [*photos.keys, *held_out.keys]
+    top = [[] for _ in photos.keys] + [[28, 5, 6], [28, 29], [5]]
+    table = {"version": 1, "keys": keys, "top": top}
+    (tmp_path / "pairs.json").write_text(json.dumps(table))
+    grey(album / f"{held_out.keys[2]}.png")
+    config = settings(album, tmp_path, pairs=tmp_path / "pairs.json")
+    references = train_exemplar.references_shown(config, held_out, photos)
+    pictures = list(samples.pictures(held_out))
+    assert len(references) == len(pictures) == 2  # the third is grey
+    (wanted,) = samples.pictures(photos.part([5]))
+    assert torch.equal(references[0], wanted)
+    # All that is like the second is held out, too: another view of itself
+    assert references[1].shape == (1, 3, samples.SIDE, samples.SIDE)
+    same = train_exemplar.another_view(pictures[1], 1)
+    assert torch.equal(references[1], same) and not torch.equal(references[1], pictures[1])
+
+
+def test_the_sheet_shows_target_reference_result_truth(
+    photos, mini_exemplar, mini_exemplar_network
+):
+    true = torch.from_numpy(np.asarray(Image.open(photos / "0.png")).copy())
+    true = true.movedim(-1, 0)[None].float() / 255
+    reference = true.flip(3)
+    colored = train_exemplar.by_reference(mini_exemplar, [torch.zeros_like(true), reference])
+    shown = colored(true, 1)
+    assert list(shown) == ["grey", "reference", "result", "photo"]
+    gray, shown, made, last = shown.values()
+    assert torch.equal(last, true) and torch.equal(shown, reference)
+    assert color.rgb_to_lab(gray)[:, 1:].abs().max() < 0.1
+    wanted = mini_exemplar.colorize(gray.movedim(1, -1), reference=reference.movedim(1, -1))
+    assert torch.equal(made.movedim(1, -1), wanted)
 
 
 # --- It learns -----------------------------------------------------------------------------------
@@ -186,9 +257,9 @@ def trained(photos, tmp_path_factory, mini_exemplar_config):
                 shares=(0, 0, 0, 1),
                 steps=150,
                 batch=4,
-                learning_rate=5e-3,
+                learning_rate=3e-3,
                 schedule="cosine",
-                warmup=10,
+                warmup=40,
                 pixel=1.0,
                 huber=20.0,
                 histogram=0.0,
@@ -204,7 +275,7 @@ def trained(photos, tmp_path_factory, mini_exemplar_config):
 
 def test_the_loss_falls(trained):
     lines = lines_of(trained)
-    assert lines[-1]["pixel"] < 0.8 * lines[0]["pixel"]  # reached: 0.6
+    assert lines[-1]["pixel"] < 0.85 * lines[0]["pixel"]  # reached with seven seeds: 0.67 to 0.76
 
 
 def test_a_red_reference_gives_a_redder_sky_than_a_blue_one(trained, photos):
@@ -224,14 +295,14 @@ def test_a_red_reference_gives_a_redder_sky_than_a_blue_one(trained, photos):
         skies.append(color.rgb_to_lab(out.movedim(-1, 0))[1:, sky].mean(1))
         directions.append(torch.tensor([math.cos(hue), math.sin(hue)]))
     redder = F.normalize(directions[0] - directions[1], dim=0) @ (skies[0] - skies[1])
-    assert redder > 12  # reached with three seeds: 34 to 43 of about 64 in the references
+    assert redder > 12  # reached: 78; with six other seeds 5 to 66
 
 
 # --- Backbones from elsewhere --------------------------------------------------------------------
 
 
 def test_a_frozen_backbone_stays(photos, tmp_path, mini_exemplar_file, mini_exemplar_network):
-    changes = {"start": str(mini_exemplar_file), "learning_rate": 1e-2, "weight_decay": 0.1}
+    changes = {"weights": str(mini_exemplar_file), "learning_rate": 1e-2, "weight_decay": 0.1}
     config = settings(photos, tmp_path, freeze_backbone=True, **changes)
     train_exemplar.main(config)
     before, after = mini_exemplar_network.state_dict(), weights(tmp_path).state_dict()
@@ -273,24 +344,16 @@ def test_encoder_refusals(mini_exemplar_network, mini_exemplar_file, mini_file):
         train_exemplar.take_encoder(mini_exemplar_network, str(mini_file))
 
 
-def test_vgg19_takes_torchvision_s_file(tmp_path):
-    """Half precision and a classifier, as some files come."""
-    with torch.device("meta"):
-        shapes = exemplar.VGG19(exemplar.Config()).state_dict()
-    state = {key: torch.randn(tensor.shape).half() for key, tensor in shapes.items()}
+def test_the_paper_s_backbone_takes_imagenet_weights(photos, tmp_path, monkeypatch):
+    """Half precision and a classifier, as some files come; it then may be frozen."""
+    narrow_vgg(monkeypatch)
+    state = exemplar.VGG19(exemplar.Config()).state_dict()
+    state = {key: torch.randn(tensor.shape).half() for key, tensor in state.items()}
     torch.save(state | {"classifier.0.weight": torch.rand(4, 4)}, tmp_path / "vgg19.pth")
-    for last in (35, 33):
-        config = exemplar.Config(backbone_last=last)
-        with torch.device("meta"):
-            network = SimpleNamespace(backbone=exemplar.VGG19(config))
-        train_exemplar.take_vgg19(network, tmp_path / "vgg19.pth")
-        loaded = network.backbone.state_dict()
-        assert len(loaded) == (32 if last == 35 else 30)
-        for key, tensor in loaded.items():
-            assert tensor.dtype == torch.float32 and torch.equal(tensor, state[key].float())
-    torch.save({"features.0.weight": state["features.0.weight"]}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="29 tensors missing: features.0.bias"):
-        train_exemplar.take_vgg19(network, tmp_path / "other.pth")
+    changes = {"freeze_backbone": True, "backbone": str(tmp_path / "vgg19.pth")}
+    network = train_exemplar.build(settings(photos, tmp_path, **changes))
+    for key, tensor in network.backbone.state_dict().items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, state[key].float())
 
 
 # --- Confidence ----------------------------------------------------------------------------------
@@ -312,8 +375,9 @@ def test_confidence_becomes_the_part_that_is_right(mini_exemplar_config):
     network = SimpleNamespace(
         config=mini_exemplar_config, read=lambda references, size: None, answer=answer
     )
-    gray = torch.rand(8, 1, 32, 32).expand(-1, 3, -1, -1)
-    train_exemplar.fit_confidence(network, ((gray, gray) for _ in range(30)), CPU)
+    gray = torch.randint(256, (8, 1, 32, 32), dtype=torch.uint8).expand(-1, 3, -1, -1)
+    batch = data.Batch(range(8), [], (gray, gray), {})
+    train_exemplar.fit_confidence(network, (batch for _ in range(30)), CPU)
     fitted = network.config.confidence
     assert len(fitted) == clues + 1
     facts = torch.zeros(1, clues, 1, 2)
@@ -328,25 +392,25 @@ def test_confidence_of_a_trained_network_is_calibrated(trained, photos, monkeypa
     """Over the pairs that it was fitted to, its mean is the part of the places that is right."""
     network = weights(trained)
     shares, size = (0, 0, 0.5, 0.5), lambda step: 64
-    source = data.pair_batches(data.Photos([photos]), size=size, batch=4, seed=6, shares=shares)
-    pairs = list(itertools.islice(source, 4))
+    source = pairs.pair_batches(data.Photos([photos]), size=size, batch=4, seed=6, shares=shares)
+    batches = list(itertools.islice(source, 4))
     source.close()
 
     def answers():
-        for pair in pairs:
-            target, reference = train_exemplar.seen(pair, CPU)
+        for batch in batches:
+            target, reference = train_exemplar.seen(batch, CPU)
             with torch.inference_mode():
                 yield network.answer(target, network.read([reference], (64, 64)))
 
     errors = []
-    for got, (rgb, _) in zip(answers(), pairs, strict=True):
+    for got, batch in zip(answers(), batches, strict=True):
         ab = F.interpolate(got.ab, size=(64, 64), mode="bilinear")
-        true = exemplar.AB * train_exemplar.lab_norm(rgb)[:, 1:]
+        true = exemplar.AB * train_exemplar.lab_norm(batch.pictures[0] / 255)[:, 1:]
         errors.append(F.avg_pool2d((ab - true).norm(dim=1, keepdim=True), 4))
     errors = torch.stack(errors)
     limit = errors.quantile(0.6).item()
     monkeypatch.setattr(train_exemplar, "RIGHT", (limit, 0.0))
-    train_exemplar.fit_confidence(network, (pair for pair in pairs), CPU)
+    train_exemplar.fit_confidence(network, (batch for batch in batches), CPU)
     sure = torch.stack([got.confidence for got in answers()])
     assert sure.min() >= 0 and sure.max() <= 1
     assert sure.mean().item() == pytest.approx(0.6, abs=0.01)
@@ -363,29 +427,42 @@ def test_confidence_of_a_trained_network_is_calibrated(trained, photos, monkeypa
         ({"shares": (0.6, 0.3, 0.1, 0.0)}, "no table of pairs"),
         ({"architecture": "exemplar-huge"}, "expected one of exemplar-vgg19, exemplar-nano"),
         ({"schedule": "linear"}, "schedule is 'linear'; expected constant or cosine"),
-        ({"dtype": "float16"}, "dtype is 'float16'; expected float32 or bfloat16"),
         ({"crop": (50,)}, "multiple of 32"),
+        ({"crop": (32,)}, "discriminators need 64 pixels or more"),
+        ({"stream": True}, "which a stream cannot find.*--shares 0 0 0 1"),
+        ({"photos": ("http://host/a.tar",)}, "which a stream cannot find.*--shares 0 0 0 1"),
+        (
+            {"stream": True, "pairs": "p.json", "shares": (0, 0, 0, 1)},
+            "pairs is a table .* which a stream cannot find.*no --pairs",
+        ),
     ],
 )
 def test_settings_refusals(tmp_path, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        train_exemplar.Config(**({"photos": (tmp_path,), "shares": (0, 0, 1, 0)} | changes))
+        train_exemplar.Config(**({"photos": (str(tmp_path),), "shares": (0, 0, 1, 0)} | changes))
 
 
 def test_refuses_a_frozen_backbone_without_weights(photos, tmp_path, mini_preset):
-    with pytest.raises(ValueError, match="frozen but has only start values: give ImageNet"):
+    with pytest.raises(
+        ValueError, match=r"frozen but has only start .*\(--backbone vgg19, or FILE"
+    ):
         train_exemplar.main(settings(photos, tmp_path, freeze_backbone=True))
 
 
+def test_refuses_weights_of_vgg19_for_a_small_backbone(photos, tmp_path, mini_preset):
+    with pytest.raises(ValueError, match="mini has a small backbone.*--encoder ddcolor-nano"):
+        train_exemplar.build(settings(photos, tmp_path, backbone="vgg19"))
+
+
 def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_file):
-    sentence = r"start is .*mini.safetensors, a ddcolor network; expected one .* exemplar\."
+    sentence = r"weights is .*mini.safetensors, a ddcolor network; expected one .* exemplar\."
     with pytest.raises(ValueError, match=sentence):
-        train_exemplar.main(settings(photos, tmp_path, start=str(mini_file)))
+        train_exemplar.main(settings(photos, tmp_path, weights=str(mini_file)))
 
 
 def test_stops_on_a_loss_that_is_not_a_number(photos, tmp_path, mini_preset):
-    with pytest.raises(SystemExit, match="the last good state is kept"):
-        train_exemplar.main(settings(photos, tmp_path, learning_rate=float("inf")))
+    with pytest.raises(SystemExit, match=r"a loss is not a number \(pixel nan.* photos \d, \d"):
+        train_exemplar.main(settings(photos, tmp_path, learning_rate=1e30))
 
 
 def test_attention_can_be_chosen(tmp_path, mini_preset):
@@ -402,7 +479,7 @@ def test_every_preset_parses():
             "p",
             "--preset",
             preset,
-            "--start",
+            "--weights",
             "a.safetensors",
             "--pairs",
             "p.json",
@@ -411,40 +488,35 @@ def test_every_preset_parses():
 
 
 def test_runs_by_path(root):
-    run = subprocess.run(
+    done = subprocess.run(
         [sys.executable, str(root / "trainers" / "train_exemplar.py"), "--help"],
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 0 and "--freeze-backbone" in run.stdout
+    assert done.returncode == 0 and "--freeze-backbone" in done.stdout
 
 
 def test_provenance_names_no_folders(photos, tmp_path, mini_preset):
-    train_exemplar.main(settings(photos, tmp_path / "first"))
+    train_exemplar.main(settings(photos, tmp_path / "first", steps=1))
     start = tmp_path / "secret place" / "start.safetensors"
     start.parent.mkdir()
     (tmp_path / "first" / "weights.safetensors").rename(start)
-    train_exemplar.main(settings(photos, tmp_path / "second", architecture="", start=start))
+    changes = {"architecture": "", "weights": str(start), "steps": 1}
+    train_exemplar.main(settings(photos, tmp_path / "second", **changes))
     _, info = checkpoint.read(tmp_path / "second" / "weights.safetensors")
-    assert info["training"]["config"]["start"] == "start.safetensors"
+    assert info["training"]["config"]["weights"] == "start.safetensors"
     assert "secret place" not in json.dumps(info)
 
 
 def test_start_decides_the_network(photos, tmp_path):
     with pytest.raises(ValueError, match="the one or the others"):
-        settings(photos, tmp_path, start=tmp_path / "a.safetensors", second_kv="fused")
-
-
-def test_evaluate_takes_automatic_networks(photos, mini_exemplar_file):
-    config = evaluate.Config(photos=(photos,), model=str(mini_exemplar_file), device="cpu")
-    with pytest.raises(ValueError, match="role 'exemplar'.*benchmarks/by_reference.py"):
-        evaluate.main(config)
+        settings(photos, tmp_path, weights="a.safetensors", second_kv="fused")
 
 
 def test_weights_are_there_before_the_state(photos, tmp_path, mini_preset, monkeypatch):
     """Stopped between the two, a run makes both again."""
     written = []
-    for name in ("export", "save_state"):
-        monkeypatch.setattr(common, name, lambda *_, name=name: written.append(name))
+    for owner, name in ((common, "write_weights"), (run.State, "save")):
+        monkeypatch.setattr(owner, name, lambda *_, name=name: written.append(name))
     train_exemplar.main(settings(photos, tmp_path, steps=2, save_every=2))
-    assert written == ["export", "save_state"]
+    assert written == ["write_weights", "save"]

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import comfyui_colorist
 import numpy as np
@@ -12,14 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, pointhint, registry
-from comfyui_colorist.pipeline import color, kriging
+from comfyui_colorist.pipeline import color, engine, kriging, measure
 from comfyui_colorist.pipeline.hints import Hint
 from comfyui_colorist.pipeline.pointhint import base_chroma, network_input, spread
-from comfyui_colorist.trainers import common, train_pointhint
+from comfyui_colorist.trainers import common, data, run, samples, train_pointhint
 from PIL import Image
+from safetensors.torch import load_file
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def mini_preset(monkeypatch, mini_pointhint_config):
     monkeypatch.setitem(pointhint.PRESETS, "mini", mini_pointhint_config)
 
@@ -37,9 +37,9 @@ def inputs(monkeypatch):
     return seen
 
 
-def settings(photos, out, **changes):
+def settings(photos="photos", out="out", **changes):
     values = {
-        "photos": (photos,),
+        "photos": (str(photos),),
         "out": out,
         "architecture": "mini",
         "hints": (1, 8),
@@ -59,22 +59,26 @@ def weights(out):
 
 
 def lines_of(out):
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    """Lines about steps, without those about photos that are not trained on."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
 
 
 def always(monkeypatch, rgb):
     """One batch for ever."""
+    pictures = (255 * rgb).round().byte()
 
     def batches(*_, **__):
         while True:
-            yield rgb
+            names = [str(row) for row in range(len(rgb))]
+            yield data.Batch(range(len(rgb)), names, (pictures,), {})
 
-    monkeypatch.setattr(train_pointhint, "batches", batches)
+    monkeypatch.setattr(data, "batches", batches)
 
 
 def stop_at(monkeypatch, step):
-    """Someone presses Ctrl+C when the network has run so often."""
-    calls, real = [], train_pointhint.draw_hints
+    """The power goes off in this step."""
+    calls, real = [], train_pointhint.draw_places
 
     def drawn(*given):
         calls.append(1)
@@ -82,20 +86,31 @@ def stop_at(monkeypatch, step):
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(train_pointhint, "draw_hints", drawn)
+    monkeypatch.setattr(train_pointhint, "draw_places", drawn)
 
 
 def colored(batch=1, side=32, seed=0):
-    """Smooth pictures in colour: (B, 3, S, S)."""
+    """Smooth pictures in colour, of 8 bits: (B, 3, S, S)."""
     coarse = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return F.interpolate(coarse, size=(side, side), mode="bilinear")
+    return (255 * F.interpolate(coarse, size=(side, side), mode="bilinear")).round() / 255
+
+
+@pytest.fixture
+def many_photos(tmp_path):
+    """Two of which are held out."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i, rgb in enumerate(colored(20, 48)):
+        pixels = (255 * rgb).byte().movedim(0, -1).numpy()
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    return folder
 
 
 # --- Runs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prior", [False, True])
-def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset, mini_file, prior):
+def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_file, prior):
     """Weights, optimizer, data order, hints: bit-equal after 4 and after 2 + 2."""
     changes = {"prior": prior, "base": mini_file, "base_share": 0.5}  # the paper takes no base
     train_pointhint.main(settings(photos, tmp_path / "whole", **changes))
@@ -106,7 +121,7 @@ def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset, mini_fil
         train_pointhint.main(broken)
     train_pointhint.main(broken)
     for file in ("weights.safetensors", "state.safetensors"):
-        whole, resumed = (checkpoint.read(tmp_path / run / file)[0] for run in ("whole", "broken"))
+        whole, resumed = (load_file(tmp_path / run / file) for run in ("whole", "broken"))
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     whole, resumed = (lines_of(tmp_path / run)[-1] for run in ("whole", "broken"))
@@ -115,8 +130,21 @@ def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset, mini_fil
     ]
 
 
-def test_files_and_provenance(photos, tmp_path, mini_preset, mini_pointhint_config, mini_file):
-    changes = {"prior": True, "base": mini_file, "resolution": 96, "licence": "CC0"}
+def test_a_batch_in_parts_is_the_same_batch(photos, tmp_path, mini_file):
+    """Hints, the photos with a base and the mean of the loss are those of the whole batch."""
+    lines = []
+    for parts in (1, 4):
+        changes = {"prior": True, "base": mini_file, "batch": 4, "accumulate": parts, "steps": 3}
+        out = tmp_path / str(parts)
+        train_pointhint.main(settings(photos, out, report_every=1, **changes))
+        lines.append(
+            [[x[k] for k in ("loss", "error", "guess", "gradient")] for x in lines_of(out)]
+        )
+    np.testing.assert_allclose(lines[1], lines[0], rtol=1e-4, atol=2e-4)
+
+
+def test_files_and_provenance(photos, tmp_path, mini_pointhint_config, mini_file):
+    changes = {"prior": True, "base": str(mini_file), "resolution": 96, "licence": "CC0"}
     train_pointhint.main(settings(photos, tmp_path / "run", **changes))
     network, spec, info = registry.load(tmp_path / "run" / "weights.safetensors")
     assert network.config == mini_pointhint_config
@@ -128,70 +156,105 @@ def test_files_and_provenance(photos, tmp_path, mini_preset, mini_pointhint_conf
     for folder in (tmp_path, photos, mini_file.parent):
         assert str(folder) not in json.dumps(info), "no folder of the machine in the metadata"
     assert [line["step"] for line in lines_of(tmp_path / "run")] == [2, 4]
-    names = {"weights.safetensors", "state.safetensors", "log.jsonl"}
+    names = {"weights.safetensors", "state.safetensors", "log.jsonl", "tensorboard"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
 
 
-def test_the_state_names_no_folders(photos, tmp_path, mini_preset):
+@pytest.mark.parametrize("prior", [False, True])
+def test_samples_of_photos_that_are_not_trained_on(many_photos, tmp_path, monkeypatch, prior):
+    sheets, real = [], samples.contact_sheet
+
+    def sheet(rows, *more, **others):
+        sheets.append(rows)
+        return real(rows, *more, **others)
+
+    monkeypatch.setattr(samples, "contact_sheet", sheet)
+    changes = {"prior": prior, "steps": 1, "report_every": 1, "learning_rate": 0.0}
+    train_pointhint.main(settings(many_photos, tmp_path / "run", **changes))
+    assert (tmp_path / "run" / "samples" / "0000001.jpg").exists()
+    (rows,) = sheets
+    assert len(rows) == 2 and all(len(row) == 3 + prior for row in rows)
+    for hinted, *between, made, true in rows:
+        grey = hinted.std(1) < 1e-6
+        assert 0.5 < grey.float().mean() < 0.999, "ten discs on a grey picture"
+        assert measure.psnr(true, color.gray_rgb(color.lightness(true))) < measure.psnr(made, true)
+        if prior:  # which is what a new network answers
+            assert measure.psnr(made, between[0]) > 30
+    lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    scores = {key: value for line in lines for key, value in line.items() if "psnr" in key}
+    assert scores["held_out_psnr"] == scores["held_out_psnr_10"]
+    assert scores["held_out_psnr_1"] < scores["held_out_psnr_10"] < scores["held_out_psnr_50"]
+
+
+def test_the_state_names_no_folders(
+    photos,
+    tmp_path,
+):
     train_pointhint.main(settings(photos, tmp_path, steps=2))
     _, info = checkpoint.read(tmp_path / "state.safetensors")
     assert info["step"] == 2 and str(tmp_path) not in json.dumps(info)
 
 
-def test_the_result_colours(photos, tmp_path, mini_preset):
+def test_the_result_colours(
+    photos,
+    tmp_path,
+):
     train_pointhint.main(settings(photos, tmp_path, prior=False))
-    engine = comfyui_colorist.load(tmp_path / "weights.safetensors", device="cpu")
-    assert not engine.spec.prior and engine.spec.resolution == 224
+    colorizer = engine.load(tmp_path / "weights.safetensors", device="cpu")
+    assert not colorizer.spec.prior and colorizer.spec.resolution == 224
     hints = [Hint(0.5, 0.5, "#b04030")]
-    out = engine.colorize(torch.full((1, 32, 32, 1), 0.5), hints=hints, resolution=32)
+    out = colorizer.colorize(torch.full((1, 32, 32, 1), 0.5), hints=hints, resolution=32)
     assert color.rgb_to_lab(out.movedim(-1, 1))[0, 1, 17, 17] > 20
 
 
-def test_bfloat16_trains(photos, tmp_path, mini_preset):
+def test_bfloat16_trains(
+    photos,
+    tmp_path,
+):
     train_pointhint.main(settings(photos, tmp_path, prior=True, dtype="bfloat16", steps=2))
     (line,) = lines_of(tmp_path)
     assert 0 < line["loss"] < 100
 
 
-def test_crops_grow(photos, tmp_path, mini_preset, inputs):
+def test_crops_grow(photos, tmp_path, inputs):
     train_pointhint.main(settings(photos, tmp_path, crop=(32, 64), crop_until=(1,), steps=2))
     assert [tuple(x.shape) for x in inputs] == [(2, 4, 32, 32), (2, 4, 64, 64)]
 
 
-def test_weights_to_start_from(photos, tmp_path, mini_preset, mini_pointhint_file):
+def test_weights_to_start_from(photos, tmp_path, mini_pointhint_file):
     start = tmp_path / "secret place" / "start.safetensors"
     start.parent.mkdir()
     start.write_bytes(mini_pointhint_file.read_bytes())
-    changes = {"architecture": "", "start": start, "learning_rate": 0.0, "prior": True}
+    changes = {"architecture": "", "weights": str(start), "learning_rate": 0.0, "prior": True}
     train_pointhint.main(settings(photos, tmp_path / "run", steps=2, **changes))
     got, want = weights(tmp_path / "run").state_dict(), registry.load(start)[0].state_dict()
     for key, tensor in want.items():
         torch.testing.assert_close(got[key], tensor.half().float(), atol=1e-4, rtol=1e-3)
     _, info = checkpoint.read(tmp_path / "run" / "weights.safetensors")
-    assert info["training"]["config"]["start"] == "start.safetensors"
+    assert info["training"]["config"]["weights"] == "start.safetensors"
     assert "secret place" not in json.dumps(info)
 
 
-def test_weights_with_another_input_are_refused(photos, tmp_path, mini_preset, mini_pointhint_file):
-    changes = {"architecture": "", "start": mini_pointhint_file}
+def test_weights_with_another_input_are_refused(photos, tmp_path, mini_pointhint_file):
+    changes = {"architecture": "", "weights": mini_pointhint_file}
     with pytest.raises(ValueError, match="trained with a guess between hints; give --prior"):
         train_pointhint.main(settings(photos, tmp_path / "run", **changes))
 
 
-def test_weights_are_there_before_the_state(photos, tmp_path, mini_preset, monkeypatch):
+def test_weights_are_there_before_the_state(photos, tmp_path, monkeypatch):
     """Stopped between the two, a run makes both again."""
     written = []
-    for name in ("export", "save_state"):
-        monkeypatch.setattr(common, name, lambda *_, name=name: written.append(name))
+    for where, name in ((common, "write_weights"), (run.State, "save")):
+        monkeypatch.setattr(where, name, lambda *_, name=name: written.append(name))
     train_pointhint.main(settings(photos, tmp_path, steps=2))
-    assert written == ["export", "save_state"]
+    assert written == ["write_weights", "save"]
 
 
 # --- Objective -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("delta", [1.0, 10.0])
-def test_loss_is_huber_s_in_lab_units(tmp_path, mini_preset, monkeypatch, photos, delta):
+def test_loss_is_huber_s_in_lab_units(tmp_path, monkeypatch, photos, delta):
     """Eq. 13 of a new network without hints, which says ab = 0; as a part of delta."""
     rgb = colored(2)
     always(monkeypatch, rgb)
@@ -204,20 +267,20 @@ def test_loss_is_huber_s_in_lab_units(tmp_path, mini_preset, monkeypatch, photos
     assert line["error"] == line["guess"] == pytest.approx(error.square().mean().item(), rel=1e-4)
 
 
-def test_grey_photos_do_not_count(tmp_path, mini_preset, monkeypatch, photos):
-    """Nor do nearly grey ones: alone they teach nothing, among others the mean is of the others."""
-    rgb, grey = colored(), colored(seed=1)[:, :1].expand(-1, 3, -1, -1)
-    near = (grey * 0.98 + 0.01 + torch.tensor([0.004, 0, -0.004]).view(1, 3, 1, 1)).clamp(0, 1)
-    losses = []
-    for i, batch in enumerate((rgb, torch.cat([grey, rgb, near]), torch.cat([grey, near]))):
-        always(monkeypatch, batch)
-        changes = {"without": 1.0, "weight_decay": 0.0, "steps": 1, "report_every": 1}
-        train_pointhint.main(settings(photos, tmp_path / str(i), **changes))
-        losses.append(lines_of(tmp_path / str(i))[0]["loss"])
-    assert losses[0] > 1 and losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert losses[2] == 0
-    line = lines_of(tmp_path / "2")[0]
-    assert line["gradient"] == 0
+def test_grey_photos_are_passed_over(photos, tmp_path, caplog):
+    """Alone they are no photos to learn from; the loss is a mean over all that is left."""
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(grey / f"{i}.png")
+    changes = {"without": 1.0, "steps": 2, "batch": 4, "report_every": 1}
+    both = settings(photos, tmp_path / "both", **changes)
+    train_pointhint.main(dataclasses.replace(both, photos=(str(photos), str(grey))))
+    assert "grey/0.png: it has no colours to learn from" in caplog.text.replace("\\", "/")
+    assert all(line["loss"] > 1 for line in lines_of(tmp_path / "both"))
+    with pytest.raises(ValueError, match="not one of the photos could be read and has colour"):
+        train_pointhint.main(settings(grey, tmp_path / "run", **changes))
 
 
 def test_decay_on_matrices_alone(mini_pointhint_network):
@@ -243,7 +306,7 @@ def test_decay_on_matrices_alone(mini_pointhint_network):
     assert all(name.endswith(".weight") for name in decayed)
 
 
-def test_the_optimizer_is_the_paper_s(photos, tmp_path, mini_preset, monkeypatch):
+def test_the_optimizer_is_the_paper_s(photos, tmp_path, monkeypatch):
     made, real = [], torch.optim.AdamW
     monkeypatch.setattr(
         torch.optim, "AdamW", lambda *a, **k: made.append(real(*a, **k)) or made[-1]
@@ -254,13 +317,26 @@ def test_the_optimizer_is_the_paper_s(photos, tmp_path, mini_preset, monkeypatch
     assert all(group["betas"] == (0.9, 0.95) for group in groups)
 
 
+@pytest.mark.parametrize("last", [0.0, 0.02])
+def test_learning_rate_rises_and_falls(last):
+    config = settings(warmup=10, steps=110, last_rate=last)
+    rates = [train_pointhint.rate_factor(config, step) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[60] == pytest.approx((1 + last) / 2) and rates[110] == pytest.approx(last)
+
+
 # --- Hints ---------------------------------------------------------------------------------------
 
 
-def drawn_of(batch=64, side=32, number=(1, 64), without=0.1, seed=0):
-    torch.manual_seed(seed)
-    true_ab = color.rgb_to_lab(colored(batch, side))[:, 1:]
-    return true_ab, train_pointhint.draw_hints(true_ab, number, without)
+def places_of(batch=64, step=0, **changes):
+    values = {"batch": batch, "hints": (1, 64), "without": 0.1}
+    return train_pointhint.draw_places(settings(**(values | changes)), step)
+
+
+def drawn_of(batch=64, **changes):
+    true_ab = color.rgb_to_lab(colored(batch))[:, 1:]
+    return true_ab, train_pointhint.hints_at(true_ab, *places_of(batch, **changes))
 
 
 def test_hints_are_cells_in_their_mean_colour():
@@ -284,7 +360,7 @@ def test_hints_are_cells_in_their_mean_colour():
 
 def test_hints_are_as_the_pipeline_has_them():
     """What a person draws at these places is what the network learned from."""
-    true_ab, drawn = drawn_of(batch=1, number=(5, 5), without=0.0)
+    true_ab, drawn = drawn_of(batch=1, hints=(5, 5), without=0.0)
     L = torch.rand(1, 1, 32, 32) * 20 + 40
     hints = []
     for (y, x), ab in zip(drawn.centres[0].tolist(), drawn.values[0], strict=True):
@@ -299,12 +375,13 @@ def test_hints_are_as_the_pipeline_has_them():
     given = drawn._replace(values=values, ab=ab)
     want_ab, want_mask = spread(L, hints, None, prior=True)
     assert torch.equal(given.mask, want_mask)
-    torch.testing.assert_close(train_pointhint.guess(L, given), want_ab, atol=1e-3, rtol=0)
+    ab = train_pointhint.guess(L, given, None, [False])
+    torch.testing.assert_close(ab, want_ab, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("number", [(1, 1), (1, 2), (3, 3), (1, 64), (5, 20), (256, 256)])
 def test_how_many_hints(number):
-    _, drawn = drawn_of(batch=500, number=number, without=0.0)
+    _, drawn = drawn_of(batch=500, hints=number, without=0.0)
     counts = drawn.valid.sum(1)
     assert counts.min() == number[0]
     assert number[0] <= counts.max() <= number[1] and counts.max() > 0.8 * number[1]
@@ -313,30 +390,37 @@ def test_how_many_hints(number):
 
 def test_few_and_many_are_drawn_alike():
     """The logarithm of the number is uniform: as often 1 as 2 or 3, 4 to 7, ..., 32 to 63."""
-    _, drawn = drawn_of(batch=6000, side=16, number=(1, 63), without=0.0)
-    octave = drawn.valid.sum(1).float().log2().floor().long()
+    _, valid = places_of(batch=6000, hints=(1, 63), without=0.0)
+    octave = valid.sum(1).float().log2().floor().long()
     shares = octave.bincount(minlength=6) / 6000
     torch.testing.assert_close(shares, torch.full((6,), 1 / 6), atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize("without", [0.0, 0.1, 0.5, 1.0])
 def test_some_get_none(without):
-    _, drawn = drawn_of(batch=3000, side=8, number=(1, 4), without=without)
+    _, valid = places_of(batch=3000, hints=(1, 4), without=without)
+    none = (valid.sum(1) == 0).float().mean().item()
+    assert none == pytest.approx(without, abs=0.03 if 0 < without < 1 else 0)
+    _, drawn = drawn_of(batch=20, hints=(1, 4), without=without)
     none = drawn.valid.sum(1) == 0
-    assert none.float().mean().item() == pytest.approx(without, abs=0.03 if 0 < without < 1 else 0)
     assert not drawn.mask[none].any() and not drawn.ab[none].any()
 
 
 def test_places_are_everywhere():
-    _, drawn = drawn_of(batch=4000, side=8, number=(1, 1), without=0.0)
-    often = drawn.mask[:, 0, ::2, ::2].mean(0)
+    cells, _ = places_of(batch=4000, hints=(1, 1), without=0.0)
+    often = cells.flatten().bincount(minlength=256).view(4, 4, 4, 4).sum((1, 3)) / 4000
     torch.testing.assert_close(often, torch.full((4, 4), 1 / 16), atol=0.02, rtol=0)
 
 
-def test_draws_are_of_torch_s_generator():
-    (_, one), (_, same), (_, other) = drawn_of(), drawn_of(), drawn_of(seed=1)
+def test_draws_are_of_seed_and_step():
+    """And of nothing else: a resumed run, and each of several processes, draws the same."""
+    draws = []
+    for i, (seed, step) in enumerate([(0, 5), (0, 5), (0, 6), (1, 5)]):
+        torch.manual_seed(i)
+        draws.append(places_of(seed=seed, step=step))
+    one, same, *others = draws
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
-    assert not torch.equal(one.mask, other.mask)
+    assert not any(torch.equal(one[0], other[0]) for other in others)
 
 
 # --- The guess -----------------------------------------------------------------------------------
@@ -345,7 +429,7 @@ def test_draws_are_of_torch_s_generator():
 def test_the_guess_is_kriged_and_exact_at_hints():
     true_ab, drawn = drawn_of(batch=6)
     L = color.rgb_to_lab(colored(6))[:, :1]
-    ab = train_pointhint.guess(L, drawn)
+    ab = train_pointhint.guess(L, drawn, None, [True] * 6)
     kriged = kriging.krige(L, drawn.centres, drawn.values, drawn.valid)
     assert torch.equal(ab, torch.where(drawn.mask > 0, drawn.ab, kriged))
     many = drawn.valid.sum(1) > 9
@@ -354,13 +438,13 @@ def test_the_guess_is_kriged_and_exact_at_hints():
 
 
 def test_a_base_is_the_guess_and_is_corrected(mini):
-    true_ab, drawn = drawn_of(batch=4, number=(1, 3), without=0.0)
+    true_ab, drawn = drawn_of(batch=4, hints=(1, 3), without=0.0)
     L = color.rgb_to_lab(colored(4))[:, :1]
     with torch.no_grad():
         own = base_chroma(mini, color.gray_rgb(L), L)
     none = drawn._replace(ab=0 * drawn.ab, mask=0 * drawn.mask, valid=drawn.valid & False)
-    assert torch.equal(train_pointhint.guess(L, none, mini), own)
-    ab = train_pointhint.guess(L, drawn, mini)
+    torch.testing.assert_close(train_pointhint.guess(L, none, mini, [True] * 4), own)
+    ab = train_pointhint.guess(L, drawn, mini, [True] * 4)
     assert torch.equal(ab * drawn.mask, drawn.ab)
     at = drawn.centres.long()
     there = own[torch.arange(4)[:, None], :, at[..., 0], at[..., 1]]
@@ -369,33 +453,48 @@ def test_a_base_is_the_guess_and_is_corrected(mini):
     torch.testing.assert_close(ab, want, atol=1e-3, rtol=0)
 
 
-def test_no_photos_no_guess(mini):
-    _, drawn = drawn_of(batch=2)
-    for base in (None, mini):
-        empty = train_pointhint.guess(torch.zeros(0, 1, 32, 32), drawn.part(slice(0)), base)
-        assert empty.shape == (0, 2, 32, 32)
+def test_each_photo_gets_its_own_guess(mini):
+    _, drawn = drawn_of(batch=4, hints=(1, 3), without=0.0)
+    L = color.rgb_to_lab(colored(4))[:, :1]
+    every, none = (train_pointhint.guess(L, drawn, mini, [given] * 4) for given in (True, False))
+    assert (every - none).abs().amax((1, 2, 3)).min() > 1
+    mixed = train_pointhint.guess(L, drawn, mini, [True, False, False, True])
+    want = torch.stack([every[0], none[1], none[2], every[3]])
+    torch.testing.assert_close(mixed, want, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.5, 2), (0.75, 3), (1.0, 4)])
-def test_a_base_for_its_share(
-    photos, tmp_path, mini_preset, mini_file, inputs, monkeypatch, share, count
-):
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.15, 3), (0.25, 4), (0.5, 8), (1.0, 16)])
+def test_a_base_for_its_share_in_each_process(share, count):
+    config, turns = settings(batch=16, base_share=share), set()
+    for step in range(16):
+        given = train_pointhint.with_base(config, step, range(16))
+        parts = [train_pointhint.with_base(config, step, range(i, i + 4)) for i in (0, 4, 8, 12)]
+        assert sum(parts, []) == given and sum(given) == count
+        assert all(abs(sum(part) - count / 4) < 1.1 for part in parts)
+        turns |= {row for row, yes in enumerate(given) if yes}
+    assert len(turns) == (16 if share else 0), "no row is always left out"
+
+
+def test_the_base_s_colours_are_given(photos, tmp_path, mini_file, inputs, monkeypatch):
     """Without hints the input tells: the base's colours, or none."""
     rgb = colored(4)
     always(monkeypatch, rgb)
-    changes = {"prior": True, "base": mini_file, "base_share": share, "batch": 4, "steps": 1}
-    train_pointhint.main(settings(photos, tmp_path, without=1.0, **changes))
+    changes = {"prior": True, "base": mini_file, "base_share": 0.5, "batch": 4, "steps": 1}
+    config = settings(photos, tmp_path, without=1.0, **changes)
+    train_pointhint.main(config)
     L = color.rgb_to_lab(rgb)[:, :1]
     with torch.no_grad():
         base = comfyui_colorist.load(mini_file, device="cpu")
         own = base_chroma(base, color.gray_rgb(L), L)
-    want = torch.where(torch.arange(4).view(-1, 1, 1, 1) < count, own, 0)
+    given = torch.tensor(train_pointhint.with_base(config, 0, range(4)))
+    assert given.sum() == 2
+    want = torch.where(given.view(-1, 1, 1, 1), own, 0)
     [x] = inputs
     torch.testing.assert_close(x, network_input(L, want, torch.zeros_like(L)), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("prior", [False, True])
-def test_what_lies_between_hints(photos, tmp_path, mini_preset, inputs, prior):
+def test_what_lies_between_hints(photos, tmp_path, inputs, prior):
     changes = {"prior": prior, "without": 0.0, "steps": 2, "batch": 4}
     train_pointhint.main(settings(photos, tmp_path, **changes))
     for x in inputs:
@@ -408,7 +507,7 @@ def test_what_lies_between_hints(photos, tmp_path, mini_preset, inputs, prior):
 
 
 @pytest.mark.parametrize("prior", [False, True])
-def test_learns_a_batch_by_heart(photos, tmp_path, mini_preset, monkeypatch, prior):
+def test_learns_a_batch_by_heart(photos, tmp_path, monkeypatch, prior):
     always(monkeypatch, colored(2))
     changes = {
         "prior": prior,
@@ -427,7 +526,10 @@ def test_learns_a_batch_by_heart(photos, tmp_path, mini_preset, monkeypatch, pri
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
 
 
-def test_a_new_network_starts_with_the_guess(photos, tmp_path, mini_preset):
+def test_a_new_network_starts_with_the_guess(
+    photos,
+    tmp_path,
+):
     changes = {"prior": True, "steps": 1, "report_every": 1}
     train_pointhint.main(settings(photos, tmp_path, **changes))
     (line,) = lines_of(tmp_path)
@@ -454,36 +556,47 @@ def test_a_new_network_starts_with_the_guess(photos, tmp_path, mini_preset):
         ({"without": -0.1}, "without is -0.1; expected 0 to 1"),
         ({"without": float("nan")}, "without is nan; expected 0 to 1"),
         ({"base_share": 1.1, "prior": True}, "base_share is 1.1; expected 0 to 1"),
-        ({"dtype": "float16"}, "dtype is 'float16'; expected float32 or bfloat16"),
+        ({"last_rate": 5e-5 - 1}, "last_rate is .*; expected 0 to 1"),
     ],
 )
 def test_settings_refusals(tmp_path, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        train_pointhint.Config(**({"photos": (tmp_path,)} | changes))
+        train_pointhint.Config(**({"photos": (str(tmp_path),)} | changes))
 
 
 def test_a_hint_on_every_cell_is_allowed(tmp_path):
-    train_pointhint.Config(photos=(tmp_path,), hints=(256, 256), crop=(32,))
+    train_pointhint.Config(photos=(str(tmp_path),), hints=(256, 256), crop=(32,))
 
 
 def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_file):
-    sentence = r"start is .*mini.safetensors, a ddcolor network; expected a point-hint one"
+    sentence = r"weights is .*mini.safetensors, a ddcolor network; expected one of the architecture"
     with pytest.raises(ValueError, match=sentence):
-        train_pointhint.main(settings(photos, tmp_path, start=mini_file))
+        train_pointhint.main(settings(photos, tmp_path, weights=mini_file))
 
 
-def test_refuses_a_base_of_another_role(photos, tmp_path, mini_preset, mini_exemplar_file):
+def test_refuses_a_base_of_another_role(photos, tmp_path, mini_exemplar_file):
     sentence = "base is .*mini-exemplar.safetensors, of the role 'exemplar'; expected a network"
     with pytest.raises(ValueError, match=sentence):
         train_pointhint.main(settings(photos, tmp_path, prior=True, base=mini_exemplar_file))
 
 
-def test_stops_on_a_loss_that_is_not_a_number(photos, tmp_path, mini_preset):
-    with pytest.raises(SystemExit, match="the last good state is kept"):
-        train_pointhint.main(settings(photos, tmp_path, learning_rate=float("inf")))
+def test_stops_on_a_loss_that_is_not_a_number(
+    photos,
+    tmp_path,
+):
+    """The last good state stays; the photos of the batch are named."""
+    config = settings(photos, tmp_path, save_every=1, report_every=1, steps=1)
+    train_pointhint.main(config)
+    before = (tmp_path / "state.safetensors").read_bytes()
+    sentence = r"step \d: a loss is not a number \(loss nan.* photos (\d, \d)\. .* since step 1,"
+    with pytest.raises(SystemExit, match=sentence):
+        train_pointhint.main(
+            dataclasses.replace(config, learning_rate=1e30, steps=4, save_every=4, clip=0.0)
+        )
+    assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
-def test_refuses_the_state_of_another_network(photos, tmp_path, mini_preset, monkeypatch):
+def test_refuses_the_state_of_another_network(photos, tmp_path, monkeypatch):
     train_pointhint.main(settings(photos, tmp_path, steps=2))
     other = dataclasses.replace(pointhint.PRESETS["mini"], inner=(4, 4, 4, 8))
     monkeypatch.setitem(pointhint.PRESETS, "mini", other)
@@ -496,16 +609,20 @@ def test_refuses_the_state_of_another_network(photos, tmp_path, mini_preset, mon
 
 def test_every_preset_parses():
     for preset in train_pointhint.PRESETS:
-        argv = ["--photos", "p", "--preset", preset, "--start", "a.safetensors"]
+        argv = ["--photos", "p", "--preset", preset, "--weights", "a.safetensors"]
         config = common.parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
         assert config.steps > config.warmup
-        assert config.prior is (preset != "paper")
-        assert config.base == (None if preset == "paper" else Path("ddcolor-nano"))
+        assert config.prior is (preset not in ("paper", "8gb"))
+        assert config.base == ("ddcolor-nano" if config.prior else None)
 
 
 def test_the_paper_s_settings():
     """Sections 3.5 and 4.3: AdamW at 5e-4, Huber with delta 1, crops of 224."""
-    config = common.parse(train_pointhint.Config, train_pointhint.PRESETS, ["--photos", "p"])
+    config, small = (
+        common.parse(train_pointhint.Config, train_pointhint.PRESETS, ["--photos", "p", *more])
+        for more in ([], ["--preset", "8gb"])
+    )
+    assert small == dataclasses.replace(config, accumulate=4, dtype="auto")
     assert config.learning_rate == 5e-4 and config.huber == 1 and config.crop == (224,)
     assert config.architecture == "pointhint-s" and not config.prior
 
@@ -523,14 +640,3 @@ def test_runs_by_path(root):
         text=True,
     )
     assert run.returncode == 0 and "--base-share" in run.stdout
-
-
-def test_grey_files_of_a_folder_are_no_obstacle(tmp_path, mini_preset):
-    rng = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for i in range(2):
-        Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(
-            tmp_path / "photos" / f"{i}.png"
-        )
-    train_pointhint.main(settings(tmp_path / "photos", tmp_path / "run", steps=2, prior=True))
-    assert lines_of(tmp_path / "run")[-1]["loss"] == 0

@@ -1,0 +1,137 @@
+"""WebDataset shards read from front to back: data that is larger than any disk.
+
+A batch is always made of the same number of streams, whatever the number of processes: each has its
+own shards, in a new order for each pass, and mixes the photos of one shard in a buffer. Streams are
+shared out among the processes. How far each has been read is three numbers, from which it goes on.
+"""
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+STREAMS = 16  # at most; each is a thread with one open shard
+BUFFER = 500  # photos in which those of a shard are mixed
+SUFFIXES = ("jpg", "jpeg", "png", "webp")  # of members of a sample, in WebDataset's lower case
+
+Place = tuple[int, int, int]  # pass over the shards, shard in its order, photos of it
+log = logging.getLogger(__name__)
+
+
+def is_stream(source: str) -> bool:
+    """Whether a source is read from front to back in any case: a URL, or `pipe:COMMAND`."""
+    return "://" in str(source) or str(source).startswith("pipe:")
+
+
+class Shards:
+    """Tar shards by path, URL or `pipe:COMMAND`; `{000..099}` in a name stands for many.
+
+    Args:
+        sources: the shards.
+        skipped: keys of photos to leave out.
+    Raises:
+        ValueError: a folder among them, or WebDataset is not installed.
+    """
+
+    def __init__(self, sources: Sequence[str], skipped: set[str] | frozenset[str] = frozenset()):
+        try:
+            import braceexpand
+            import webdataset  # noqa: F401 - only to know that it is there
+        except ImportError as error:
+            raise ValueError(
+                f"streaming shards needs {error.name}: pip install 'comfyui-colorist[train]'."
+            ) from error
+        self.urls = [url for source in sources for url in braceexpand.braceexpand(str(source))]
+        wrong = [url for url in self.urls if not is_stream(url) and ".tar" not in url]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]}: only .tar shards can be streamed; a folder needs no --stream, and "
+                "cannot be mixed with URLs."
+            )
+        self.skipped = skipped
+
+    def shared(
+        self, batch: int, rows: range, ranks: int, seed: int, places: Mapping[str, Place]
+    ) -> Iterator[tuple[int, Iterator[tuple[Place, str, bytes]], int]]:
+        """For each stream that makes some of `rows` of a batch: its number, photos, how many rows.
+
+        Args:
+            ranks: processes that make the batch.
+            places: of streams, where they go on; see `read`.
+        Raises:
+            ValueError: the processes cannot share the streams evenly.
+        """
+        streams = self.streams(batch)
+        if streams % ranks:
+            raise ValueError(
+                f"{len(self.urls)} shards and a batch of {batch} give {streams} streams, which "
+                f"{ranks} processes cannot share evenly. Take more shards, or another batch."
+            )
+        each = batch // streams
+        for stream in range(rows.start // each, rows.stop // each):
+            place = places.get(str(stream), (0, 0, 0))
+            yield stream, self.read(stream, streams, seed, place), each
+
+    def counted(self) -> dict[str, int]:
+        """How many there are; the photos in them are not known."""
+        return {"shards": len(self.urls)}
+
+    def streams(self, batch: int) -> int:
+        """How many streams make a batch."""
+        most = min(STREAMS, len(self.urls))
+        return max(n for n in range(1, most + 1) if batch % n == 0)
+
+    def read(
+        self, stream: int, streams: int, seed: int, place: Place
+    ) -> Iterator[tuple[Place, str, bytes]]:
+        """(place, key, file) of the photos of one stream after `place`, without end.
+
+        Shards that cannot be read are named in the log and passed over.
+
+        Raises:
+            ValueError: there is not one photo in them.
+        """
+        urls = self.urls[stream::streams]
+        first_pass, first_shard, passed = place
+        for epoch in itertools.count(first_pass):
+            order = np.random.default_rng([seed, stream, epoch]).permutation(len(urls))
+            photos = passed
+            for number in range(first_shard, len(urls)):
+                mixed = random.Random(f"{seed} {stream} {epoch} {number}")
+                samples = self._mixed(urls[order[number]], mixed)
+                for used, (key, data) in enumerate(itertools.islice(samples, passed, None), 1):
+                    photos += 1
+                    yield (epoch, number, passed + used), key, data
+                passed = 0
+            if not photos and not first_shard:
+                raise ValueError(f"no photos found in {', '.join(urls)}.")
+            first_shard = 0
+
+    def _mixed(self, url: str, mixed: random.Random) -> Iterator[tuple[str, bytes]]:
+        """Key and file of the photos of one shard."""
+        from webdataset.filters import shuffle
+        from webdataset.tariterators import tarfile_samples
+
+        samples = tarfile_samples([{"url": url}], handler=_pass_over(url))
+        photos = (photo for sample in samples if (photo := _photo(sample)))
+        kept = (photo for photo in photos if photo[0] not in self.skipped)
+        return iter(shuffle(BUFFER, initial=BUFFER, rng=mixed)(kept))
+
+
+def _photo(sample: dict) -> tuple[str, bytes] | None:
+    """Key and file of a sample's photo, or None where it has none."""
+    for name, value in sample.items():
+        if name.rpartition(".")[2] in SUFFIXES:
+            return PurePosixPath(sample["__key__"]).name, value
+    return None
+
+
+def _pass_over(url: str) -> Callable[[Exception], bool]:
+    def handler(error: Exception) -> bool:
+        log.warning("%s: the rest is passed over (%s)", url, str(error).splitlines()[0])
+        return True
+
+    return handler
