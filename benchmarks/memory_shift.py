@@ -36,8 +36,9 @@ def main() -> None:
     import comfyui_colorist as colorist
     import torch
     from comfyui_colorist.pipeline import color, memory_builder
+    from comfyui_colorist.trainers.contact_sheet import contact_sheet, save
     from comfyui_colorist.trainers.data import Photos
-    from comfyui_colorist.trainers.evaluate import as_tensor, contact_sheet
+    from comfyui_colorist.trainers.protocols import as_tensor
 
     engine = colorist.load(options.model)
     engines = {"its own": engine}
@@ -78,7 +79,7 @@ def main() -> None:
         print(f"| {name} | {a:.2f} | {b:.2f} |")
     print(f"\nmoved: {moved:.2f} ({count} photos)")
     if options.sheet:
-        contact_sheet(rows, columns=2).save(options.sheet)
+        save(contact_sheet(rows, ["grey", *engines]), options.sheet)
     if options.json:
         facts = {name: [round(v, 3) for v in ab.tolist()] for name, ab in table.items()}
         facts |= {"moved": round(moved, 3), "photos": count, "model": options.model}

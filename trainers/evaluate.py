@@ -1,11 +1,17 @@
-"""Measure an automatic colorizer on colour photos: their grey version is coloured and compared.
+"""Measure networks on colour photos: their grey versions are coloured and compared with them.
 
-    python trainers/evaluate.py --photos photos/ --model ddcolor-nano
-    python trainers/evaluate.py --photos photos/ --model runs/nano/weights.safetensors --sheet a.jpg
-    colorist evaluate --photos photos/ --model ddcolor-nano            # the same, installed
+    # A folder or shards; a file, boxed or installed network, several beside each other
+    python trainers/evaluate.py --photos photos/ --model ddcolor-nano runs/nano/weights.safetensors
+    python trainers/evaluate.py --photos shard-*.tar --model ddcolor-nano --inception inception_fid
+    # By points (1, 10 and 50 of them) and by reference
+    python trainers/evaluate.py --photos photos/ --model pointhint-nano --sheet sheet.jpg
+    python trainers/evaluate.py --photos photos/ --model exemplar-nano --pairs photos/pairs.json
+    colorist evaluate --photos photos/ --model ddcolor-nano --json scores.json   # installed
 
-Beside the network stand plain grey and a table "mean ab for each lightness" learned on the first
-half of the photos; all are scored on the second half (PSNR and colourfulness, mean over photos).
+Prints a table for each role among the networks: FID, colourfulness and delta-CF, PSNR, SSIM,
+CIEDE2000; for references HIS, for points PEV and B-PSNR; top-1 and top-5 where a classifier is
+given. What needs no network stands beside it. docs/evaluation.md says what each number means and
+how the papers take it. Results are rounded to 8 bits, as files are, before they are measured.
 """
 
 if not __package__:  # run by path
@@ -13,9 +19,17 @@ if not __package__:  # run by path
 
     __package__ = _standalone.package("trainers")
 
+import csv
+import importlib.util
+import io
+import json
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +37,37 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import __version__, cli_common
 from ..model_defs import checkpoint
-from ..pipeline import color, engine, measure, models
+from ..pipeline import engine, measure, models
+from ..pipeline.colorizer import Colorizer
 from ..pipeline.files import write_whole
-from ..pipeline.finish import Finish
-from . import common
+from . import common, weights
+from .contact_sheet import contact_sheet, kind_of, save
 from .data import Photos
+from .judges import Judges
+from .protocols import PROTOCOLS, SIDES, SMALLEST, TRUTH, Item, Study, read_ahead
 
 PRESETS: dict[str, dict] = {}
-LEVELS = 101  # one table entry for each whole L
+FINISHES = "ours", "published"
+COLUMNS = {  # score -> heading, format
+    "fid": ("FID", ".2f"),
+    "colorfulness": ("CF", ".2f"),
+    "delta_colorfulness": ("delta-CF", ".2f"),
+    "psnr": ("PSNR", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "ciede2000": ("CIEDE2000", ".2f"),
+    "his": ("HIS", ".3f"),
+    "pev16": ("PEV 16", ".1f"),
+    "bpsnr16": ("B-PSNR 16", ".2f"),
+    "pev32": ("PEV 32", ".1f"),
+    "bpsnr32": ("B-PSNR 32", ".2f"),
+    "top1": ("top-1", ".1f"),
+    "top5": ("top-5", ".1f"),
+}
+# What the photos themselves have by definition: "-" in their row
+TRIVIAL = ("fid", "delta_", "psnr", "ssim", "ciede2000", "pev", "bpsnr")
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -40,137 +76,407 @@ class Config:
 
     photos: tuple[Path, ...] = ()
     """Folders and .tar shards of colour photos."""
-    model: str = "ddcolor-nano"
-    """File, boxed or installed network."""
+    model: tuple[str, ...] = ("ddcolor-nano",)
+    """Files, boxed or installed networks, of any roles."""
+    size: int | None = None
+    """Photos are squashed to a square of this side; 0 = their own size and shape.
+
+    Default: as the papers do, 256, or 224 with guided networks.
+    """
     resolution: int = 0
     """Working resolution; 0 = the network's own."""
+    finish: str = "ours"
+    """ours, or published: the official script's picture."""
     saturation: float = 1.0
+    dtype: str = "float32"
+    """float32, bfloat16 or float16, of the networks that colour."""
+    hints: tuple[int, ...] = (1, 10, 50)
+    """Numbers of random points for networks that take points."""
+    pairs: str = "self"
+    """For networks that take references: JSON or TSV of targets and references, or the table of
+    build_reference_pairs, of which the best is taken; self: another view of the photo."""
+    inception: str = ""
+    """Inception weights for FID: their file, or inception_fid."""
+    classifier: str = ""
+    """Classifier for top-1 and top-5: the file of its weights, or a name such as vgg16."""
+    labels: Path | None = None
+    """CSV `key,class`; without: .cls members of shards, or a folder for each class."""
+    min_chroma: float = 0.0
+    """Leave out photos with a mean C* below this (not of pairs)."""
+    skip: int = 0
+    """Leave out the first photos."""
     limit: int = 0
-    """Use only the first photos; 0 = all."""
-    stamp: bool = False
-    """Write the scores into the metadata of the model file, which must be one of ours."""
+    """Use only so many photos, or pairs; 0 = all."""
+    seed: int = 0
+    batch: int = 8
+    """Photos at once, where their sizes agree."""
+    json: Path | None = None
+    """Write all numbers and the protocol."""
+    csv: Path | None = None
+    """Write the numbers of each photo."""
     sheet: Path | None = None
-    """Write a contact sheet of 20 photos: grey, coloured, true."""
+    """Write a contact sheet: the four best, middle and worst photos by the first network's PSNR.
+
+    With networks of several roles, one for each, their names ending in the role.
+    """
+    stamp: bool = False
+    """Write the scores into the metadata of the model files, which must be ours."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
     def __post_init__(self) -> None:
         if not self.photos:
             raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
+        if self.finish not in FINISHES:
+            raise ValueError(f"finish is '{self.finish}'; expected {' or '.join(FINISHES)}.")
+        if self.finish == "published" and self.saturation != 1:
+            raise ValueError(
+                f"saturation is {self.saturation}, but finish is published, which has none; "
+                "leave out the one or the other."
+            )
+        if self.size is not None and self.size and self.size < SMALLEST:
+            raise ValueError(f"size is {self.size}; expected 0, or {SMALLEST} or more.")
+        if self.sheet:
+            kind_of(self.sheet)
+        for name in ("hints", "batch"):
+            if np.min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
 
 
 def main(config: Config) -> dict:
-    """Print and return {method: {"psnr": dB, "colorfulness": value}}."""
-    colorizer = engine.load(config.model, device=config.device)
-    if colorizer.spec.role != "automatic":
-        raise ValueError(
-            f"model is {config.model}, a network of the role '{colorizer.spec.role}', which needs "
-            "more than a grey photo; expected an automatic one. For exemplar networks: "
-            "benchmarks/by_reference.py."
-        )
-    photos = Photos(config.photos)
-    count = min(config.limit or len(photos), len(photos))
-    half = count // 2
-    table = lightness_table(photos[i] for i in range(half))
-    controls = Finish(saturation=config.saturation)
+    """Measure, print the tables, write what was asked for.
 
-    def colored(gray: Tensor) -> Tensor:
-        hwc = gray.movedim(1, -1)
-        resolution = config.resolution or None
-        return colorizer.colorize(hwc, resolution=resolution, finish=controls).movedim(-1, 1)
-
-    scores: dict[str, list[tuple[float, float]]] = {}
-    rows = []
-    for i in range(half, count):
-        true = as_tensor(photos[i])
-        gray = color.gray_rgb(color.lightness(true))
-        results = {
-            "grey": gray,
-            "mean ab per lightness": apply_table(gray, table),
-            config.model: colored(gray),
-            "the photos themselves": true,
-        }
-        for name, result in results.items():
-            score = measure.psnr(result, true).item(), measure.colorfulness(result).item()
-            scores.setdefault(name, []).append(score)
-        if len(rows) < 20 and (i - half) % max(1, (count - half) // 20) == 0:
-            rows.append([gray, results[config.model], true])
-    summary = {
-        name: {
-            "psnr": sum(p for p, _ in values) / len(values),
-            "colorfulness": sum(c for _, c in values) / len(values),
-        }
-        for name, values in scores.items()
+    Returns:
+        what --json writes: {"results": {role: {method: {score: value}}}, "protocol", "missing",
+        "skipped"}.
+    Raises:
+        ValueError, CheckpointError: networks, labels or pairs that cannot be used; no photos left.
+        Refusal: a file cannot be written where it was asked for.
+    """
+    if importlib.util.find_spec("tqdm") is None:
+        raise ValueError("evaluation needs tqdm: pip install 'comfyui-colorist[train]'.")
+    for path in (config.json, config.csv, config.sheet):
+        if path:
+            cli_common.refuse_unwritable(path.parent)
+    engines = {
+        name: engine.load(name, device=config.device, dtype=config.dtype) for name in config.model
     }
-    print(f"{count - half} photos\n\n| method | PSNR | colourfulness |\n| --- | --- | --- |")
-    for name, score in summary.items():
-        print(f"| {name} | {score['psnr']:.2f} | {score['colorfulness']:.1f} |")
-    if config.sheet:
-        contact_sheet(rows).save(config.sheet)
+    for name, colorizer in engines.items():
+        if config.stamp and not colorizer.info:
+            raise ValueError(f"{name}: not a file of ours, so it has no metadata for scores.")
+    roles = dict.fromkeys(colorizer.spec.role for colorizer in engines.values())
+    size = config.size if config.size is not None else min(SIDES[role] for role in roles)
+    if config.finish == "published":
+        refuse_unless_published(engines, config.resolution, size)
+    photos = Photos(config.photos)
+    judges = Judges.load(config, photos)
+    skipped: dict[str, str] = {}
+    results, rows, sets, sheets = {}, [], [], {}
+    for role in roles:
+        some = {name: own for name, own in engines.items() if own.spec.role == role}
+        study = PROTOCOLS[role](photos, some, config, size, skipped)
+        found = run(study, judges, config, skipped)
+        results[role] = found.summary()
+        print(f"\n{study.title(len(found.keys), size)}\n\n{table(results[role])}")
+        sets.append(found.keys)
+        rows += found.rows(role)
+        if config.sheet:
+            sheets[_sheet_file(config.sheet, role, roles)] = sheet(study, found, config)
+    for note in judges.notes(min(map(len, sets))):
+        print(f"\n{note}")
+    report = {
+        "results": results,
+        "protocol": protocol(config, engines, judges, size),
+        "missing": judges.missing(),
+        "skipped": skipped,
+    }
+    if config.json:
+        write_whole(config.json, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    if config.csv:
+        write_whole(config.csv, _csv(rows).encode())
+    for path, picture in sheets.items():
+        save(picture, path)
     if config.stamp:
-        stamp(models.locate(config.model), summary[config.model] | {"photos": count - half})
-    return summary
+        for name, colorizer in engines.items():
+            own = stamped(results[colorizer.spec.role], name)
+            stamp(models.locate(name), {"size": size, **own})
+    return report
 
 
-def stamp(path: Path, scores: dict[str, float]) -> None:
+def refuse_unless_published(engines: dict[str, Colorizer], resolution: int, size: int) -> None:
+    """ValueError where a network has no published picture, or one of another size."""
+    for name, colorizer in engines.items():
+        spec = colorizer.spec
+        if spec.role == "pointhint":
+            raise ValueError(
+                "finish is 'published', which networks for points do not have; use finish ours."
+            )
+        side = resolution or spec.resolution
+        if spec.published_picture != "photo" and side != size:
+            raise ValueError(
+                f"the published picture of {name} is of {side}x{side} pixels, but the size is "
+                f"{size}. Give --size {side}, or --resolution {size}."
+            )
+
+
+# --- Numbers -----------------------------------------------------------------------------------
+
+
+def score(
+    made: Tensor,
+    true: Tensor,
+    wanted: Tensor | None = None,
+    patches: Sequence[int] = (),
+) -> dict[str, Tensor]:
+    """How good coloured pictures are, each alone: (B, 3, H, W) in 0..1 twice -> name -> (B,).
+
+    Args:
+        wanted: (B, 441) histograms of the references' colours, for HIS.
+        patches: sides for PEV and B-PSNR.
+    """
+    found = {
+        "psnr": measure.psnr(made, true),
+        "ssim": measure.ssim(made, true),
+        "ciede2000": measure.ciede2000(made, true),
+        "colorfulness": measure.colorfulness(made),
+    }
+    if wanted is not None:
+        found["his"] = measure.intersection(measure.ab_histogram(made), wanted)
+    for side in patches:
+        found[f"pev{side}"] = measure.patch_error_variance(made, true, side)
+        found[f"bpsnr{side}"] = measure.boundary_psnr(made, true, side)
+    return found
+
+
+# --- The run -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Findings:
+    """Scores of all photos and methods of a study."""
+
+    places: list[int] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Method -> score -> of each photo; NaN where it has none."""
+    moments: dict[str, measure.Moments] = field(default_factory=dict)
+    """Method -> Inception's features."""
+
+    def add(self, name: str, scores: dict[str, Tensor]) -> None:
+        """Scores (B,) of the next photos."""
+        own = self.scores.setdefault(name, {})
+        for score_name, values in scores.items():
+            own.setdefault(score_name, []).extend(values.tolist())
+
+    def add_features(self, name: str, features: Tensor) -> None:
+        """Inception's (B, D) of the next photos."""
+        if name not in self.moments:
+            self.moments[name] = measure.Moments(features.shape[1])
+        self.moments[name].add(features)
+
+    def summary(self) -> dict[str, dict[str, float | int | None]]:
+        """Method -> score -> mean over the photos; FID and delta-CF of the whole set."""
+        summary = {}
+        true_colorful = np.array(self.scores[TRUTH]["colorfulness"])
+        for name, scores in self.scores.items():
+            colorful = np.array(scores["colorfulness"])
+            row: dict[str, float | int | None] = {"photos": len(self.keys)}
+            for score_name, values in scores.items():
+                known = np.array(values)[~np.isnan(values)]
+                if score_name in ("top1", "top5"):
+                    row["photos_with_class"] = len(known)
+                    known = 100 * known
+                row[score_name] = float(known.mean()) if len(known) else None
+            row["delta_colorfulness"] = abs(float(colorful.mean() - true_colorful.mean()))
+            row["photo_delta_colorfulness"] = float(np.abs(colorful - true_colorful).mean())
+            if name in self.moments and len(self.keys) > 1:
+                row["fid"] = measure.frechet_distance(self.moments[TRUTH], self.moments[name])
+            summary[name] = row
+        return summary
+
+    def rows(self, role: str) -> list[dict]:
+        """A row for each photo and method."""
+        return [
+            {"role": role, "photo": key, "method": name}
+            | {
+                score_name: round(values[i], 5)
+                for score_name, values in scores.items()
+                if not math.isnan(values[i])
+            }
+            for i, key in enumerate(self.keys)
+            for name, scores in self.scores.items()
+        ]
+
+
+@torch.inference_mode()
+def run(study: Study, judges: Judges, config: Config, skipped: dict[str, str]) -> Findings:
+    """Colour and measure all photos of a study."""
+    found = Findings()
+    for items in batches(study, config, skipped):
+        true = torch.stack([item.true for item in items]).to(config.device)
+        wanted = None
+        if items[0].reference is not None:
+            histograms = [measure.ab_histogram(item.reference[None]) for item in items]
+            wanted = torch.cat(histograms).to(config.device)
+        for name, made in study.made(items, config.device):
+            scores = score(made, true, wanted, study.patches)
+            if judges.classifier is not None:
+                scores |= judges.hits(made, [item.place for item in items])
+            found.add(name, scores)
+            if judges.inception is not None:
+                found.add_features(name, judges.inception(made))
+        found.places += [item.place for item in items]
+        found.keys += [item.key for item in items]
+    if not found.keys:
+        raise ValueError("not one of the photos could be read.")
+    return found
+
+
+def batches(study: Study, config: Config, skipped: dict[str, str]) -> Iterator[list[Item]]:
+    """Up to `config.batch` photos of one shape, in order."""
+    items: list[Item] = []
+    for item in read_ahead(study.photos, study.places, study.load, skipped, study.role):
+        if items and (len(items) == config.batch or items[0].true.shape != item.true.shape):
+            yield items
+            items = []
+        items.append(item)
+    if items:
+        yield items
+
+
+def protocol(config: Config, engines: dict[str, Colorizer], judges: Judges, size: int) -> dict:
+    """All that must be equal for numbers to be comparable, and what has made them."""
+    networks = {}
+    for name, colorizer in engines.items():
+        networks[name] = {
+            "role": colorizer.spec.role,
+            "architecture": colorizer.spec.architecture,
+            "resolution": config.resolution or colorizer.spec.resolution,
+            "sha256": weights.fingerprint(models.locate(name)),
+        }
+    return {
+        "networks": networks,
+        "judges": judges.files,
+        "settings": common.jsonable(config) | {"size": size},
+        "versions": {
+            "colorist": __version__,
+            "commit": _commit(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pillow": Image.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _commit() -> str:
+    """Short hash of the checkout, "" outside of one."""
+    try:
+        where = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(where, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git
+        return ""
+
+
+# --- For people ----------------------------------------------------------------------------------
+
+
+def table(summary: dict[str, dict]) -> str:
+    """A study's scores in Markdown."""
+    columns = [name for name in COLUMNS if any(name in row for row in summary.values())]
+    lines = [
+        "| method | " + " | ".join(COLUMNS[name][0] for name in columns) + " |",
+        "| --- " * (1 + len(columns)) + "|",
+    ]
+    for method, row in summary.items():
+        cells = [method]
+        for name in columns:
+            own = method == TRUTH and name.startswith(TRIVIAL)
+            value = None if own else row.get(name)
+            cells.append("-" if value is None else format(value, COLUMNS[name][1]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _csv(rows: list[dict]) -> str:
+    names = dict.fromkeys(name for row in rows for name in row)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def stamped(summary: dict[str, dict], name: str) -> dict:
+    """What a network's file keeps of a study: its own scores, by number of hints where it has."""
+    start = f"{name}, "
+    hinted = {
+        method.removeprefix(start): row
+        for method, row in summary.items()
+        if method.startswith(start)
+    }
+    return summary.get(name) or hinted
+
+
+def stamp(path: Path, scores: dict) -> None:
     """Put `scores` into the metadata of one of our files."""
     state, info = checkpoint.read(path)
-    if not info:
-        raise ValueError(f"{path.name}: not a file of ours, so it has no metadata for scores.")
-    scores = {name: round(value, 2) for name, value in scores.items()}
-    info["training"] = info.get("training", {}) | {"scores": scores}
+
+    def short(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: short(inner) for key, inner in value.items()}
+        return round(value, 4) if isinstance(value, float) else value
+
+    info["training"] = info.get("training", {}) | {"scores": short(scores)}
     write_whole(path, checkpoint.to_bytes(state, info))
 
 
-def as_tensor(photo: Image.Image) -> Tensor:
-    """(1, 3, H, W) float32 in 0..1."""
-    return torch.from_numpy(np.array(photo)).movedim(-1, 0)[None].float() / 255
+@torch.inference_mode()
+def sheet(study: Study, found: Findings, config: Config, each: int = 4) -> Image.Image:
+    """A contact sheet of the photos on which the first network is best, in the middle, and worst.
 
-
-def lightness_table(photos: Iterable[Image.Image]) -> Tensor:
-    """Mean ab of all pixels of each lightness: (LEVELS, 2).
-
-    What colour knowledge is worth without looking.
+    They are coloured again: no more pictures are in memory than the sheet shows.
     """
-    total, number = torch.zeros(LEVELS, 2), torch.zeros(LEVELS)
-    for photo in photos:
-        L, a, b = color.rgb_to_lab(as_tensor(photo)).flatten(2)[0]
-        level = L.round().long().clamp(0, LEVELS - 1)
-        total.index_add_(0, level, torch.stack([a, b], dim=1))
-        number.index_add_(0, level, torch.ones_like(L))
-    return total / number.clamp_min(1)[:, None]
+    first = study.networks[0]
+    order = np.argsort(-np.array(found.scores[first]["psnr"]), kind="stable").tolist()
+    groups = {f"All photos, best first, by the PSNR of {first}": order}
+    if len(order) > 3 * each:
+        middle = (len(order) - each) // 2
+        groups = {
+            f"Best by the PSNR of {first}": order[:each],
+            "In the middle": order[middle : middle + each],
+            "Worst": order[-each:],
+        }
+    rows, captions, headings = [], [], {}
+    for heading, indices in groups.items():
+        headings[len(rows)] = heading
+        for i in indices:
+            item = study.load(found.places[i])
+            made = dict(study.made([item], config.device))
+            extras = [show(item) for show in study.extras.values()]
+            rows.append([made.pop("grey"), *extras, *made.values()])
+            decibels = [f"{found.scores[name]['psnr'][i]:.1f} dB" for name in study.methods]
+            captions.append([item.key, *[""] * len(extras), *decibels, ""])
+    names = ["grey", *study.extras, *study.methods, TRUTH]
+    return contact_sheet(rows, names, captions, headings)
 
 
-def apply_table(gray: Tensor, table: Tensor) -> Tensor:
-    """Colour (1, 3, H, W) by `lightness_table`."""
-    L = color.lightness(gray)
-    ab = table[L[:, 0].round().long().clamp(0, LEVELS - 1)].movedim(-1, 1)
-    return color.to_gamut(torch.cat([L, ab], dim=1))
+def _sheet_file(path: Path, role: str, roles: Sequence[str]) -> Path:
+    return path if len(roles) == 1 else path.with_stem(f"{path.stem}-{role}")
 
 
-def contact_sheet(rows: list[list[Tensor]], height: int = 160, columns: int = 4) -> Image.Image:
-    """Groups of pictures side by side, `columns` groups in a row."""
-    groups = []
-    for group in rows:
-        images = [
-            Image.fromarray((p[0].movedim(0, -1) * 255).round().byte().numpy()) for p in group
-        ]
-        images = [
-            image.resize((round(image.width * height / image.height), height)) for image in images
-        ]
-        sheet = Image.new("RGB", (sum(i.width + 4 for i in images), height + 6), "white")
-        x = 0
-        for image in images:
-            sheet.paste(image, (x, 0))
-            x += image.width + 4
-        groups.append(sheet)
-    width = max(group.width for group in groups)
-    lines = -(-len(groups) // columns)
-    whole = Image.new("RGB", (width * min(columns, len(groups)), lines * (height + 6)), "white")
-    for i, group in enumerate(groups):
-        whole.paste(group, (i % columns * width, i // columns * (height + 6)))
-    return whole
+def command(arguments: list[str] | None = None) -> int:
+    """The script: `main` with what the command line says, and its exit code."""
+    try:
+        main(common.parse(Config, PRESETS, arguments, __doc__))
+    except (cli_common.Refusal, *cli_common.FAILURES) as error:
+        cli_common.say(f"error: {cli_common.sentence(error)}")
+        return cli_common.FAILED
+    except KeyboardInterrupt:
+        cli_common.say("stopped.")
+        return cli_common.STOPPED
+    return cli_common.DONE
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    main(common.parse(Config, PRESETS, doc=__doc__))
+    sys.exit(command())
