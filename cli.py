@@ -4,12 +4,8 @@ Only the standard library is imported at the top, so that `colorist --help` answ
 """
 
 import argparse
-import hashlib
 import json
-import logging
-import os
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 from . import (
@@ -29,20 +25,22 @@ from .cli_common import (
     REFUSED,
     STOPPED,
     Refusal,
-    identity,
-    refuse_existing,
     say,
     sentence,
     show,
 )
 
+EVALUATION = ".trainers.evaluate"
 TRAINERS = {  # what `colorist train` takes -> its script
     "ddcolor": ".trainers.train_ddcolor",
     "colorformer": ".trainers.train_colorformer",
     "exemplar": ".trainers.train_exemplar",
     "pointhint": ".trainers.train_pointhint",
+    "memory": ".trainers.build_color_memory",
+    "pairs": ".trainers.build_reference_pairs",
+    "evaluate": EVALUATION,
+    "export": ".trainers.export",
 }
-EVALUATION = ".trainers.evaluate"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,9 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train a network on your own photos",
-        epilog="Settings of one trainer: colorist train ARCH --help",
+        epilog="Settings of one of them: colorist train ddcolor --help",
     )
-    train.add_argument("architecture", metavar="ARCH", choices=TRAINERS, help=", ".join(TRAINERS))
+    train.add_argument("what", metavar="WHAT", choices=TRAINERS, help=", ".join(TRAINERS))
     train.add_argument("settings", nargs=argparse.REMAINDER, help="passed on to the trainer")
     train.set_defaults(run=_train)
     evaluate = commands.add_parser(
@@ -114,10 +112,12 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("list", help="networks in the box and in the models folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_models_list)
-    parser = commands.add_parser("convert", help="write any readable checkpoint as our safetensors")
+    parser = commands.add_parser(
+        "convert", help="write any readable checkpoint as our safetensors, or as ONNX"
+    )
     parser.add_argument("input", metavar="IN", help="name or checkpoint file")
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, help="file that ends in .safetensors"
+        "-o", "--out", type=Path, required=True, help="file that ends in .safetensors or .onnx"
     )
     parser.add_argument(
         "--dtype", choices=DTYPES, default=DTYPES[0], help="default: %(default)s (exact)"
@@ -148,40 +148,24 @@ def _models_list(arguments: argparse.Namespace) -> int:
 
 
 def _models_convert(arguments: argparse.Namespace) -> int:
-    import torch
+    from .trainers import export
 
-    from .model_defs import checkpoint, registry
-    from .pipeline import files, models
-
-    out = arguments.out
-    if out.suffix != ".safetensors":
-        raise Refusal(f"-o {out}: the name must end in .safetensors.")
-    refuse_existing(out, arguments.overwrite)
     try:
-        source = models.locate(arguments.input)
-        if os.path.exists(out) and identity(out) == identity(source):
-            raise Refusal(f"{out} is the input; originals are never overwritten. Change -o.")
-        network, spec, info = registry.load(source)
-        dtype, state = getattr(torch, arguments.dtype), {}
-        for name, tensor in network.state_dict().items():
-            state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-            if not torch.equal(state[name].isfinite(), tensor.isfinite()):
-                raise Refusal(
-                    f"{source.name}: {name} does not fit into {arguments.dtype}; use bfloat16."
-                )
-        # What is known of an older file of ours goes on; where a foreign one came from is noted.
-        origin = {"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
-        config = {"architecture": spec.architecture, "config": asdict(network.config)}
-        files.write_whole(out, checkpoint.to_bytes(state, {"origin": origin, **info, **config}))
+        config = export.Config(
+            model=arguments.input,
+            out=arguments.out,
+            dtype=arguments.dtype,
+            overwrite=arguments.overwrite,
+        )
+        export.main(config)
     except FAILURES as error:
         raise Refusal(sentence(error)) from error
-    say(f"{out}: {spec.architecture}, {arguments.dtype}, {out.stat().st_size / 1e6:.1f} MB")
     return DONE
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    architecture = arguments.architecture
-    return _script(TRAINERS[architecture], f"colorist train {architecture}", arguments.settings)
+    what = arguments.what
+    return _script(TRAINERS[what], f"colorist train {what}", arguments.settings)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -194,12 +178,5 @@ def _script(name: str, prog: str, settings: list[str]) -> int:
 
     from .trainers import common
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     script = import_module(name, __package__)
-    config = common.parse(script.Config, script.PRESETS, settings, script.__doc__, prog)
-    try:
-        script.main(config)
-    except (ValueError, OSError) as error:
-        say(f"colorist: error: {sentence(error)}")
-        return FAILED
-    return DONE
+    return common.script(script.main, script.Config, script.PRESETS, script.__doc__, settings, prog)

@@ -140,7 +140,7 @@ class WindowAttention(nn.Module):
         """(heads, T, T): what is added to the logits of query t and key s of one window."""
         y, x = _places(self.side, self.position_bias.device)
         row, column = (v[:, None] - v[None] + self.side - 1 for v in (y, x))
-        return self.position_bias[row * (2 * self.side - 1) + column].movedim(-1, 0)
+        return self.position_bias[row * (2 * self.side - 1) + column].permute(2, 0, 1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """(L, heads, T, d) and keys (L, heads, S, d) of L windows -> (L, T, C)."""
@@ -338,7 +338,7 @@ class ColorMemoryModule(nn.Module):
         """Eq. 5 and 6: W = softmax(F S^T), without 1/sqrt(d); W C for `values` (B, m, d)."""
         queries = self.project_query(self.query_norm(x)).flatten(1, 2)
         keys = self.project_key((self.keys if keys is None else keys).to(x.dtype))
-        keys = keys.expand(len(x), -1, -1)
+        keys = keys.expand(x.shape[0], -1, -1)
         attended = F.scaled_dot_product_attention(
             queries[:, None], keys[:, None], values[:, None].to(queries.dtype), scale=1.0
         )

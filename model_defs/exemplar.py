@@ -330,7 +330,7 @@ class AxialAttention(nn.Module):
         weight, bias = self.project_in.weight[: self.half], self.project_in.bias[: self.half]
         q = self._by_head(F.linear(_cells(query, self.axis), weight, bias)) * self.scale
         length = q.shape[3]
-        logits = q @ keys.k.mT
+        logits = q @ keys.k.transpose(-2, -1)
         if self.relative is not None:
             r_q, _, r_v = self._tables(length, q.dtype)
             count = keys.k.shape[3] // length
@@ -394,7 +394,7 @@ class StandardAttention(nn.Module):
 
     def forward(self, query: Tensor, keys: Keys) -> tuple[Tensor, Tensor]:
         """Queries (B, h, H, W) of the target -> what is found (B, h, H, W), its traces."""
-        size, batch = tuple(query.shape[2:]), len(query)
+        size, batch = tuple(query.shape[2:]), query.shape[0]
         weight, bias = self.project_in.weight[: self.width], self.project_in.bias[: self.width]
         q = F.linear(_cells(query, "wh"), weight, bias)
         q = rearrange(q, "B 1 s (h d) -> B h s d", h=self.heads)
@@ -429,7 +429,9 @@ def _at(reference: Reference, size: tuple[int, int]) -> Reference:
     features, trust, traces = reference
     # Traces that are not asked for have no channels, which `interpolate` refuses.
     traces = (
-        surety.resized(traces, size) if traces.shape[1] else traces.new_empty(len(traces), 0, *size)
+        surety.resized(traces, size)
+        if traces.shape[1]
+        else traces.new_empty(traces.shape[0], 0, *size)
     )
     return Reference(
         surety.resized(features, size),
@@ -613,7 +615,7 @@ class Exemplar(nn.Module):
                     "(G, 3, H, W) Lab in -1..1."
                 )
             _refuse(reference.shape[2:])
-            if len(reference) != len(references[0]):
+            if reference.shape[0] != references[0].shape[0]:
                 raise ValueError(
                     f"exemplar: references come in groups of {len(references[0])} and "
                     f"{len(reference)}; expected as many in each."
@@ -624,11 +626,11 @@ class Exemplar(nn.Module):
         for reference, trust, taps in seen:
             for level in LEVELS:
                 tap, grid = taps[level], taps[level].shape[2:]
-                traces = reference.new_empty(len(reference), 0, *grid)
+                traces = reference.new_empty(reference.shape[0], 0, *grid)
                 if traced:
                     traces = surety.traces(AB * reference[:, 1:], trust, grid)
                 if self.config.reference_color:
-                    tap = torch.cat([tap, F.adaptive_avg_pool2d(reference, grid)], dim=1)
+                    tap = torch.cat([tap, self._pooled(reference, grid)], dim=1)
                 features = F.relu(self.project_reference[str(level)](tap))
                 at = None if trust is None else F.adaptive_avg_pool2d(trust, grid)
                 known[level].append(Reference(features, at, traces))
@@ -682,6 +684,10 @@ class Exemplar(nn.Module):
             x = self.decoder[str(level)](x, fused.get(level + 1), projected[str(level)])
             outputs[str(level)] = x
         return outputs, traces, taps
+
+    def _pooled(self, reference: Tensor, grid: Sequence[int]) -> Tensor:
+        """A reference's Lab on the grid of a tap."""
+        return F.adaptive_avg_pool2d(reference, grid)
 
     def _seen(self, picture: Tensor, *, gray: bool = False) -> Tensor:
         """A picture as the backbone takes it."""

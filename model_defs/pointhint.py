@@ -314,7 +314,7 @@ class WindowAttention(Attention):
         place = torch.arange(self.side**2, device=self.position_bias.device)
         y, x = place // self.side, place % self.side
         row, column = (v[:, None] - v + self.side - 1 for v in (y, x))
-        return self.position_bias[row * (2 * self.side - 1) + column].movedim(-1, 0)
+        return self.position_bias[row * (2 * self.side - 1) + column].permute(2, 0, 1)
 
 
 def _bands(length: int, side: int, shift: int, device: torch.device) -> list[tuple[slice, Tensor]]:

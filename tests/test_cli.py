@@ -708,7 +708,7 @@ def test_train_hands_its_settings_on(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(train_ddcolor, "main", seen.append)
     assert run("train", "ddcolor", "--photos", "a", "b", "--steps", 7) == 0
-    assert list(seen[0].photos) == [Path("a"), Path("b")]
+    assert seen[0].photos == ("a", "b")
     assert seen[0].steps == 7
     with pytest.raises(SystemExit) as left:
         run("train", "ddcolor", "--help")
@@ -722,7 +722,7 @@ def test_evaluate_hands_its_settings_on(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(evaluate, "main", seen.append)
     assert run("evaluate", "--photos", "a", "--model", "m.pth") == 0
-    assert (seen[0].photos, seen[0].model) == ((Path("a"),), "m.pth")
+    assert (seen[0].photos, seen[0].model) == ((Path("a"),), ("m.pth",))
     with pytest.raises(SystemExit) as left:
         run("evaluate", "--help")
     assert left.value.code == 0
