@@ -12,7 +12,7 @@ from ..pipeline import color, measure
 from ..pipeline.colorizer import Colorizer
 from .contact_sheet import contact_sheet, save
 from .data import Photos, usable
-from .run import Report
+from .reports import Report
 
 SIDE = 256  # shorter side of the pictures
 SHOWN = 8

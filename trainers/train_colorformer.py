@@ -45,7 +45,7 @@ if not __package__:  # run by path
 import logging
 import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +58,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ..model_defs import colorformer, registry
 from ..model_defs.spec import Entries
 from ..pipeline import color, engine, measure, memory, models
-from . import common, data, losses, run, samples, starts, weights
+from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 
 log = logging.getLogger("train_colorformer")
 
@@ -204,7 +204,7 @@ def main(config: Config) -> None:
     if config.adversarial:
         networks |= {"discriminator": discriminator}
         optimizers |= {"discriminator": judge_optimizer}
-    state = run.State(accelerator, config, networks, optimizers)
+    state = checkpoints.State(accelerator, config, networks, optimizers)
     begun = state.load()
     log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
 
@@ -231,27 +231,20 @@ def main(config: Config) -> None:
     )
 
     def save(step: int, places: dict) -> None:
-        run.refuse_infinite_weights(network, state, step)
+        checkpoints.refuse_infinite_weights(network, state, step)
         if accelerator.is_main_process:
             some = photos_from(size=lambda _: config.side(step - 1))
             common.calibrate(average.network, some, common.gray_seen(device))
             training = common.provenance(config, photos, step, report.seconds)
-            info = {
-                "architecture": colorformer.NAME,
-                "config": asdict(network.config),
-                "training": training,
-                "licence": config.licence,
-                "spec": {"resolution": config.resolution},
-            }
-            with run.keeping(config.out / "weights.safetensors", step):
-                common.write_weights(config.out / "weights.safetensors", average.network, info)
+            facts = {"resolution": config.resolution}
+            checkpoints.write_weights(config, average.network, colorformer.NAME, training, facts)
             colored = samples.automatic(engine.wrap(average.network, spec, device))
             samples.show(held_out, colored, report, config.out, step)
         state.save(step, report.seconds, places)
         report.after_saving(step)
 
     with (
-        run.Report(accelerator, config.out, config.steps, begun) as report,
+        reports.Report(accelerator, config.out, config.steps, begun) as report,
         run.Stop(accelerator, config.report_every) as stop,
     ):
         for step in range(begun.step, config.steps):

@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from ..model_defs import checkpoint, exemplar, registry
 from ..pipeline import color, engine, models
 from ..pipeline.exemplar import ExemplarColorizer
-from . import common, data, losses, run, samples, starts, weights
+from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 from .pairs import SHARES, check_shares, load_pairs, pair_batches, recolor_alike, views
 
 log = logging.getLogger("train_exemplar")
@@ -226,7 +226,7 @@ def main(config: Config) -> None:
     if config.adversarial:
         networks |= {"discriminators": discriminators}
         optimizers |= {"discriminators": judge_optimizer}
-    state = run.State(accelerator, config, networks, optimizers)
+    state = checkpoints.State(accelerator, config, networks, optimizers)
     begun = state.load()
     log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
 
@@ -255,28 +255,21 @@ def main(config: Config) -> None:
     )
 
     def save(step: int, places: dict) -> None:
-        run.refuse_infinite_weights(network, state, step)
+        checkpoints.refuse_infinite_weights(network, state, step)
         if accelerator.is_main_process:
             some = partial(pairs_from, size=lambda _: config.side(step - 1))
             common.calibrate(average.network, some(), partial(seen, device=device))
             fit_confidence(average.network, some(), device)
             training = common.provenance(config, photos, step, report.seconds)
-            info = {
-                "architecture": exemplar.NAME,
-                "config": asdict(average.network.config),
-                "training": training,
-                "licence": config.licence,
-                "spec": {"resolution": config.resolution},
-            }
-            with run.keeping(config.out / "weights.safetensors", step):
-                common.write_weights(config.out / "weights.safetensors", average.network, info)
+            facts = {"resolution": config.resolution}
+            checkpoints.write_weights(config, average.network, exemplar.NAME, training, facts)
             colored = by_reference(engine.wrap(average.network, spec, device), shown)
             samples.show(held_out, colored, report, config.out, step)
         state.save(step, report.seconds, places)
         report.after_saving(step)
 
     with (
-        run.Report(accelerator, config.out, config.steps, begun) as report,
+        reports.Report(accelerator, config.out, config.steps, begun) as report,
         run.Stop(accelerator, config.report_every) as stop,
     ):
         for step in range(begun.step, config.steps):

@@ -31,7 +31,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ from ..pipeline import hints as hint_points
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.hints import CELL
 from ..pipeline.pointhint import base_chroma, fill, network_input, spread
-from . import common, data, losses, protocols, run, samples
+from . import checkpoints, common, data, losses, protocols, reports, run, samples
 
 log = logging.getLogger("train_pointhint")
 SCORED = 1, 10, 50  # random hints with which photos that are not trained on are coloured
@@ -193,7 +193,7 @@ def main(config: Config) -> None:
         betas=(0.9, 0.95),
     )
     networks = {"network": network, "average": average.network}
-    state = run.State(accelerator, config, networks, {"network": optimizer})
+    state = checkpoints.State(accelerator, config, networks, {"network": optimizer})
     begun = state.load()
     log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
 
@@ -212,24 +212,17 @@ def main(config: Config) -> None:
     )
 
     def save(step: int, places: dict) -> None:
-        run.refuse_infinite_weights(network, state, step)
+        checkpoints.refuse_infinite_weights(network, state, step)
         if accelerator.is_main_process:
             training = common.provenance(config, photos, step, report.seconds)
-            info = {
-                "architecture": pointhint.NAME,
-                "config": asdict(network.config),
-                "training": training,
-                "licence": config.licence,
-                "spec": {"resolution": config.resolution, "prior": config.prior},
-            }
-            with run.keeping(config.out / "weights.safetensors", step):
-                common.write_weights(config.out / "weights.safetensors", average.network, info)
+            facts = {"resolution": config.resolution, "prior": config.prior}
+            checkpoints.write_weights(config, average.network, pointhint.NAME, training, facts)
             show(held_out, average.network, spec, device, report, config.out, step)
         state.save(step, report.seconds, places)
         report.after_saving(step)
 
     with (
-        run.Report(accelerator, config.out, config.steps, begun) as report,
+        reports.Report(accelerator, config.out, config.steps, begun) as report,
         run.Stop(accelerator, config.report_every) as stop,
     ):
         for step in range(begun.step, config.steps):
@@ -421,7 +414,7 @@ def show(
     network: pointhint.PointHint,
     spec: Spec,
     device: torch.device,
-    report: run.Report,
+    report: reports.Report,
     out: Path,
     step: int,
 ) -> None:

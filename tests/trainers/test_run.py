@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from comfyui_colorist.model_defs import ddcolor
+from comfyui_colorist.model_defs import checkpoint, ddcolor
 from comfyui_colorist.trainers import common, run, train_ddcolor
 from safetensors.torch import load_file
 
@@ -148,7 +148,7 @@ def test_sigterm_saves_and_stops(photos, tmp_path, mini_preset, monkeypatch, cap
     with caplog.at_level(logging.WARNING):
         train_ddcolor.main(config)
     assert "SIGTERM: saves and stops" in caplog.text
-    assert run.checkpoint.read_info(tmp_path / "broken" / "state.safetensors")["step"] == 3
+    assert checkpoint.read_info(tmp_path / "broken" / "state.safetensors")["step"] == 3
     monkeypatch.setattr(common.Average, "update", real)
     train_ddcolor.main(config)
     train_ddcolor.main(settings(photos, tmp_path / "whole", save_every=100, steps=6))

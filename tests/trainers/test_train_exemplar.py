@@ -17,7 +17,15 @@ import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, exemplar, registry, surety
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.pipeline import color
-from comfyui_colorist.trainers import common, data, losses, pairs, run, samples, train_exemplar
+from comfyui_colorist.trainers import (
+    checkpoints,
+    common,
+    data,
+    losses,
+    pairs,
+    samples,
+    train_exemplar,
+)
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -516,7 +524,7 @@ def test_start_decides_the_network(photos, tmp_path):
 def test_weights_are_there_before_the_state(photos, tmp_path, mini_preset, monkeypatch):
     """Stopped between the two, a run makes both again."""
     written = []
-    for owner, name in ((common, "write_weights"), (run.State, "save")):
+    for owner, name in ((common, "write_weights"), (checkpoints.State, "save")):
         monkeypatch.setattr(owner, name, lambda *_, name=name: written.append(name))
     train_exemplar.main(settings(photos, tmp_path, steps=2, save_every=2))
     assert written == ["write_weights", "save"]

@@ -14,7 +14,7 @@ from comfyui_colorist.model_defs import checkpoint, pointhint, registry
 from comfyui_colorist.pipeline import color, engine, kriging, measure
 from comfyui_colorist.pipeline.hints import Hint
 from comfyui_colorist.pipeline.pointhint import base_chroma, network_input, spread
-from comfyui_colorist.trainers import common, data, run, samples, train_pointhint
+from comfyui_colorist.trainers import checkpoints, common, data, samples, train_pointhint
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -244,7 +244,7 @@ def test_weights_with_another_input_are_refused(photos, tmp_path, mini_pointhint
 def test_weights_are_there_before_the_state(photos, tmp_path, monkeypatch):
     """Stopped between the two, a run makes both again."""
     written = []
-    for where, name in ((common, "write_weights"), (run.State, "save")):
+    for where, name in ((common, "write_weights"), (checkpoints.State, "save")):
         monkeypatch.setattr(where, name, lambda *_, name=name: written.append(name))
     train_pointhint.main(settings(photos, tmp_path, steps=2))
     assert written == ["write_weights", "save"]
