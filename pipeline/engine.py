@@ -55,14 +55,14 @@ def load(
     )
 
 
-def wrap(network: nn.Module, spec: Spec, device: torch.device) -> Colorizer:
-    """A float32 network that is in memory already, such as one in training, ready to colour."""
+def wrap(network: nn.Module, spec: Spec) -> Colorizer:
+    """A float32 network that is on its device already, such as one in training, ready to colour."""
     return KINDS.get(spec.role, Colorizer)(
         spec,
         name=spec.architecture,
         info={},
         dtype=torch.float32,
-        placement=Placement(network, device),
+        placement=Placement(network, next(network.parameters()).device),  # cpu:0 would copy it
         encoder=fingerprint(network.encoder) if spec.memory else "",
     )
 

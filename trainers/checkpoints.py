@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
-STATE = "state.safetensors"
+STATE, NEW = "state.safetensors", "state-new.safetensors"
 
 
 class Begun(NamedTuple):
@@ -66,12 +66,14 @@ class State:
             self.config.out.mkdir(parents=True, exist_ok=True)
             for half in self.config.out.glob(".colorist-*.part"):  # of a run that was killed
                 half.unlink()
+            self.file.with_name(NEW).unlink(missing_ok=True)
             if not self.file.exists() and (before := before_of(self.config.out)).exists():
                 os.replace(before, self.file)  # killed between two renamings
         self.accelerator.wait_for_everyone()
         if not self.file.exists():
             return Begun()
         tensors, info = self._read()
+        self._tell_changes(info["config"])
         for name, network in self.networks.items():
             prefix = f"{name}/"
             self._take(
@@ -91,8 +93,9 @@ class State:
             torch.cuda.set_rng_state(tensors["random/cuda"], self.accelerator.device)
         if self.accelerator.scaler is not None and info["scaler"]:
             self.accelerator.scaler.load_state_dict(info["scaler"])
-        self._tell_changes(info["config"])
-        log.info("goes on from step %d of %s", info["step"], self.file)
+        log.info("goes on after step %d of %s", info["step"], self.file)
+        if info["step"] >= self.config.steps:
+            log.info("that is all of them; --steps %d would add as many", 2 * self.config.steps)
         places = {name: tuple(place) for name, place in info["places"].items()}
         return Begun(info["step"], info["seconds"], places)
 
@@ -153,7 +156,7 @@ class State:
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
         scaler = self.accelerator.scaler
         info |= {"param_groups": groups, "scaler": scaler.state_dict() if scaler else {}}
-        new = self.file.with_name("state-new.safetensors")
+        new = self.file.with_name(NEW)
         write_whole(new, checkpoint.to_bytes(tensors, info))
         if self.file.exists():
             os.replace(self.file, before_of(self.config.out))
@@ -176,8 +179,9 @@ def keeping(file: Path, step: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise SystemExit(
-            f"step {step}: {file} cannot be written ({error.strerror or error}). The one saved "
-            "before is untouched. Make room, and start again with the same --out."
+            f"step {step}: {file} cannot be written ({error.strerror or error}). "
+            f"{'What was in it before is still there. ' if file.exists() else ''}"
+            "Make room, and start again with the same --out."
         ) from error
 
 
@@ -202,14 +206,20 @@ def write_weights(
     path = config.out / "weights.safetensors"
     with keeping(path, training["steps"]):
         common.write_weights(path, network, info)
+    log.info("%s: after step %d", path, training["steps"])
 
 
-def refuse_infinite_weights(network: nn.Module, state: State, step: int) -> None:
+def refuse_infinite_weights(state: State, step: int) -> None:
     """SystemExit where a weight is no number: it must not replace the last good state."""
-    bad = [name for name, p in network.named_parameters() if not p.isfinite().all()]
+    bad = [
+        f"{network}: {name}"
+        for network, module in state.networks.items()
+        for name, p in module.named_parameters()
+        if not p.isfinite().all()
+    ]
     if bad:
         raise SystemExit(
-            f"step {step}: the weights are no longer numbers ({bad[0]} first). Nothing is saved; "
-            f"{state.file} holds the last good state. Start again with the same --out and a "
-            "smaller --learning-rate, --clip 1, or --dtype float32."
+            f"step {step}: the weights are no longer numbers ({bad[0]} first), and are not saved. "
+            f"{f'{state.file} is kept. ' if state.file.exists() else ''}Start again with the same "
+            "--out and a smaller --learning-rate, --clip 1, or --dtype float32."
         )

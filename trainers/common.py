@@ -20,14 +20,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import update_bn
 
-from ..model_defs import checkpoint
-from ..pipeline import color
+from ..model_defs import checkpoint, registry
+from ..model_defs.spec import Spec
+from ..pipeline import color, models
 from ..pipeline.files import write_whole
 from .data import Batch, Photos
 from .streams import Shards
 
+LIMITS = {  # setting -> least and most
+    **dict.fromkeys(
+        ("steps", "batch", "accumulate", "threads", "report_every", "save_every"), (1, math.inf)
+    ),
+    **dict.fromkeys(("held_out", "seed", "warmup", "resolution"), (0, math.inf)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "clip", "huber"), (0.0, math.inf)),
+    **dict.fromkeys(("pixel", "perceptual", "adversarial", "colorfulness"), (0.0, math.inf)),
+    **dict.fromkeys(("histogram", "variation", "color_enhance"), (0.0, math.inf)),
+    **dict.fromkeys(("average", "recolor"), (0.0, 1.0)),
+    "smallest": (0.05, 1.0),
+    "discriminator_width": (1, math.inf),
+}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -48,8 +62,13 @@ class Settings:
     """Licence kinds to leave out."""
     held_out: int = 24
     """Photos that are not trained on but shown and scored at each save; at most a tenth."""
+    watch: tuple[str, ...] = ()
+    """Folders or .tar files of photos to show and score instead; for streams the only way."""
     weights: str | None = None
     """Weights to start from: file, boxed or installed name; its sizes win over `architecture`."""
+    resolution: int = 0
+    """Working resolution that the result asks for when it colours photos; 0 = as `weights`, or as
+    the architecture has it."""
     offline: bool = False
     """Download nothing."""
     licence: str = ""
@@ -64,29 +83,34 @@ class Settings:
     clip: float = 0.0
     """Largest gradient norm; 0 = no limit."""
     seed: int = 0
+    """Of start values, order, crops, and all that is drawn."""
     device: str = "auto"
-    """auto = what the launcher or the machine offers; cpu."""
+    """auto = what the launcher or the machine offers; cuda; cpu."""
     dtype: str = "float32"
     """Of the forward pass: float32; bfloat16; float16; auto = bfloat16 on a GPU that knows it,
     float16 on others, float32 without."""
     threads: int = 2
     """That read photos, in each process."""
     report_every: int = 100
+    """Steps between two lines of the log."""
     save_every: int = 1000
+    """Steps between two saves."""
 
     def __post_init__(self) -> None:
         if not self.photos:
             raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
-        for name in ("steps", "batch", "accumulate", "threads", "report_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name, least)
+            if not least <= value <= most:
+                end = f"to {most}" if math.isfinite(most) else "or more"
+                raise ValueError(f"{name} is {value}; expected {least} {end}.")
         if self.batch % self.accumulate:
             raise ValueError(
                 f"accumulate is {self.accumulate}, into which a batch of {self.batch} photos "
                 "cannot be divided evenly."
             )
         check_crops(self.crop, self.crop_until)
-        for name, known in (("dtype", DTYPES), ("device", ("auto", "cpu"))):
+        for name, known in (("dtype", DTYPES), ("device", ("auto", "cuda", "cpu"))):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} is '{getattr(self, name)}'; expected one of {', '.join(known)}."
@@ -99,11 +123,33 @@ class Settings:
 
 def check_choice(given: str | None, architecture: str, presets: Mapping[str, object]) -> None:
     """Raise ValueError unless there are weights to start from, or a known preset of a network."""
-    if not given and architecture not in presets:
+    if given or architecture in presets:
+        return
+    if not architecture:
         raise ValueError(
-            f"architecture is '{architecture}'; expected one of {', '.join(presets)}, or weights "
-            "to start from (--weights FILE)."
+            "this preset trains a network further: name one with --weights, such as "
+            f"{list(presets)[-1]}."
         )
+    raise ValueError(
+        f"architecture is '{architecture}'; expected one of {', '.join(presets)}, or weights "
+        "to start from (--weights FILE)."
+    )
+
+
+def start(settings: Settings, architecture: str) -> tuple[nn.Module, Spec]:
+    """The network that `settings.weights` names, and what its file says about it.
+
+    Raises:
+        CheckpointError: no such file or network.
+        ValueError: one of another architecture.
+    """
+    network, spec, _ = registry.load(models.locate(settings.weights))
+    if spec.architecture != architecture:
+        raise ValueError(
+            f"weights is {settings.weights}, a {spec.architecture} network; expected one of the "
+            f"architecture {architecture}."
+        )
+    return network, spec
 
 
 def parse(
@@ -118,9 +164,13 @@ def parse(
     Later wins: defaults, `--preset NAME`, `--config FILE.toml`, flags. Unknown names are errors.
     """
     parser = argparse.ArgumentParser(
-        prog=prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        usage="%(prog)s [--preset NAME] [--config FILE] [--SETTING VALUE ...]",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", choices=list(presets), help="named set of values")
+    if presets:
+        parser.add_argument("--preset", choices=list(presets), help="named set of values")
     parser.add_argument("--config", type=Path, help="TOML file with values")
     hints = typing.get_type_hints(config_type)
     fields = {field.name: field for field in dataclasses.fields(config_type)}
@@ -134,7 +184,7 @@ def parse(
             help=(texts.get(name, "") + default).replace("%", "%%"),
         )
     flags = vars(parser.parse_args(argv))
-    preset, file = flags.pop("preset"), flags.pop("config")
+    preset, file = flags.pop("preset", None), flags.pop("config")
     values = dict(presets[preset]) if preset else {}
     if file:
         values |= _read_toml(file)
@@ -202,6 +252,7 @@ def _flag(kind: object) -> dict:
 def _coerce(value: object, kind: object) -> object:
     """Lists (flags, TOML) become tuples, strings (TOML) become paths, where the field says so."""
     if typing.get_origin(kind) is tuple:
+        value = [value] if isinstance(value, str) else value
         return tuple(_coerce(v, typing.get_args(kind)[0]) for v in value)
     return Path(value) if Path in (kind, *typing.get_args(kind)) and value else value
 
@@ -227,6 +278,24 @@ def cosine(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def normalise(convolutions: Iterator[nn.Conv2d], given: str | None) -> None:
+    """Spectral norm (Miyato et al. 2018) in place, of a new network or of one that had it.
+
+    Args:
+        given: the weights to start from, if any.
+    Raises:
+        ValueError: weights that were trained without, which it would rescale.
+    """
+    for convolution in convolutions:
+        norm = torch.linalg.matrix_norm(convolution.weight.flatten(1), 2).item()
+        if given and not 0.8 < norm < 1.25:
+            raise ValueError(
+                f"weights is {given}, which was trained without spectral norm: it would divide a "
+                f"filter bank by {norm:.2g}. Give --no-spectral-norm, or other weights."
+            )
+        spectral_norm(convolution)
 
 
 class Average:
@@ -294,7 +363,11 @@ def jsonable(settings: Settings) -> dict:
     def plain(value: object) -> object:
         if isinstance(value, tuple | list):
             return [plain(v) for v in value]
-        return re.split(r"[/\\]", str(value))[-1] if isinstance(value, str | Path) else value
+        if not isinstance(value, str | Path):
+            return value
+        if str(value).startswith("pipe:"):
+            return "pipe:"  # commands hold keys and names of machines; so does what follows a "?"
+        return re.split(r"[/\\]", str(value).split("?")[0].rstrip("/\\"))[-1]
 
     # The licence is prose, and may well hold a slash.
     values = dataclasses.asdict(settings)
@@ -356,10 +429,15 @@ def generator(seed: int, step: int) -> torch.Generator:
 
 
 def write_weights(path: Path, network: nn.Module, info: Mapping) -> None:
-    """Write a network as one of our files: fp16, spectral norm folded; `info` is its metadata."""
+    """Write a network as one of our files: fp16 where it fits, spectral norm folded.
+
+    Args:
+        info: its metadata.
+    """
     state = {}
     for key, tensor in folded(network).items():
-        state[key] = tensor.half() if tensor.is_floating_point() else tensor
+        half = tensor.half() if tensor.is_floating_point() else tensor
+        state[key] = half if torch.equal(half.isfinite(), tensor.isfinite()) else tensor
     info = {**info, "training": {**info["training"], "torch": torch.__version__}}
     write_whole(path, checkpoint.to_bytes(state, info))
 

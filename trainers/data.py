@@ -10,25 +10,29 @@ import csv
 import io
 import itertools
 import logging
+import math
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..pipeline import color, profiles
-from .streams import Place, Shards, is_stream
+from .streams import Place, Shards, expanded, is_photo, is_stream
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 GREY = 2.0  # mean C* of a photo below which it has no colours to teach
+# Lab units. What is left of ab when each lightness has one colour: 1.1 of toned prints as JPEG; one
+# of 1,000 colour photos has less than 1.5. And how far toned prints leave their hue.
+TONED, ONE_HUE = 1.4, 3.0
+MOST_PIXELS = 120_000_000  # of a picture that cannot be decoded smaller: 0.5 GB in each thread
 AHEAD = 3  # batches that each thread makes ahead
 UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
 log = logging.getLogger(__name__)
@@ -46,7 +50,7 @@ class Photos(Sequence[Image.Image]):
         index: CSV with columns `key` (the file's stem) and `licence_kind`.
         skip_licences: photos whose `licence_kind` is one of these are left out.
     Attributes:
-        keys: stem of each photo's file name.
+        keys: of each photo: its path below the source, without suffix.
         folders: name of the folder that each photo lies in.
     """
 
@@ -62,22 +66,12 @@ class Photos(Sequence[Image.Image]):
         self.folders: list[str] = []
         skipped = keys_to_skip(index, skip_licences)
         for source in map(Path, sources):
-            if source.is_dir():
-                found = [(path, (path, 0, -1)) for path in sorted(source.rglob("*"))]
-            elif source.is_file() and tarfile.is_tarfile(source):
-                with tarfile.open(source, "r:") as tar:
-                    found = [
-                        (Path(m.name), (source, m.offset_data, m.size)) for m in tar if m.isfile()
-                    ]
-            else:
-                raise ValueError(
-                    f"{source}: expected a folder of photos or an uncompressed .tar file."
-                )
-            for path, entry in found:
-                if path.suffix.lower() in SUFFIXES and path.stem not in skipped:
+            for name, entry in _files(source):
+                path = PurePosixPath(name)
+                if is_photo(path) and path.stem not in skipped:
                     self.entries.append(entry)
-                    self.keys.append(path.stem)
-                    self.folders.append(path.parent.name)
+                    self.keys.append(path.with_suffix("").as_posix())
+                    self.folders.append(path.parent.name or (source.name if entry[2] < 0 else ""))
         if not self.entries:
             raise ValueError(f"no photos found in {', '.join(map(str, sources))}.")
 
@@ -119,6 +113,25 @@ class Photos(Sequence[Image.Image]):
         return none
 
 
+def _files(source: Path) -> list[tuple[str, tuple[Path, int, int]]]:
+    """Path below the source, and entry, of all files of a folder or a tar file."""
+    if source.is_dir():
+        found = sorted(source.rglob("*"))
+        return [(path.relative_to(source).as_posix(), (path, 0, -1)) for path in found]
+    if not source.exists():
+        raise ValueError(f"{source}: no such file or folder; expected photos or a .tar file.")
+    try:
+        with tarfile.open(source, "r:") as tar:
+            return [(m.name, (source, m.offset_data, m.size)) for m in tar if m.isfile()]
+    except (tarfile.ReadError, OSError) as error:
+        with source.open("rb") as file:
+            packed = file.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+        what = "compressed; unpack it" if packed else "damaged, cut short, or no .tar file"
+        raise ValueError(
+            f"{source}: {what}. Expected a folder of photos or an uncompressed .tar file."
+        ) from error
+
+
 def keys_to_skip(index: Path | None, licences: Sequence[str]) -> set[str]:
     """Keys of the photos whose `licence_kind` in the CSV `index` is one of `licences`."""
     if index is None:
@@ -140,16 +153,21 @@ def open_photos(
             many, are streamed.
         stream: read local shards from front to back, too, as disks and networks like it.
     """
+    sources = expanded(sources)
     if stream or any(map(is_stream, sources)):
         return Shards(sources, keys_to_skip(index, skip_licences))
     return Photos(sources, index, skip_licences)
 
 
-def hold_out(photos: Photos | Shards, count: int, seed: int) -> tuple[Photos | Shards, Photos]:
+def hold_out(
+    photos: Photos | Shards, count: int, seed: int, watch: Sequence[str] = ()
+) -> tuple[Photos | Shards, Photos]:
     """Photos to train on and photos to look at on the way: `count` of them, at most a tenth.
 
-    None of a stream, whose photos are not known beforehand.
+    None of a stream, whose photos are not known beforehand; those in `watch`, where it is given.
     """
+    if watch:
+        return photos, Photos(watch)
     if isinstance(photos, Shards):
         return photos, Photos.none()
     count = min(count, len(photos) // 10)
@@ -171,6 +189,11 @@ def decode(data: bytes, at_least: int = 0) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     if at_least:
         image.draft("RGB", (at_least, at_least))
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(
+            f"{image.width}x{image.height} is {image.width * image.height / 1e6:.0f} megapixels; "
+            f"at most {MOST_PIXELS // 10**6} are read"
+        )
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     icc = image.info.get("icc_profile")
@@ -185,16 +208,36 @@ def decode(data: bytes, at_least: int = 0) -> Image.Image:
 _to_srgb = lru_cache(maxsize=16)(profiles.managed)
 
 
-def is_grey(image: Image.Image) -> bool:
-    """Whether a photo has next to no colour: a scan of a black-and-white print, say."""
+def colourless(image: Image.Image) -> str:
+    """What is wrong with a photo as a teacher of colours; "" for most.
+
+    Scans of black-and-white prints are grey, or toned: one hue, one chroma for each lightness.
+    """
     small = np.asarray(image.resize((24, 24), Image.Resampling.BOX))
     rgb = torch.from_numpy(small / np.float32(255)).movedim(-1, 0)
-    return bool(color.chroma(color.rgb_to_lab(rgb)[1:]).mean() < GREY)
+    L, ab = color.rgb_to_lab(rgb).flatten(1).split([1, 2])
+    if ab.norm(dim=0).mean() < GREY:
+        return "it has no colours to learn from"
+    curve = (L / 100) ** torch.arange(4)[:, None]
+    rest = ab - torch.linalg.lstsq(curve.T, ab.T).solution.T @ curve
+    across = torch.linalg.svdvals(ab)[1] / ab.shape[1] ** 0.5  # of the one hue
+    if rest.std(dim=1).norm() < TONED and across < ONE_HUE:
+        return "it is all of one hue, the same for each lightness, as a toned print"
+    return ""
 
 
-@lru_cache(maxsize=10_000)
-def _say_once(name: str, reason: str) -> None:
-    log.warning("skipped %s: %s", name, reason)
+_passed_over: set[str] = set()
+
+
+def passed_over() -> int:
+    """How many photos this process could not use so far."""
+    return len(_passed_over)
+
+
+def _pass_over(name: str, reason: str) -> None:
+    if name not in _passed_over:
+        _passed_over.add(name)
+        log.warning("skipped %s: %s", name, reason)
 
 
 def colored(name: str, data: bytes, at_least: int) -> Image.Image | None:
@@ -202,10 +245,11 @@ def colored(name: str, data: bytes, at_least: int) -> Image.Image | None:
     try:
         image = decode(data, at_least)
     except UNREADABLE as error:
-        _say_once(name, f"cannot be read ({error})")
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
+        _pass_over(name, f"cannot be read ({reason})")
         return None
-    if is_grey(image):
-        _say_once(name, "it has no colours to learn from")
+    if reason := colourless(image):
+        _pass_over(name, reason)
         return None
     return image
 
@@ -371,8 +415,9 @@ def _order(
 
     def readable(position: int, at_least: int) -> tuple[int, Image.Image, np.random.Generator]:
         epoch, place = divmod(position, len(photos))
+        stride = _stride(seed, position, len(photos))
         for shift in range(len(photos)):
-            index = int(permutation(epoch)[(place + shift) % len(photos)])
+            index = int(permutation(epoch)[(place + shift * stride) % len(photos)])
             image = usable(photos, index, at_least)
             if image is not None:
                 return index, image, np.random.default_rng([seed, epoch, place])
@@ -381,14 +426,28 @@ def _order(
     return readable
 
 
+def _stride(seed: int, position: int, count: int) -> int:
+    """Where the next photo is looked for: elsewhere for each position, and all are met in turn.
+
+    Were it the next in order, all the neighbours of a usable photo would be replaced by it.
+    """
+    rng = np.random.default_rng([seed, position, 1])
+    while math.gcd(stride := int(rng.integers(1, count + 1)), count) > 1:
+        pass
+    return stride
+
+
 def usable(photos: Photos, index: int, at_least: int) -> Image.Image | None:
-    """See `colored`."""
+    """See `colored`; what could not be used before is not tried again."""
+    name = photos.name(index)
+    if name in _passed_over:
+        return None
     try:
         data = photos.read(index)
     except OSError as error:
-        _say_once(photos.name(index), f"cannot be read ({error})")
+        _pass_over(name, f"cannot be read ({error})")
         return None
-    return colored(photos.name(index), data, at_least)
+    return colored(name, data, at_least)
 
 
 def _streamed(
@@ -401,11 +460,15 @@ def _streamed(
     start: int,
 ) -> Iterator[Rows]:
     """The rows of each batch that one stream gives."""
+    usable_pass = None  # over the shards, in which there was a photo to learn from
     for step in itertools.count(start):
         names, pictures, place = [], [], (0, 0, 0)
         while len(pictures) < rows:
             place, key, data = next(source)
             image = colored(key, data, at_least(step))
+            usable_pass = place[0] if image is not None or usable_pass is None else usable_pass
+            if place[0] > usable_pass + 1:
+                raise ValueError("not one of the streamed photos could be read and has colour.")
             if image is not None:
                 names.append(key)
                 rng = np.random.default_rng([seed, stream, *place])

@@ -4,7 +4,7 @@ import csv
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import torch
@@ -116,7 +116,8 @@ def classes_of(
     if not told and len(folders) == known:
         return [folders.index(folder) for folder in photos.folders]
     try:
-        classes = [int(told[key]) if key in told else None for key in photos.keys]
+        stems = [key if key in told else PurePosixPath(key).name for key in photos.keys]
+        classes = [int(told[stem]) if stem in told else None for stem in stems]
     except ValueError as error:
         where = labels or "a .cls member"
         raise ValueError(f"{where}: a class is no whole number ({error}).") from None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -127,17 +127,23 @@ def read_pairs(path: Path, photos: Photos) -> list[tuple[int, int]]:
         else:
             lines = [line for line in text.splitlines() if line.strip() and line[0] != "#"]
             pairs = [tuple(line.split("\t")[:2]) for line in lines]
-        named = {Path(target).stem: Path(reference).stem for target, reference in reversed(pairs)}
+        named = dict(reversed(pairs))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a list of pairs ({error}). Expected JSON "
             '[{"target": FILE, "reference": FILE}, ...], lines of two files with a tab between '
             "them, or what build_reference_pairs.py writes."
         ) from error
-    places = {key: place for place, key in enumerate(photos.keys)}
-    known = [
-        tuple(places[key] for key in pair) for pair in named.items() if set(pair) <= places.keys()
-    ]
+    places = {PurePosixPath(key).name: place for place, key in enumerate(photos.keys)}
+    places |= {key: place for place, key in enumerate(photos.keys)}
+
+    def place(name: str) -> int | None:
+        """Of a photo that is named by its path below the folder, or by its name alone."""
+        path = PurePath(name)
+        return places.get(path.with_suffix("").as_posix(), places.get(path.stem))
+
+    found = [(place(target), place(reference)) for target, reference in named.items()]
+    known = list(dict.fromkeys(pair for pair in found if None not in pair))
     if not known:
         raise ValueError(f"{path}: not one of its pairs is among the photos; pairs of others?")
     if left_out := len(pairs) - len(known):

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..model_defs.checkpoint import read_info
 from ..pipeline.files import write_whole
-from .checkpoints import STATE, Begun, before_of
-from .data import Batch
+from .checkpoints import STATE, Begun, before_of, keeping
+from .data import Batch, passed_over
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
+FIRST = 10  # steps after which a run tells whether it is well
 
 
 class Report:
@@ -40,7 +42,7 @@ class Report:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         self.accelerator, self.begun = accelerator, begun
-        self.saved, self.saved_before, self.seconds = begun.step, begun.step, begun.seconds
+        self.seconds = begun.seconds
         self.out, self.file, self.curves, self.bar = out, out / "log.jsonl", None, None
         self._start_over()
         if accelerator.is_main_process:
@@ -59,6 +61,8 @@ class Report:
             self.redirect.__exit__(kind, *error)
             self.bar.close()
             self.curves.close()
+            if passed_over():
+                log.info("%d photos could not be used", passed_over())
             if kind is None:
                 before_of(self.out).unlink(missing_ok=True)
 
@@ -107,7 +111,7 @@ class Report:
             name: round(v, 4) for name, v in zip(self.terms, rows.mean(0).tolist(), strict=True)
         }
         line |= {
-            "gradient": round(torch.stack(self.norms).mean().item(), 4),
+            "gradient": _mean_of_finite(torch.stack(self.norms)),
             "step": step,
             "rate": float(f"{rate:.4g}"),
             "seconds": round(elapsed, 1),
@@ -118,9 +122,8 @@ class Report:
         self._start_over()
         self.tell(line)
 
-    def after_saving(self, step: int) -> None:
-        """What was done at `step` is safe; the time it took is no training."""
-        self.saved, self.saved_before = step, self.saved
+    def after_saving(self) -> None:
+        """Saving counts as time of the run, not for its pace."""
         self.began, before = time.monotonic(), self.began
         self.seconds += self.began - before
 
@@ -129,7 +132,7 @@ class Report:
         if self.curves is None:
             return
         log.info("%s", json.dumps(line))
-        with self.file.open("a", encoding="utf-8") as file:
+        with keeping(self.file, line["step"]), self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         for name, value in line.items():
             if name != "step":
@@ -140,21 +143,27 @@ class Report:
         bad = (~rows.isfinite()).any(1).nonzero()
         if not len(bad):
             return
-        from accelerate.utils import gather_object
+        from accelerate.utils import broadcast_object_list, gather_object
 
         if self.accelerator.is_main_process and (before := before_of(self.out)).exists():
             os.replace(before, self.out / STATE)
-            self.saved = self.saved_before
+        (saved,) = broadcast_object_list([read_info(self.out / STATE).get("step", 0)])
         first = int(bad[0])
         step, names = self.photos[first]
         values = zip(self.terms, rows[first].tolist(), strict=True)
+        kept = f"The state of step {saved} is kept." if saved else "Nothing has been saved yet."
         told = ", ".join(f"{name} {value:.4g}" for name, value in values)
         raise SystemExit(
             f"step {step + 1}: a loss is not a number ({told}) "
-            f"on the photos {', '.join(gather_object(names))}. Nothing has been saved since step "
-            f"{self.saved}, whose state is kept. Start again with the same --out and a smaller "
-            "--learning-rate, --clip 1, or --dtype float32."
+            f"on the photos {', '.join(gather_object(names))}. {kept} Start again with the same "
+            "--out and a smaller --learning-rate, --clip 1, or --dtype float32."
         )
+
+
+def _mean_of_finite(norms: Tensor) -> float:
+    """In float16 some steps overflow, and are left out of the training."""
+    finite = norms[norms.isfinite()]
+    return round(finite.mean().item(), 4) if len(finite) else 0.0
 
 
 def _forget_after(file: Path, step: int) -> None:

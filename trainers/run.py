@@ -6,8 +6,10 @@ the trainers and calls none of them; so are `reports` and `checkpoints`.
 
 import importlib.util
 import logging
+import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +19,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed, nn
 
-from . import losses, weights
+from . import data, losses, weights
 from .common import Settings
+from .streams import Shards
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
+OFTEN = 10  # steps after which processes ask each other whether to stop: launchers wait 30 s
 NEEDED = ("accelerate", "tensorboard", "tqdm", "webdataset")
 
 
@@ -35,19 +39,25 @@ def accelerator(config: Settings) -> "Accelerator":
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(
-            f"training needs {', '.join(missing)}: pip install 'comfyui-colorist[train]'."
-        )
+        raise ValueError(f"training needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, and torch finds no GPU here; leave out --device.")
+    wanted = int(os.environ.get("WORLD_SIZE", 1))
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[_dtype(config)]
     made = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_steps=config.accumulate,
-        cpu=config.device == "cpu",
+        cpu=config.device == "cpu" or (wanted > 1 and not torch.accelerator.is_available()),
         # Batch norm is shared (below), and spectral norm does the same everywhere.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    if made.num_processes != wanted:
+        raise ValueError(
+            f"a launcher started {wanted} processes, which do not find each other. On CPUs start "
+            "them with torchrun."
+        )
     parts = made.num_processes * config.accumulate
     if config.batch % parts:
         raise ValueError(
@@ -64,12 +74,23 @@ def accelerator(config: Settings) -> "Accelerator":
 
 
 def _dtype(config: Settings) -> str:
+    on_cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    if config.dtype == "float16" and on_cpu:
+        raise ValueError("dtype is float16, which is for GPUs; on a CPU: float32 or bfloat16.")
     if config.dtype != "auto":
         return config.dtype
     if config.device == "cpu" or not torch.cuda.is_available():
         return "float32"
     known = torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if known else "float16"
+
+
+def introduce(accelerator: "Accelerator", photos: data.Photos | Shards, network: nn.Module) -> None:
+    """A line about what is trained on what."""
+    much = ", ".join(f"{count} {what}" for what, count in photos.counted().items())
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    where = f"{accelerator.num_processes} x {accelerator.device}"
+    log.info("%s, %.2f M parameters, %s", much, millions, where)
 
 
 # --- Several processes -----------------------------------------------------------------------
@@ -152,6 +173,7 @@ class Stop:
     every: int
     """Several processes ask each other after so many steps."""
     asked: bool = False
+    since: float = 0.0
     before: dict = field(default_factory=dict)
 
     def __enter__(self) -> "Stop":
@@ -165,16 +187,16 @@ class Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: object) -> None:
-        if self.asked:
+        if self.asked and time.monotonic() - self.since > 2:  # not the same one, sent twice
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.since = True, time.monotonic()
         log.warning("%s: saves and stops", signal.Signals(number).name)
 
     def at(self, step: int) -> bool:
         """Whether to stop after `step`; the same answer in all processes."""
         if self.accelerator.num_processes == 1:
             return self.asked
-        if step % self.every:
+        if step % min(self.every, OFTEN):
             return False
         asked = torch.tensor(float(self.asked), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked) > 0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..pipeline import color, measure
 from ..pipeline.colorizer import Colorizer
+from .checkpoints import keeping
 from .contact_sheet import contact_sheet, save
 from .data import Photos, usable
 from .reports import Report
@@ -66,4 +67,6 @@ def show(photos: Photos, colored: Color, report: Report, out: Path, step: int) -
     means = {name: round(sum(values) / len(values), 3) for name, values in scores.items()}
     report.tell(means | {"step": step})
     report.curves.add_image("held out", np.asarray(sheet), step, dataformats="HWC")
-    save(sheet, out / "samples" / f"{step:07d}.jpg")
+    file = out / "samples" / f"{step:07d}.jpg"
+    with keeping(file, step):
+        save(sheet, file)

@@ -5,17 +5,19 @@ own shards, in a new order for each pass, and mixes the photos of one shard in a
 shared out among the processes. How far each has been read is three numbers, from which it goes on.
 """
 
+import importlib
 import itertools
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 import numpy as np
 
 STREAMS = 16  # at most; each is a thread with one open shard
 BUFFER = 500  # photos in which those of a shard are mixed
-SUFFIXES = ("jpg", "jpeg", "png", "webp")  # of members of a sample, in WebDataset's lower case
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}  # of photos
 
 Place = tuple[int, int, int]  # pass over the shards, shard in its order, photos of it
 log = logging.getLogger(__name__)
@@ -26,25 +28,38 @@ def is_stream(source: str) -> bool:
     return "://" in str(source) or str(source).startswith("pipe:")
 
 
+def expanded(sources: Sequence[str]) -> list[str]:
+    """Sources with each `{000..099}` spelt out, unless there is a file of that very name."""
+    if not any("{" in str(source) for source in sources):
+        return list(sources)
+    braceexpand = _webdataset("braceexpand").braceexpand
+    return [
+        one
+        for source in sources
+        for one in ([source] if Path(source).exists() else braceexpand(str(source)))
+    ]
+
+
+def _webdataset(name: str = "webdataset") -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"streaming shards needs {name}: pip install webdataset") from error
+
+
 class Shards:
-    """Tar shards by path, URL or `pipe:COMMAND`; `{000..099}` in a name stands for many.
+    """Tar shards by path, URL or `pipe:COMMAND`.
 
     Args:
         sources: the shards.
-        skipped: keys of photos to leave out.
+        skipped: stems of photos to leave out.
     Raises:
         ValueError: a folder among them, or WebDataset is not installed.
     """
 
     def __init__(self, sources: Sequence[str], skipped: set[str] | frozenset[str] = frozenset()):
-        try:
-            import braceexpand
-            import webdataset  # noqa: F401 - only to know that it is there
-        except ImportError as error:
-            raise ValueError(
-                f"streaming shards needs {error.name}: pip install 'comfyui-colorist[train]'."
-            ) from error
-        self.urls = [url for source in sources for url in braceexpand.braceexpand(str(source))]
+        _webdataset()
+        self.urls = [str(source) for source in sources]
         wrong = [url for url in self.urls if not is_stream(url) and ".tar" not in url]
         if wrong:
             raise ValueError(
@@ -70,6 +85,11 @@ class Shards:
                 f"{len(self.urls)} shards and a batch of {batch} give {streams} streams, which "
                 f"{ranks} processes cannot share evenly. Take more shards, or another batch."
             )
+        if places and len(places) != streams:
+            log.warning(
+                "%d streams went on, and now there are %d: all begin anew", len(places), streams
+            )
+            places = {}
         each = batch // streams
         for stream in range(rows.start // each, rows.stop // each):
             place = places.get(str(stream), (0, 0, 0))
@@ -112,21 +132,21 @@ class Shards:
 
     def _mixed(self, url: str, mixed: random.Random) -> Iterator[tuple[str, bytes]]:
         """Key and file of the photos of one shard."""
-        from webdataset.filters import shuffle
-        from webdataset.tariterators import tarfile_samples
+        shuffle = _webdataset("webdataset.filters").shuffle
+        tar = _webdataset("webdataset.tariterators")
+        opened = tar.url_opener([{"url": url}], handler=_pass_over(url))
+        members = tar.tar_file_expander(opened, handler=_pass_over(url), eof_value=None)
+        photos = (
+            (path.with_suffix("").as_posix(), member["data"])
+            for member in members
+            if is_photo(path := PurePosixPath(member["fname"])) and path.stem not in self.skipped
+        )
+        return iter(shuffle(BUFFER, initial=BUFFER, rng=mixed)(photos))
 
-        samples = tarfile_samples([{"url": url}], handler=_pass_over(url))
-        photos = (photo for sample in samples if (photo := _photo(sample)))
-        kept = (photo for photo in photos if photo[0] not in self.skipped)
-        return iter(shuffle(BUFFER, initial=BUFFER, rng=mixed)(kept))
 
-
-def _photo(sample: dict) -> tuple[str, bytes] | None:
-    """Key and file of a sample's photo, or None where it has none."""
-    for name, value in sample.items():
-        if name.rpartition(".")[2] in SUFFIXES:
-            return PurePosixPath(sample["__key__"]).name, value
-    return None
+def is_photo(path: PurePosixPath) -> bool:
+    """By its name: not hidden, such as ._IMG_1.JPG, which Macs leave behind."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _pass_over(url: str) -> Callable[[Exception], bool]:

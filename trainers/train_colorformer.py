@@ -53,11 +53,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from ..model_defs import colorformer, registry
-from ..model_defs.spec import Entries
-from ..pipeline import color, engine, measure, memory, models
+from ..model_defs.spec import Entries, Spec
+from ..pipeline import color, engine, measure, memory
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 
 log = logging.getLogger("train_colorformer")
@@ -84,8 +83,6 @@ class Config(common.Settings):
     to take its colours from the memory, so that another one changes them. 0 in the paper."""
     vgg: str | None = None
     """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
-    resolution: int = 256
-    """Working resolution that the result asks for when it colours photos."""
     steps: int = 200_000
     batch: int = 16
     """Photos in a step, over all processes."""
@@ -150,6 +147,7 @@ PRESETS = {
         "schedule": "cosine",
         "warmup": 500,
         "dtype": "auto",
+        "spectral_norm": False,  # of weights that were trained with it nothing changes
     },
     # The network in the box, in two runs: two CPU cores, photos of 160 pixels. Small squares first,
     # where a step costs a quarter and what is sky or grass can be seen as well.
@@ -182,12 +180,13 @@ def main(config: Config) -> None:
         data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
         config.held_out,
         config.seed,
+        config.watch,
     )
     with accelerator.local_main_process_first():  # which downloads what is missing
-        network = build(config).to(device, memory_format=torch.channels_last).train()
+        network, spec = build(config)
+        network.to(device, memory_format=torch.channels_last).train()
         perceptual = run.perceptual(config, device)
     network.encoder.requires_grad_(not config.freeze_encoder)
-    spec = replace(colorformer.spec(network.config), resolution=config.resolution)
     average = common.Average(network, config.average)
     discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
 
@@ -206,7 +205,7 @@ def main(config: Config) -> None:
         optimizers |= {"discriminator": judge_optimizer}
     state = checkpoints.State(accelerator, config, networks, optimizers)
     begun = state.load()
-    log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
+    run.introduce(accelerator, photos, network)
 
     model, judge, optimizer, judge_optimizer = accelerator.prepare(
         Training(run.share_statistics(network, accelerator)),
@@ -230,23 +229,28 @@ def main(config: Config) -> None:
         ranks=accelerator.num_processes,
     )
 
+    def look(step: int) -> None:
+        colored = samples.automatic(engine.wrap(average.network, spec))
+        samples.show(held_out, colored, report, config.out, step)
+
     def save(step: int, places: dict) -> None:
-        checkpoints.refuse_infinite_weights(network, state, step)
+        checkpoints.refuse_infinite_weights(state, step)
         if accelerator.is_main_process:
             some = photos_from(size=lambda _: config.side(step - 1))
             common.calibrate(average.network, some, common.gray_seen(device))
             training = common.provenance(config, photos, step, report.seconds)
-            facts = {"resolution": config.resolution}
+            facts = {"resolution": spec.resolution}
             checkpoints.write_weights(config, average.network, colorformer.NAME, training, facts)
-            colored = samples.automatic(engine.wrap(average.network, spec, device))
-            samples.show(held_out, colored, report, config.out, step)
+            look(step)
         state.save(step, report.seconds, places)
-        report.after_saving(step)
+        report.after_saving()
 
     with (
         reports.Report(accelerator, config.out, config.steps, begun) as report,
         run.Stop(accelerator, config.report_every) as stop,
     ):
+        if config.weights and not begun.step and accelerator.is_main_process:
+            look(0)
         for step in range(begun.step, config.steps):
             batch = report.next(source)
             rate = config.learning_rate * rate_factor(config, step)
@@ -305,7 +309,7 @@ def main(config: Config) -> None:
 
             done, stopping = step + 1, stop.at(step + 1)
             saving = stopping or done % config.save_every == 0 or done == config.steps
-            if saving or done % config.report_every == 0:
+            if saving or done % config.report_every == 0 or done == reports.FIRST:
                 report.write(done, rate)
             if saving:
                 save(done, batch.places)
@@ -314,17 +318,13 @@ def main(config: Config) -> None:
     source.close()
 
 
-def build(config: Config) -> colorformer.ColorFormer:
+def build(config: Config) -> tuple[colorformer.ColorFormer, Spec]:
     """A new network, or the one in `config.weights`; its memory, spectral norm where asked for."""
     if config.weights:
-        network, spec, _ = registry.load(models.locate(config.weights))
-        if spec.architecture != colorformer.NAME:
-            raise ValueError(
-                f"weights is {config.weights}, a {spec.architecture} network; expected one of the "
-                f"architecture {colorformer.NAME}."
-            )
+        network, spec = common.start(config, colorformer.NAME)
     else:
         network = registry.build(colorformer.NAME, colorformer.PRESETS[config.architecture])
+        spec = colorformer.spec(network.config)
         nn.init.normal_(network.memory.keys)
         nn.init.normal_(network.memory.values, std=30)  # about as wide as the colours of photos
         if config.backbone:
@@ -335,9 +335,8 @@ def build(config: Config) -> colorformer.ColorFormer:
     if config.memory:
         take_memory(network, memory.load(config.memory))
     if config.spectral_norm:
-        for convolution in network.spectral_convolutions():
-            spectral_norm(convolution)
-    return network
+        common.normalise(network.spectral_convolutions(), config.weights)
+    return network, replace(spec, resolution=config.resolution or spec.resolution)
 
 
 def take_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> None:

@@ -35,10 +35,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.nn.utils.parametrizations import spectral_norm
 
 from ..model_defs import ddcolor, registry
-from ..pipeline import color, engine, measure, models
+from ..model_defs.spec import Spec
+from ..pipeline import color, engine, measure
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 
 log = logging.getLogger("train_ddcolor")
@@ -56,8 +56,6 @@ class Config(common.Settings):
     """ImageNet weights of a ConvNeXt for the encoder, as in the paper: file, or convnext_large."""
     vgg: str | None = None
     """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
-    resolution: int = 512
-    """Working resolution that the result asks for when it colours photos."""
     steps: int = 400_000
     batch: int = 16
     """Photos in a step, over all processes."""
@@ -104,6 +102,24 @@ PRESETS = {
         "schedule": "cosine",
         "warmup": 500,
         "dtype": "auto",
+        "spectral_norm": False,  # of weights that were trained with it nothing changes
+    },
+    # The network in the box further, on a CPU, in minutes; a discriminator takes half the time.
+    "laptop": {
+        "architecture": "",
+        "steps": 400,
+        "batch": 8,
+        "crop": (128,),
+        "smallest": 0.6,
+        "learning_rate": 2e-4,
+        "schedule": "cosine",
+        "warmup": 30,
+        "huber": 20.0,
+        "adversarial": 0.0,
+        "colorfulness": 0.1,
+        "spectral_norm": False,
+        "report_every": 50,
+        "save_every": 100,
     },
     # The network in the box: two CPU cores, photos of 160 pixels. Small squares first, where a step
     # costs a quarter and what is sky or grass can be seen as well. No discriminator: it would cost
@@ -142,11 +158,12 @@ def main(config: Config) -> None:
         data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
         config.held_out,
         config.seed,
+        config.watch,
     )
     with accelerator.local_main_process_first():  # which downloads what is missing
-        network = build(config).to(device, memory_format=torch.channels_last).train()
+        network, spec = build(config)
+        network.to(device, memory_format=torch.channels_last).train()
         perceptual = run.perceptual(config, device)
-    spec = replace(ddcolor.spec(network.config), resolution=config.resolution)
     average = common.Average(network, config.average)
     discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
 
@@ -165,7 +182,7 @@ def main(config: Config) -> None:
         optimizers |= {"discriminator": judge_optimizer}
     state = checkpoints.State(accelerator, config, networks, optimizers)
     begun = state.load()
-    log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
+    run.introduce(accelerator, photos, network)
 
     model, judge, optimizer, judge_optimizer = accelerator.prepare(
         run.share_statistics(network, accelerator), discriminator, optimizer, judge_optimizer
@@ -186,23 +203,28 @@ def main(config: Config) -> None:
         ranks=accelerator.num_processes,
     )
 
+    def look(step: int) -> None:
+        colored = samples.automatic(engine.wrap(average.network, spec))
+        samples.show(held_out, colored, report, config.out, step)
+
     def save(step: int, places: dict) -> None:
-        checkpoints.refuse_infinite_weights(network, state, step)
+        checkpoints.refuse_infinite_weights(state, step)
         if accelerator.is_main_process:
             some = photos_from(size=lambda _: config.side(step - 1))
             common.calibrate(average.network, some, common.gray_seen(device))
             training = common.provenance(config, photos, step, report.seconds)
-            facts = {"resolution": config.resolution}
+            facts = {"resolution": spec.resolution}
             checkpoints.write_weights(config, average.network, ddcolor.NAME, training, facts)
-            colored = samples.automatic(engine.wrap(average.network, spec, device))
-            samples.show(held_out, colored, report, config.out, step)
+            look(step)
         state.save(step, report.seconds, places)
-        report.after_saving(step)
+        report.after_saving()
 
     with (
         reports.Report(accelerator, config.out, config.steps, begun) as report,
         run.Stop(accelerator, config.report_every) as stop,
     ):
+        if config.weights and not begun.step and accelerator.is_main_process:
+            look(0)
         for step in range(begun.step, config.steps):
             batch = report.next(source)
             rate = config.learning_rate * rate_factor(config, step)
@@ -255,7 +277,7 @@ def main(config: Config) -> None:
 
             done, stopping = step + 1, stop.at(step + 1)
             saving = stopping or done % config.save_every == 0 or done == config.steps
-            if saving or done % config.report_every == 0:
+            if saving or done % config.report_every == 0 or done == reports.FIRST:
                 report.write(done, rate)
             if saving:
                 save(done, batch.places)
@@ -264,17 +286,13 @@ def main(config: Config) -> None:
     source.close()
 
 
-def build(config: Config) -> ddcolor.DDColor:
+def build(config: Config) -> tuple[ddcolor.DDColor, Spec]:
     """A new network, or the one in `config.weights`, with spectral norm where asked for."""
     if config.weights:
-        network, spec, _ = registry.load(models.locate(config.weights))
-        if spec.architecture != ddcolor.NAME:
-            raise ValueError(
-                f"weights is {config.weights}, a {spec.architecture} network; expected one of the "
-                f"architecture {ddcolor.NAME}."
-            )
+        network, spec = common.start(config, ddcolor.NAME)
     else:
         network = registry.build(ddcolor.NAME, ddcolor.PRESETS[config.architecture])
+        spec = ddcolor.spec(network.config)
         ddcolor.initialise(network)
         if config.backbone:
             path = weights.find(config.backbone, offline=config.offline)
@@ -282,9 +300,8 @@ def build(config: Config) -> ddcolor.DDColor:
         else:
             log.info("encoder: random start values (ImageNet's: --backbone convnext_large)")
     if config.spectral_norm:
-        for convolution in network.spectral_convolutions():
-            spectral_norm(convolution)
-    return network
+        common.normalise(network.spectral_convolutions(), config.weights)
+    return network, replace(spec, resolution=config.resolution or spec.resolution)
 
 
 def rate_factor(config: Config, step: int) -> float:

@@ -52,6 +52,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..model_defs import checkpoint, exemplar, registry
+from ..model_defs.spec import Spec
 from ..pipeline import color, engine, models
 from ..pipeline.exemplar import ExemplarColorizer
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
@@ -87,8 +88,6 @@ class Config(common.Settings):
     recolor: float = 0.0
     """Part of the pairs in which both photos are recoloured alike: the colours then are in the
     reference and nowhere else. 0 in the paper."""
-    resolution: int = 224
-    """Working resolution that the result asks for when it colours photos."""
     steps: int = 844_000
     """30 epochs of 225,000 pairs (section 4.1)."""
     batch: int = 8
@@ -206,13 +205,14 @@ def main(config: Config) -> None:
         data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
         config.held_out,
         config.seed,
+        config.watch,
     )
     retrieved = load_pairs(config.pairs, photos) if config.pairs else None
     shown = references_shown(config, held_out, photos)
     with accelerator.local_main_process_first():  # which downloads what is missing
-        network = build(config).to(device, memory_format=torch.channels_last).train()
+        network, spec = build(config)
+        network.to(device, memory_format=torch.channels_last).train()
     network.backbone.requires_grad_(not config.freeze_backbone)
-    spec = replace(exemplar.spec(network.config), resolution=config.resolution)
     average = common.Average(network, config.average)
     scales = len(network.heads)
     discriminators = Discriminators(config.crop, network.config.finest).to(device)
@@ -228,7 +228,7 @@ def main(config: Config) -> None:
         optimizers |= {"discriminators": judge_optimizer}
     state = checkpoints.State(accelerator, config, networks, optimizers)
     begun = state.load()
-    log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
+    run.introduce(accelerator, photos, network)
 
     model, judge, optimizer, judge_optimizer = accelerator.prepare(
         run.share_statistics(network, accelerator),
@@ -254,24 +254,29 @@ def main(config: Config) -> None:
         ranks=accelerator.num_processes,
     )
 
+    def look(step: int) -> None:
+        colored = by_reference(engine.wrap(average.network, spec), shown)
+        samples.show(held_out, colored, report, config.out, step)
+
     def save(step: int, places: dict) -> None:
-        checkpoints.refuse_infinite_weights(network, state, step)
+        checkpoints.refuse_infinite_weights(state, step)
         if accelerator.is_main_process:
             some = partial(pairs_from, size=lambda _: config.side(step - 1))
             common.calibrate(average.network, some(), partial(seen, device=device))
             fit_confidence(average.network, some(), device)
             training = common.provenance(config, photos, step, report.seconds)
-            facts = {"resolution": config.resolution}
+            facts = {"resolution": spec.resolution}
             checkpoints.write_weights(config, average.network, exemplar.NAME, training, facts)
-            colored = by_reference(engine.wrap(average.network, spec, device), shown)
-            samples.show(held_out, colored, report, config.out, step)
+            look(step)
         state.save(step, report.seconds, places)
-        report.after_saving(step)
+        report.after_saving()
 
     with (
         reports.Report(accelerator, config.out, config.steps, begun) as report,
         run.Stop(accelerator, config.report_every) as stop,
     ):
+        if config.weights and not begun.step and accelerator.is_main_process:
+            look(0)
         for step in range(begun.step, config.steps):
             batch = report.next(source)
             rate = config.learning_rate * rate_factor(config, step)
@@ -335,7 +340,7 @@ def main(config: Config) -> None:
 
             done, stopping = step + 1, stop.at(step + 1)
             saving = stopping or done % config.save_every == 0 or done == config.steps
-            if saving or done % config.report_every == 0:
+            if saving or done % config.report_every == 0 or done == reports.FIRST:
                 report.write(done, rate)
             if saving:
                 save(done, batch.places)
@@ -480,16 +485,11 @@ def lab_norm(rgb: Tensor) -> Tensor:
     return torch.cat([lab[:, :1] / 50 - 1, lab[:, 1:] / exemplar.AB], dim=1)
 
 
-def build(config: Config) -> exemplar.Exemplar:
+def build(config: Config) -> tuple[exemplar.Exemplar, Spec]:
     """A new network, or the one that `config.weights` names; its backbone as the settings say."""
     if config.weights:
-        network, spec, _ = registry.load(models.locate(config.weights))
-        if spec.architecture != exemplar.NAME:
-            raise ValueError(
-                f"weights is {config.weights}, a {spec.architecture} network; expected one of the "
-                f"architecture {exemplar.NAME}."
-            )
-        return network
+        network, spec = common.start(config, exemplar.NAME)
+        return network, replace(spec, resolution=config.resolution or spec.resolution)
     changes = {"attention": config.attention, "second_kv": config.second_kv}
     known = asdict(exemplar.PRESETS[config.architecture]) | {k: v for k, v in changes.items() if v}
     network = registry.build(exemplar.NAME, exemplar.Config(**known))
@@ -512,7 +512,8 @@ def build(config: Config) -> exemplar.Exemplar:
         take_encoder(network, config.encoder)
     else:
         log.info("backbone: random start values (others: --backbone, --encoder, --weights)")
-    return network
+    spec = exemplar.spec(network.config)
+    return network, replace(spec, resolution=config.resolution or spec.resolution)
 
 
 def take_encoder(network: exemplar.Exemplar, source: str) -> None:

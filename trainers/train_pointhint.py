@@ -41,7 +41,7 @@ from torch import Tensor
 
 from ..model_defs import pointhint, registry
 from ..model_defs.spec import Spec
-from ..pipeline import color, engine, measure, models
+from ..pipeline import color, engine, measure
 from ..pipeline import hints as hint_points
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.hints import CELL
@@ -75,8 +75,6 @@ class Config(common.Settings):
     alike (their logarithm is uniform). The paper (section 4.3): usually 10, also more and fewer."""
     without: float = 0.1
     """Part of the photos that get no hint."""
-    resolution: int = 224
-    """Working resolution that the result asks for when it colours photos (section 4.3)."""
     steps: int = 500_000
     """100 epochs of ImageNet, as iColoriT; the paper names none."""
     batch: int = 256
@@ -181,9 +179,10 @@ def main(config: Config) -> None:
         data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
         config.held_out,
         config.seed,
+        config.watch,
     )
-    network = build(config).to(device).train()
-    spec = replace(pointhint.spec(network.config), resolution=config.resolution, prior=config.prior)
+    network, spec = build(config)
+    network.to(device).train()
     base = load_base(config, device)
     average = common.Average(network, config.average)
 
@@ -195,7 +194,7 @@ def main(config: Config) -> None:
     networks = {"network": network, "average": average.network}
     state = checkpoints.State(accelerator, config, networks, {"network": optimizer})
     begun = state.load()
-    log.info("%s, %.2f M parameters, %s", photos.counted(), common.count(network) / 1e6, device)
+    run.introduce(accelerator, photos, network)
 
     model, optimizer = accelerator.prepare(network, optimizer)
     source = data.batches(
@@ -211,20 +210,25 @@ def main(config: Config) -> None:
         ranks=accelerator.num_processes,
     )
 
+    def look(step: int) -> None:
+        show(held_out, average.network, spec, report, config.out, step)
+
     def save(step: int, places: dict) -> None:
-        checkpoints.refuse_infinite_weights(network, state, step)
+        checkpoints.refuse_infinite_weights(state, step)
         if accelerator.is_main_process:
             training = common.provenance(config, photos, step, report.seconds)
-            facts = {"resolution": config.resolution, "prior": config.prior}
+            facts = {"resolution": spec.resolution, "prior": config.prior}
             checkpoints.write_weights(config, average.network, pointhint.NAME, training, facts)
-            show(held_out, average.network, spec, device, report, config.out, step)
+            look(step)
         state.save(step, report.seconds, places)
-        report.after_saving(step)
+        report.after_saving()
 
     with (
         reports.Report(accelerator, config.out, config.steps, begun) as report,
         run.Stop(accelerator, config.report_every) as stop,
     ):
+        if config.weights and not begun.step and accelerator.is_main_process:
+            look(0)
         for step in range(begun.step, config.steps):
             batch = report.next(source)
             rate = config.learning_rate * rate_factor(config, step)
@@ -259,7 +263,7 @@ def main(config: Config) -> None:
 
             done, stopping = step + 1, stop.at(step + 1)
             saving = stopping or done % config.save_every == 0 or done == config.steps
-            if saving or done % config.report_every == 0:
+            if saving or done % config.report_every == 0 or done == reports.FIRST:
                 report.write(done, rate)
             if saving:
                 save(done, batch.places)
@@ -268,27 +272,24 @@ def main(config: Config) -> None:
     source.close()
 
 
-def build(config: Config) -> pointhint.PointHint:
+def build(config: Config) -> tuple[pointhint.PointHint, Spec]:
     """The network: from weights to start from, or new, when it gives back what it is given.
 
     Raises:
         ValueError: `weights` is no point-hint network, or one with another input.
     """
-    if not config.weights:
-        return registry.build(pointhint.NAME, pointhint.PRESETS[config.architecture])
-    network, spec, _ = registry.load(models.locate(config.weights))
-    if spec.architecture != pointhint.NAME:
-        raise ValueError(
-            f"weights is {config.weights}, a {spec.architecture} network; expected one of the "
-            f"architecture {pointhint.NAME}."
-        )
+    if config.weights:
+        network, spec = common.start(config, pointhint.NAME)
+    else:
+        network = registry.build(pointhint.NAME, pointhint.PRESETS[config.architecture])
+        spec = replace(pointhint.spec(network.config), prior=config.prior)
     if spec.prior != config.prior:
         was, ask = ("with", "--prior") if spec.prior else ("without", "--no-prior")
         raise ValueError(
             f"weights is {config.weights}, which was trained {was} a guess between hints; give "
             f"{ask}, or other weights."
         )
-    return network
+    return network, replace(spec, resolution=config.resolution or spec.resolution)
 
 
 def load_base(config: Config, device: torch.device) -> Colorizer | None:
@@ -413,7 +414,6 @@ def show(
     photos: data.Photos,
     network: pointhint.PointHint,
     spec: Spec,
-    device: torch.device,
     report: reports.Report,
     out: Path,
     step: int,
@@ -422,7 +422,7 @@ def show(
 
     From left to right: hints, the guess (if the network gets one), the result, the photo.
     """
-    colorizer = engine.wrap(network, spec, device)
+    colorizer = engine.wrap(network, spec)
     psnr: dict[int, list[Tensor]] = {count: [] for count in SCORED}
 
     def colored(true: Tensor, number: int) -> dict[str, Tensor]:

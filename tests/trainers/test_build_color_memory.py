@@ -159,7 +159,7 @@ def test_what_cannot_be_is_refused_before_photos_are_read(
     assert "no model of that name" in said("nonsense", out)
     assert "has no color memory" in said(mini_file, out)
     assert "entries is 0" in said(own, out, "--entries", 0)
-    assert "expected a folder of photos" in said(own, out, "--photos", there)
+    assert "Expected a folder of photos" in said(own, out, "--photos", there)
     assert "no.toml: No such file" in said(own, out, "--config", "no.toml")
     assert there.read_bytes() == b"mine" and not out.exists()
 

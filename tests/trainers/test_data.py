@@ -98,8 +98,49 @@ def test_photos_without_colour_teach_nothing(folder, caplog):
     with caplog.at_level(logging.WARNING):
         source = data.batches(data.Photos([folder]), size=lambda step: 32, batch=7, seed=3)
         names = next(source).names + next(source).names
-    assert set(names) == {f"p{i}" for i in range(5)}
+    assert set(names) == {f"sub/p{i}" for i in range(5)}
     assert "grey.jpg: it has no colours" in caplog.text and "print.jpg" in caplog.text
+
+
+def test_toned_prints_teach_nothing(folder):
+    """Sepia: each lightness has one colour."""
+    rng = np.random.default_rng(0)
+    grey = Image.fromarray(rng.integers(0, 255, (12, 16), dtype=np.uint8)).resize((320, 240))
+    tones = (np.asarray(grey)[..., None] / 255) ** np.array([0.9, 1.0, 1.15]) * [255, 235, 190]
+    buffer = io.BytesIO()
+    Image.fromarray(tones.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    assert "as a toned print" in data.colourless(Image.open(buffer))
+    assert data.colourless(Image.open(io.BytesIO(jpeg(0)))) == ""
+
+
+def test_few_usable_photos_among_many_are_not_repeated_in_a_row(tmp_path, monkeypatch):
+    """Were the next in order taken, all neighbours of a usable photo would become that one."""
+    for i in range(200):
+        (tmp_path / f"{i:03d}.jpg").write_bytes(b"")
+    image = Image.open(io.BytesIO(jpeg(0)))
+
+    def usable(photos, index, at_least):
+        return image if index % 20 == 0 else None
+
+    monkeypatch.setattr(data, "usable", usable)
+    source = data.batches(data.Photos([tmp_path]), size=lambda step: 32, batch=8, seed=3)
+    different = [len(set(next(source).names)) for _ in range(10)]
+    assert sum(different) / 10 > 4.5  # of 10 usable photos, drawn 8 times: 5.7
+    assert {int(name) % 20 for name in next(source).names} == {0}
+
+
+def test_photos_of_one_name_in_two_folders(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "IMG_1.jpg").write_bytes(jpeg(0))
+        (tmp_path / name / "._IMG_1.jpg").write_bytes(b"what a Mac leaves behind")
+    photos = data.Photos([tmp_path])
+    assert photos.keys == ["a/IMG_1", "b/IMG_1"] and photos.folders == ["a", "b"]
+
+
+def test_photos_to_watch(folder, tmp_path):
+    photos, watched = data.hold_out(data.Photos([folder] * 4), 24, 0, [folder])
+    assert (len(photos), len(watched)) == (20, 5)
 
 
 def test_only_grey_photos(tmp_path):
@@ -151,8 +192,15 @@ def test_refusals(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no photos found"):
         data.Photos([tmp_path / "empty"])
-    with pytest.raises(ValueError, match="expected a folder of photos or an uncompressed .tar"):
+    with pytest.raises(ValueError, match="missing: no such file or folder"):
         data.Photos([tmp_path / "missing"])
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "empty", "empty")
+    with pytest.raises(ValueError, match="a.tar.gz: compressed; unpack it"):
+        data.Photos([tmp_path / "a.tar.gz"])
+    (tmp_path / "b.tar").write_bytes(b"no tar file at all" * 50)
+    with pytest.raises(ValueError, match="b.tar: damaged, cut short, or no .tar file"):
+        data.Photos([tmp_path / "b.tar"])
 
 
 def test_order_of_batches_is_pinned(folder, monkeypatch):

@@ -106,8 +106,9 @@ def test_pairs_repeat_from_any_step(folder):
 
 
 @pytest.fixture
-def plain(tmp_path):
+def plain(tmp_path, monkeypatch):
     """Five photos of one colour each."""
+    monkeypatch.setattr(data, "colourless", lambda image: "")  # which toned prints have, too
     (tmp_path / "plain").mkdir()
     for i in range(5):
         Image.new("RGB", (56, 40), (90 + 20 * i, 130, 120)).save(tmp_path / "plain" / f"{i}.png")
@@ -254,7 +255,7 @@ def test_recolor_alike_of_a_part_is_that_part_of_the_whole():
 def table(path, **changes):
     content = {
         "version": 1,
-        "keys": ["p3", "p1", "gone", "p0", "p4"],
+        "keys": ["sub/p3", "sub/p1", "gone", "sub/p0", "sub/p4"],
         "top": [[1, 2, 3], [0], [0, 1], [4, 1], []],
     }
     path.write_text(json.dumps(content | changes))
@@ -263,14 +264,14 @@ def table(path, **changes):
 
 def test_pairs_are_found_by_key(folder, tmp_path):
     photos = data.Photos([folder])
-    assert photos.keys == ["p0", "p1", "p2", "p3", "p4"]
+    assert photos.keys == [f"sub/p{i}" for i in range(5)]
     assert pairs.load_pairs(table(tmp_path / "pairs.json"), photos) == [[4, 1], [3], [], [1, 0], []]
 
 
 def test_keys_of_shards(folder, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for path in sorted(folder.rglob("*.jpg")):
-            tar.add(path, f"deep/{path.name}")
+            tar.add(path, f"sub/{path.name}")
     assert data.Photos([tmp_path / "a.tar"]).keys == data.Photos([folder]).keys
 
 
@@ -284,12 +285,13 @@ def test_references_of_photos_that_are_held_out(folder, tmp_path):
 
 
 def test_keys_of_two_photos_are_left_out(folder, tmp_path, caplog):
-    (folder / "p0.jpg").write_bytes(jpeg(7))
-    photos = data.Photos([folder])
+    (tmp_path / "more" / "sub").mkdir(parents=True)
+    (tmp_path / "more" / "sub" / "p0.jpg").write_bytes(jpeg(7))
+    photos = data.Photos([folder, tmp_path / "more"])
     found = pairs.load_pairs(table(tmp_path / "pairs.json"), photos)
-    assert "the first 'p0'" in caplog.text
-    assert dict(zip(photos.keys, found, strict=True))["p3"] == [photos.keys.index("p1")]
-    assert all(not row for key, row in zip(photos.keys, found, strict=True) if key == "p0")
+    assert "the first 'sub/p0'" in caplog.text
+    assert dict(zip(photos.keys, found, strict=True))["sub/p3"] == [photos.keys.index("sub/p1")]
+    assert all(not row for key, row in zip(photos.keys, found, strict=True) if key == "sub/p0")
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,19 @@ for name, flags in json.loads(jobs):
 @pytest.fixture(scope="module")
 def jobs(photos, mini_file, mini_colorformer_file, mini_exemplar_file, mini_pointhint_file):
     """Trainer -> flags: everything that draws, and everything that looks at a whole batch."""
-    every = ["--photos", photos, "--device", "cpu", "--batch", 4, "--steps", 3, "--crop", 32]
-    every += ["--report-every", 1, "--save-every", 3, "--learning-rate", 1e-4]
+    every = ["--photos", *[photos] * 4, "--device", "cpu", "--batch", 4, "--steps", 3, "--crop", 32]
+    every += ["--report-every", 1, "--save-every", 1, "--learning-rate", 1e-5]
     judged = ["--adversarial", 1, "--discriminator-width", 4]
     flags = {
-        "ddcolor": ["--weights", mini_file, *judged],
-        "colorformer": ["--weights", mini_colorformer_file, *judged, "--recolor", 0.7],
+        "ddcolor": ["--weights", mini_file, *judged, "--no-spectral-norm"],
+        "colorformer": [
+            "--weights",
+            mini_colorformer_file,
+            *judged,
+            "--no-spectral-norm",
+            "--recolor",
+            0.7,
+        ],
         "exemplar": [
             *("--weights", mini_exemplar_file, "--shares", 0, 0, 0.5, 0.5, "--crop", 64),
             *("--adversarial", 1, "--recolor", 0.5, "--no-freeze-backbone"),
@@ -59,7 +66,7 @@ def losses(out):
     lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
     # The gradient's norm of a miniature grows the last digit of a loss to its second.
     told = {"seconds", "photos_per_second", "waiting", "peak_mib", "gradient"}
-    return [{k: v for k, v in line.items() if k not in told} for line in lines]
+    return [{k: v for k, v in line.items() if k not in told} for line in lines if "seconds" in line]
 
 
 def test_two_processes_train_as_one(root, jobs, tmp_path, monkeypatch):
@@ -74,7 +81,7 @@ def test_two_processes_train_as_one(root, jobs, tmp_path, monkeypatch):
         assert run.returncode == 0, said[-3000:]
     for name in jobs:
         one, two = (losses(tmp_path / str(n) / name) for n in (1, 2))
-        assert len(one) == len(two) == 3
+        assert [line["step"] for line in one] == [line["step"] for line in two]
         for mine, theirs in zip(one, two, strict=True):
             assert mine == pytest.approx(theirs, rel=5e-3, abs=5e-4), name
         one, two = (load_file(tmp_path / str(n) / name / "state.safetensors") for n in (1, 2))

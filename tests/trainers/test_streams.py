@@ -62,7 +62,7 @@ def test_each_pass_gives_all_photos_of_a_stream_in_another_order(shards):
     source = opened(shards).read(1, 4, 0, (0, 0, 0))  # stream 1 of 4: the second shard
     keys = [key for _, key, _ in itertools.islice(source, 12)]
     passes = [keys[i : i + 4] for i in (0, 4, 8)]
-    assert all(sorted(one) == ["003", "004", "005", "006"] for one in passes)
+    assert all(sorted(one) == [f"some/00{i}" for i in (3, 4, 5, 6)] for one in passes)
     assert len({tuple(one) for one in passes}) > 1
 
 
@@ -101,7 +101,9 @@ def test_damaged_shards_and_photos_are_passed_over(shards, tmp_path, caplog):
     sources = [str(cut), str(tmp_path / "missing.tar"), str(bad), str(shards / "s-00.tar")]
     with caplog.at_level(logging.WARNING):
         batch = first(data.open_photos(sources, stream=True), 4, batch=1)
-    assert {"000", "001", "002"} <= {name for some in batch for name in some.names} | {
+    assert {"some/000", "some/001", "some/002"} <= {
+        name for some in batch for name in some.names
+    } | {
         name
         for some in first(data.open_photos(sources, stream=True), 16, batch=1)
         for name in some.names
@@ -127,4 +129,36 @@ def test_licences_are_left_out(shards, tmp_path):
     index.write_text("key,licence_kind\n000,open\n001,unstated\n")
     photos = opened(shards, index=index, skip_licences=("unstated",))
     names = {name for batch in first(photos, 12) for name in batch.names}
-    assert "001" not in names and "000" in names
+    assert "some/001" not in names and "some/000" in names
+
+
+def test_dots_in_names_and_all_formats(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("1935.04.01 harbour.jpg", "1935.04.02 harbour.jpg", "b.tiff", "._b.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = len(jpeg(0))
+            tar.addfile(member, io.BytesIO(jpeg(0)))
+    source = data.open_photos([str(tmp_path / "a.tar")], stream=True).read(0, 1, 0, (0, 0, 0))
+    keys = {key for _, key, _ in itertools.islice(source, 3)}
+    assert keys == {"1935.04.01 harbour", "1935.04.02 harbour", "b"}
+    assert keys == set(data.Photos([tmp_path / "a.tar"]).keys)
+
+
+def test_a_stream_without_colours_ends(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        grey = io.BytesIO()
+        Image.new("L", (40, 40), 90).save(grey, "JPEG")
+        for i in range(3):
+            member = tarfile.TarInfo(f"{i}.jpg")
+            member.size = len(grey.getvalue())
+            tar.addfile(member, io.BytesIO(grey.getvalue()))
+    with pytest.raises(ValueError, match="not one of the streamed photos could be read and has"):
+        first(data.open_photos([str(tmp_path / "a.tar")], stream=True), 1, batch=1)
+
+
+def test_other_streams_than_before_begin_anew(shards, caplog):
+    begun = first(opened(shards), 2)
+    with caplog.at_level(logging.WARNING):
+        (now,) = first(opened(shards), 1, batch=2, places=begun[-1].places)
+    assert "4 streams went on, and now there are 2: all begin anew" in caplog.text
+    assert torch.equal(now.pictures[0], first(opened(shards), 1, batch=2)[0].pictures[0])

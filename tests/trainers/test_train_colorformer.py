@@ -158,6 +158,7 @@ def test_trains_the_decoder_on_a_built_memory(
         weights=str(mini_colorformer_file),
         memory=memory_file,
         freeze_encoder=True,
+        spectral_norm=False,
     )
     train_colorformer.main(config)
     network, given = weights(tmp_path), memory.load(memory_file)

@@ -131,10 +131,17 @@ def test_steps_of_network_and_discriminators_leave_each_other_alone(
 ):
     """Discriminators first, on detached predictions; then the network, past frozen ones."""
     made, seen = {}, []
-    for name in ("build", "Discriminators"):
-        real = getattr(train_exemplar, name)
-        kept = partial(lambda name, real, *given: made.setdefault(name, real(*given)), name, real)
+
+    def keep(name, real):
+        def kept(*given):
+            found = real(*given)
+            made[name] = found[0] if name == "build" else found
+            return found
+
         monkeypatch.setattr(train_exemplar, name, kept)
+
+    for name in ("build", "Discriminators"):
+        keep(name, getattr(train_exemplar, name))
 
     def before_step(optimizer, *_):
         stepping = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -359,7 +366,7 @@ def test_the_paper_s_backbone_takes_imagenet_weights(photos, tmp_path, monkeypat
     state = {key: torch.randn(tensor.shape).half() for key, tensor in state.items()}
     torch.save(state | {"classifier.0.weight": torch.rand(4, 4)}, tmp_path / "vgg19.pth")
     changes = {"freeze_backbone": True, "backbone": str(tmp_path / "vgg19.pth")}
-    network = train_exemplar.build(settings(photos, tmp_path, **changes))
+    network, _ = train_exemplar.build(settings(photos, tmp_path, **changes))
     for key, tensor in network.backbone.state_dict().items():
         assert tensor.dtype == torch.float32 and torch.equal(tensor, state[key].float())
 
@@ -476,7 +483,7 @@ def test_stops_on_a_loss_that_is_not_a_number(photos, tmp_path, mini_preset):
 def test_attention_can_be_chosen(tmp_path, mini_preset):
     attention = ("axial", "axial", "standard")
     changes = {"attention": attention, "second_kv": "reference"}
-    network = train_exemplar.build(settings(tmp_path, tmp_path, **changes))
+    network, _ = train_exemplar.build(settings(tmp_path, tmp_path, **changes))
     assert network.config.attention == attention and network.config.second_kv == "reference"
 
 
