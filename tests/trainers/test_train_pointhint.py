@@ -622,7 +622,7 @@ def test_the_paper_s_settings():
         common.parse(train_pointhint.Config, train_pointhint.PRESETS, ["--photos", "p", *more])
         for more in ([], ["--preset", "8gb"])
     )
-    assert small == dataclasses.replace(config, accumulate=4, dtype="auto")
+    assert small == dataclasses.replace(config, accumulate=8, dtype="auto")
     assert config.learning_rate == 5e-4 and config.huber == 1 and config.crop == (224,)
     assert config.architecture == "pointhint-s" and not config.prior
 
