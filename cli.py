@@ -99,9 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings of one of them: colorist train ddcolor --help",
     )
     train.add_argument("what", metavar="WHAT", choices=TRAINERS, help=", ".join(TRAINERS))
-    train.add_argument(
-        "settings", nargs=argparse.REMAINDER, default=[], help="passed on to the trainer"
-    )
+    train.add_argument("settings", nargs=argparse.REMAINDER, help="passed on to the trainer")
     train.set_defaults(run=_train)
     evaluate = commands.add_parser(
         "evaluate", help="score a network on colour photos", add_help=False

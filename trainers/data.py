@@ -281,7 +281,7 @@ def view(
 class Batch(NamedTuple):
     """What one process trains on in one step: its part of a batch that all of them share."""
 
-    rows: range
+    rows: Sequence[int]
     """Of the whole batch."""
     names: list[str]
     """Of the photos, for messages."""
@@ -291,12 +291,13 @@ class Batch(NamedTuple):
     """Of streams: how far each has been read with this batch."""
 
     def parts(self, number: int) -> Iterator["Batch"]:
-        """The batch in equal parts."""
+        """The batch in equal parts, as `cut_batches` was told; the rows of each are a range."""
         size = len(self.names) // number
         for first in range(0, len(self.names), size):
             some = slice(first, first + size)
+            rows = range(self.rows[first], self.rows[first] + size)
             pictures = tuple(picture[some] for picture in self.pictures)
-            yield Batch(self.rows[some], self.names[some], pictures, self.places)
+            yield Batch(rows, self.names[some], pictures, self.places)
 
 
 class Rows(NamedTuple):
@@ -350,6 +351,7 @@ def cut_batches(
     places: dict[str, Place] | None = None,
     rank: int = 0,
     ranks: int = 1,
+    parts: int = 1,
     threads: int = 2,
 ) -> Iterator[Batch]:
     """Endless batches of what `cut` makes of photos.
@@ -358,34 +360,44 @@ def cut_batches(
         at_least: step -> shorter side that photos have to keep.
         start: step of the first batch.
         places: `Batch.places` of the step before it, of all processes: where streams go on.
-        rank, ranks: this process gets the rank-th part of each batch.
+        rank, ranks: this process gets its share of each batch: of each of its `parts`, so that a
+            part, too, holds the same photos whatever the number of processes.
         threads: that decode ahead (Pillow releases the GIL); streams have one each.
     Raises:
         ValueError: a batch that the processes cannot share evenly; no readable photo.
     """
-    if batch % ranks:
-        raise ValueError(f"a batch of {batch} photos cannot be shared evenly by {ranks} processes.")
-    mine = range(rank * batch // ranks, (rank + 1) * batch // ranks)
+    if batch % (ranks * parts):
+        raise ValueError(
+            f"a batch of {batch} photos cannot be shared evenly by {ranks} processes in {parts} "
+            "parts."
+        )
+    lanes: dict[tuple[int, ...], Iterator[Rows]] = {}  # rows -> who makes them
     if isinstance(photos, Shards):
-        lanes = [
-            _streamed(name, source, rows, cut, at_least, seed, start)
-            for name, source, rows in photos.shared(batch, mine, ranks, seed, places or {})
-        ]
+        streams = photos.streams(batch // parts)
+        sources = photos.shared(streams, rank, ranks, seed, places or {})
+        for stream, source in sources.items():
+            rows = share(batch, stream, streams, parts)
+            lanes[rows] = _streamed(stream, source, len(rows), cut, at_least, seed, start)
     else:
-        readable = _order(photos, seed)
+        readable, mine = _order(photos, seed), share(batch, rank, ranks, parts)
         threads = min(threads, len(mine))
         bounds = [len(mine) * i // threads for i in range(threads + 1)]
-        lanes = [
-            _opened(photos, readable, mine[a:b], cut, at_least, batch, start)
-            for a, b in itertools.pairwise(bounds)
-        ]
-    return _together(lanes, mine)
+        for rows in (mine[a:b] for a, b in itertools.pairwise(bounds)):
+            lanes[rows] = _opened(photos, readable, rows, cut, at_least, batch, start)
+    return _together(lanes)
+
+
+def share(batch: int, one: int, of: int, parts: int) -> tuple[int, ...]:
+    """Rows of a batch that one of so many makes: as many of each part."""
+    size = batch // (of * parts)
+    firsts = ((part * of + one) * size for part in range(parts))
+    return tuple(row for first in firsts for row in range(first, first + size))
 
 
 def _opened(
     photos: Photos,
     readable: Callable[[int, int], tuple[int, Image.Image, np.random.Generator]],
-    rows: range,
+    rows: Sequence[int],
     cut: Cut,
     at_least: Callable[[int], int],
     batch: int,
@@ -476,24 +488,27 @@ def _streamed(
         yield Rows(names, pictures, {str(stream): place})
 
 
-def _together(lanes: list[Iterator[Rows]], mine: range) -> Iterator[Batch]:
-    """Rows of all lanes, each computed ahead in a thread of its own, as batches."""
+def _together(lanes: dict[tuple[int, ...], Iterator[Rows]]) -> Iterator[Batch]:
+    """Rows of all lanes, each computed ahead in a thread of its own, as batches in their order."""
+    made = [row for rows in lanes for row in rows]
+    order = sorted(range(len(made)), key=made.__getitem__)
     with ExitStack() as stack:
         pools = [ThreadPoolExecutor(1, "photos") for _ in lanes]
         for pool in pools:
             stack.callback(pool.shutdown, cancel_futures=True)
         waiting = [
             deque(pool.submit(next, lane) for _ in range(AHEAD))
-            for pool, lane in zip(pools, lanes, strict=True)
+            for pool, lane in zip(pools, lanes.values(), strict=True)
         ]
         while True:
-            parts = [futures.popleft().result() for futures in waiting]
-            for pool, lane, futures in zip(pools, lanes, waiting, strict=True):
+            found = [futures.popleft().result() for futures in waiting]
+            for pool, lane, futures in zip(pools, lanes.values(), waiting, strict=True):
                 futures.append(pool.submit(next, lane))
-            rows = [row for part in parts for row in part.pictures]
+            names = [name for rows in found for name in rows.names]
+            pictures = [row for rows in found for row in rows.pictures]
             yield Batch(
-                mine,
-                [name for part in parts for name in part.names],
-                tuple(map(torch.stack, zip(*rows, strict=True))),
-                {name: place for part in parts for name, place in part.place.items()},
+                sorted(made),
+                [names[i] for i in order],
+                tuple(map(torch.stack, zip(*(pictures[i] for i in order), strict=True))),
+                {name: place for rows in found for name, place in rows.place.items()},
             )

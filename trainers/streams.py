@@ -69,31 +69,29 @@ class Shards:
         self.skipped = skipped
 
     def shared(
-        self, batch: int, rows: range, ranks: int, seed: int, places: Mapping[str, Place]
-    ) -> Iterator[tuple[int, Iterator[tuple[Place, str, bytes]], int]]:
-        """For each stream that makes some of `rows` of a batch: its number, photos, how many rows.
+        self, streams: int, rank: int, ranks: int, seed: int, places: Mapping[str, Place]
+    ) -> dict[int, Iterator[tuple[Place, str, bytes]]]:
+        """The streams of one process, of so many: number -> photos.
 
         Args:
-            ranks: processes that make the batch.
             places: of streams, where they go on; see `read`.
         Raises:
             ValueError: the processes cannot share the streams evenly.
         """
-        streams = self.streams(batch)
         if streams % ranks:
             raise ValueError(
-                f"{len(self.urls)} shards and a batch of {batch} give {streams} streams, which "
-                f"{ranks} processes cannot share evenly. Take more shards, or another batch."
+                f"{len(self.urls)} shards and this batch give {streams} streams, which {ranks} "
+                "processes cannot share evenly. Take more shards, or another batch."
             )
         if places and len(places) != streams:
             log.warning(
                 "%d streams went on, and now there are %d: all begin anew", len(places), streams
             )
             places = {}
-        each = batch // streams
-        for stream in range(rows.start // each, rows.stop // each):
-            place = places.get(str(stream), (0, 0, 0))
-            yield stream, self.read(stream, streams, seed, place), each
+        return {
+            stream: self.read(stream, streams, seed, places.get(str(stream), (0, 0, 0)))
+            for stream in range(rank * streams // ranks, (rank + 1) * streams // ranks)
+        }
 
     def counted(self) -> dict[str, int]:
         """How many there are; the photos in them are not known."""

@@ -252,6 +252,7 @@ def main(config: Config) -> None:
         places=begun.places,
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
+        parts=config.accumulate,
     )
 
     def look(step: int) -> None:

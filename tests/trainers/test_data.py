@@ -51,15 +51,25 @@ def test_batches_repeat_from_any_step(folder):
     assert not torch.equal(unbroken[0], unbroken[5])
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize(("ranks", "threads"), [(1, 1), (1, 3), (2, 1), (4, 2)])
-def test_processes_and_threads_make_the_same_batches(folder, ranks, threads):
+def test_processes_and_threads_make_the_same_parts(folder, ranks, threads, parts):
+    """A part of a batch is the same photos, too: batch norm looks at it."""
     photos = data.Photos([folder])
-    whole = first(photos, 3, batch=8)
-    parts = [
-        first(photos, 3, batch=8, rank=rank, ranks=ranks, threads=threads) for rank in range(ranks)
-    ]
-    for step in range(3):
-        assert torch.equal(whole[step], torch.cat([part[step] for part in parts]))
+
+    def made(rank, ranks, threads):
+        source = data.batches(
+            photos, size=lambda step: 32, batch=8, seed=3,
+            rank=rank, ranks=ranks, parts=parts, threads=threads,
+        )  # fmt: skip
+        return [list(batch.parts(parts)) for batch in itertools.islice(source, 3)]
+
+    whole, shares = made(0, 1, 2), [made(rank, ranks, threads) for rank in range(ranks)]
+    for step, part in itertools.product(range(3), range(parts)):
+        one, many = whole[step][part], [share[step][part] for share in shares]
+        assert list(one.rows) == [row for some in many for row in some.rows]
+        assert one.names == [name for some in many for name in some.names]
+        assert torch.equal(one.pictures[0], torch.cat([some.pictures[0] for some in many]))
 
 
 def test_a_batch_that_cannot_be_shared(folder):

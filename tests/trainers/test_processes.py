@@ -22,7 +22,20 @@ for name, flags in json.loads(jobs):
 @pytest.fixture(scope="module")
 def jobs(photos, mini_file, mini_colorformer_file, mini_exemplar_file, mini_pointhint_file):
     """Trainer -> flags: everything that draws, and everything that looks at a whole batch."""
-    every = ["--photos", *[photos] * 4, "--device", "cpu", "--batch", 4, "--steps", 3, "--crop", 32]
+    every = [
+        "--photos",
+        *[photos] * 4,
+        "--device",
+        "cpu",
+        "--batch",
+        8,
+        "--accumulate",
+        2,
+        "--steps",
+        3,
+        "--crop",
+        32,
+    ]
     every += ["--report-every", 1, "--save-every", 1, "--learning-rate", 1e-5]
     judged = ["--adversarial", 1, "--discriminator-width", 4]
     flags = {

@@ -75,6 +75,16 @@ def test_batches_go_on_from_their_places(shards):
             assert torch.equal(one.pictures[0], other.pictures[0])
 
 
+def test_processes_make_the_same_parts(shards):
+    whole = first(opened(shards), 3, parts=2)
+    shares = [first(opened(shards), 3, rank=rank, ranks=2, parts=2) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        parts = (some.parts(2) for some in (batch, *(share[step] for share in shares)))
+        for one, *many in zip(*parts, strict=True):
+            assert one.names == sum((some.names for some in many), [])
+            assert list(one.rows) == [row for some in many for row in some.rows]
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_processes_make_the_same_batches(shards, ranks):
     whole = first(opened(shards), 4)
