@@ -140,6 +140,9 @@ class Config:
         for name in ("hints", "batch"):
             if np.min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        for name in ("limit", "skip", "resolution"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more.")
 
 
 def main(config: Config) -> dict:
@@ -153,7 +156,7 @@ def main(config: Config) -> dict:
         Refusal: a file cannot be written where it was asked for.
     """
     if importlib.util.find_spec("tqdm") is None:
-        raise ValueError("evaluation needs tqdm: pip install 'comfyui-colorist[train]'.")
+        raise ValueError("evaluation needs tqdm: pip install tqdm")
     for path in (config.json, config.csv, config.sheet):
         if path:
             cli_common.refuse_unwritable(path.parent)

@@ -449,6 +449,7 @@ def test_settings_that_cannot_be_are_refused(photos, mini_file):
         ({"sheet": photos / "a.tar"}, "must end in .jpg"),
         ({"hints": (0, 10)}, "expected 1 or more"),
         ({"batch": 0}, "expected 1 or more"),
+        ({"skip": -3}, "skip is -3; expected 0 or more"),
     ):
         with pytest.raises(ValueError, match=sentence):
             dataclasses.replace(settings(photos, mini_file), **changes)
