@@ -343,11 +343,6 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def count(network: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in network.parameters())
-
-
 def provenance(settings: Settings, photos: Photos | Shards, steps: int, seconds: float) -> dict:
     """What a result came of, for its metadata."""
     return photos.counted() | {

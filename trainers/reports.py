@@ -36,13 +36,12 @@ class Report:
         begun: where it goes on.
     """
 
-    def __init__(self, accelerator: "Accelerator", out: Path, steps: int, begun: "Begun"):
+    def __init__(self, accelerator: "Accelerator", out: Path, steps: int, begun: Begun):
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        self.accelerator, self.begun = accelerator, begun
-        self.seconds = begun.seconds
+        self.accelerator, self.seconds = accelerator, begun.seconds
         self.out, self.file, self.curves, self.bar = out, out / "log.jsonl", None, None
         self._start_over()
         if accelerator.is_main_process:

@@ -47,10 +47,21 @@ def automatic(colorizer: Colorizer) -> Color:
 
 
 def show(photos: Photos, colored: Color, report: Report, out: Path, step: int) -> None:
-    """Colour the photos: scores into the report, the first into `OUT/samples/STEP.jpg`."""
+    """Colour the photos: scores into the report, the first into `OUT/samples/STEP.jpg`.
+
+    Raises:
+        SystemExit: the network's colours are no numbers, or a full disk.
+    """
     psnr, colorfulness, rows = [], [], []
     for number, true in enumerate(pictures(photos)):
-        row = colored(true, number)
+        try:
+            row = colored(true, number)
+        except ValueError as error:
+            raise SystemExit(
+                f"step {step}: the network colours no more ({error}) It is not saved; the save "
+                "before stays. Start again with the same --out and a smaller --learning-rate, or "
+                "--clip 1."
+            ) from error
         psnr.append(measure.psnr(row[RESULT], true).item())
         colorfulness.append(measure.colorfulness(row[RESULT]).item())
         if len(rows) < SHOWN:

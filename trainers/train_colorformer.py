@@ -239,10 +239,10 @@ def main(config: Config) -> None:
         if accelerator.is_main_process:
             some = photos_from(size=lambda _: config.side(step - 1))
             common.calibrate(average.network, some, common.gray_seen(device))
+            look(step)
             training = common.provenance(config, photos, step, report.seconds)
             facts = {"resolution": spec.resolution}
             checkpoints.write_weights(config, average.network, colorformer.NAME, training, facts)
-            look(step)
         state.save(step, report.seconds, places)
         report.after_saving()
 

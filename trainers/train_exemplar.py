@@ -158,9 +158,8 @@ _NANO = {
 }
 PRESETS = {
     "paper": {},
-    # The paper's recipe on a small card. The batch stays whole, as batch norm wants it: 4.2 GiB of
-    # activations and 0.5 of weights in float32 (counted for 8 pairs of 224 pixels), hence half
-    # precision.
+    # The paper's recipe on a small card. The batch stays whole, as batch norm wants it, which takes
+    # 7.6 GiB in float32 (on a CPU, benchmarks/training.py memory), hence half precision.
     "8gb": {"dtype": "auto"},
     "finetune": {
         "architecture": "",  # that of --weights
@@ -265,10 +264,10 @@ def main(config: Config) -> None:
             some = partial(pairs_from, size=lambda _: config.side(step - 1))
             common.calibrate(average.network, some(), partial(seen, device=device))
             fit_confidence(average.network, some(), device)
+            look(step)
             training = common.provenance(config, photos, step, report.seconds)
             facts = {"resolution": spec.resolution}
             checkpoints.write_weights(config, average.network, exemplar.NAME, training, facts)
-            look(step)
         state.save(step, report.seconds, places)
         report.after_saving()
 

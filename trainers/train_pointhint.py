@@ -217,10 +217,10 @@ def main(config: Config) -> None:
     def save(step: int, places: dict) -> None:
         checkpoints.refuse_infinite_weights(state, step)
         if accelerator.is_main_process:
+            look(step)
             training = common.provenance(config, photos, step, report.seconds)
             facts = {"resolution": spec.resolution, "prior": config.prior}
             checkpoints.write_weights(config, average.network, pointhint.NAME, training, facts)
-            look(step)
         state.save(step, report.seconds, places)
         report.after_saving()
 

@@ -20,9 +20,9 @@ def mini_preset(monkeypatch, mini_config):
     monkeypatch.setitem(ddcolor.PRESETS, "mini", mini_config)
 
 
-def settings(photos, out, **changes):
+def settings(folder, out, **changes):
     values = {
-        "photos": (photos,),
+        "photos": (folder,),
         "out": out,
         "architecture": "mini",
         "crop": (32,),
@@ -120,6 +120,18 @@ def test_refuses_to_resume_a_run_with_another_network(photos, tmp_path, mini_pre
     train_ddcolor.main(config)
     with pytest.raises(ValueError, match="another network"):
         train_ddcolor.main(dataclasses.replace(config, spectral_norm=False, steps=6))
+
+
+def test_a_network_that_colours_no_more_is_not_saved(photos, tmp_path, mini_preset):
+    """Its weights are numbers still, and its loss was one; the samples show it."""
+    folders = (str(photos),) * 4  # enough to hold some out
+    config = settings(photos, tmp_path, photos=folders, save_every=1, average=0.0)
+    train_ddcolor.main(dataclasses.replace(config, steps=1))
+    files = [tmp_path / name for name in ("weights.safetensors", "state.safetensors")]
+    before = [file.read_bytes() for file in files]
+    with pytest.raises(SystemExit, match="step 2: the network colours no more .* smaller --learn"):
+        train_ddcolor.main(dataclasses.replace(config, learning_rate=1e30))
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_a_full_disk_leaves_the_old_state(photos, tmp_path, mini_preset, monkeypatch):
