@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..pipeline import kriging
 from ..pipeline.color import lab_to_rgb
-from . import surety
-from .layers import ConvNeXtBlock, LayerNorm2d, rename
+from . import deep_kernel, surety
+from .deep_kernel import DeepKernel
+from .layers import ConvNeXtBlock, SmallBackbone, rename
 from .spec import Spec
 
 NAME = "exemplar"
@@ -74,11 +76,17 @@ class Config:
     """Predict at full size; False = the finest prediction has half the picture's sides."""
     confidence: tuple[float, ...] = (-6.0, -0.02, 1.0, 1.0, -0.03, -0.03, 3.0, 3.0)
     """Weights of `surety.confidence`: of a constant and of the seven clues."""
+    kernel: deep_kernel.Config | None = None
+    """Says how alike places are, for a guess of the colour from the reference's; None: no guess."""
+    told: int = 256
+    """Cells of each reference that the guess is made of."""
     compat: str = "paper"
     """paper, or xcnet: height axis first, no ReLU after batch norm, second axis reads the reference
     before its batch norm, as the published program does."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.kernel, Mapping):
+            object.__setattr__(self, "kernel", deep_kernel.Config(**self.kernel))
         for name in ("depths", "dims", "attention", "confidence"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, known in (
@@ -105,6 +113,8 @@ class Config:
             )
         if self.backbone == "convnext" and self.full_res_head:
             raise ValueError("exemplar: the small backbone has no full-size map; no full_res_head.")
+        if self.kernel and self.full_res_head:
+            raise ValueError("exemplar: a guess has half the picture's sides; no full_res_head.")
 
     @property
     def finest(self) -> int:
@@ -116,10 +126,12 @@ PRESETS = {
     "exemplar-vgg19": Config(),
     "exemplar-nano": Config(
         backbone="convnext",
+        depths=(2, 2, 2),
         reference_color=True,
         width=64,
         heads=4,
         head_width=32,
+        kernel=deep_kernel.Config(sideways=False),
         # Of the ways that were measured the best and the fastest (docs/model-cards.md).
         second_kv="fused",
         full_res_head=False,
@@ -185,47 +197,6 @@ class VGG19(nn.Module):
             if index in levels:
                 taps[levels[index]] = x
         return taps | {"B": x}
-
-
-class SmallBackbone(nn.Module):
-    """L in -1..1 -> F^2 by two convolutions, F^3 ... F^5 by ConvNeXt stages; F^B is F^5.
-
-    Its features of a photo and of its grey version are the same, so that like is matched with like.
-    """
-
-    def __init__(self, config: Config):
-        super().__init__()
-        dims = config.dims
-        self.widths = {2: config.stem, **dict(zip(LEVELS, dims, strict=True)), "B": dims[-1]}
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, config.stem, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(config.stem, config.stem, 3, padding=1),
-            nn.ReLU(),
-        )
-        downsample = [nn.Sequential(nn.Conv2d(1, dims[0], 4, stride=4), LayerNorm2d(dims[0]))]
-        for before, after in zip(dims, dims[1:], strict=False):
-            step = LayerNorm2d(before), nn.Conv2d(before, after, 2, stride=2)
-            downsample.append(nn.Sequential(*step))
-        self.downsample = nn.ModuleList(downsample)
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(ConvNeXtBlock(dim) for _ in range(depth)))
-            for depth, dim in zip(config.depths, dims, strict=True)
-        )
-        self.norms = nn.ModuleList(LayerNorm2d(dim) for dim in dims)
-
-    def forward(self, picture: Tensor) -> dict[int | str, Tensor]:
-        """Target: F^2 ... F^5 and F^B."""
-        return {2: self.stem(picture[:, :1]), **self.reference(picture)}
-
-    def reference(self, picture: Tensor) -> dict[int | str, Tensor]:
-        """Reference: F^3 ... F^5."""
-        x, taps = picture[:, :1], {}
-        parts = zip(LEVELS, self.downsample, self.stages, self.norms, strict=True)
-        for level, downsample, stage, norm in parts:
-            x = stage(downsample(x))
-            taps[level] = norm(x)
-        return taps | {"B": taps[5]}
 
 
 # --- Attention modules (section 3.2, figure 2) ---------------------------------------------------
@@ -511,6 +482,21 @@ class Head(nn.Sequential):
         )
 
 
+class Blend(nn.Module):
+    """A guess and the network's own colour -> g guess + (1 - g) own, g for each place."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.weigh = nn.Sequential(
+            nn.Conv2d(width + 5, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, 1, 1)
+        )
+
+    def forward(self, x: Tensor, own: Tensor, guess: Tensor) -> Tensor:
+        """Features (B, h, H, W), ab (B, 2, H, W) in -1..1, guess (B, 3, H, W) -> ab in -1..1."""
+        g = torch.sigmoid(self.weigh(torch.cat([x, own, guess.to(x.dtype)], dim=1)))
+        return torch.lerp(own, guess[:, :2].to(x.dtype), g)
+
+
 # --- The whole -----------------------------------------------------------------------------------
 
 
@@ -521,6 +507,8 @@ class Evidence(NamedTuple):
     """Level -> what each of its modules attends to."""
     likes: dict[int, surety.Likes]
     """Level -> where to look for what is most like the target."""
+    known: kriging.Known | None
+    """What the guess is made of."""
 
 
 class Answer(NamedTuple):
@@ -545,7 +533,10 @@ class Exemplar(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.backbone = {"vgg19": VGG19, "convnext": SmallBackbone}[config.backbone](config)
+        if config.backbone == "vgg19":
+            self.backbone = VGG19(config)
+        else:
+            self.backbone = SmallBackbone(config.stem, config.dims, config.depths)
         widths, color = self.backbone.widths, 3 * config.reference_color
         self.project_target = nn.ModuleDict(
             {
@@ -568,9 +559,16 @@ class Exemplar(nn.Module):
         levels = range(config.finest, 5)
         self.decoder = nn.ModuleDict({str(level): DecoderStage(width) for level in levels})
         self.heads = nn.ModuleDict({str(level): Head(width, config.head_width) for level in levels})
+        self.kernel, self.blend = None, None
+        if config.kernel:
+            self.kernel, self.blend = DeepKernel(config.kernel), Blend(width, config.head_width)
 
     def forward(
-        self, target: Tensor, reference: Tensor, trust: Tensor | None = None
+        self,
+        target: Tensor,
+        reference: Tensor,
+        trust: Tensor | None = None,
+        guess: Tensor | None = None,
     ) -> list[Tensor]:
         """Predictions at all scales, finest first, each target with a reference of its own.
 
@@ -578,11 +576,31 @@ class Exemplar(nn.Module):
             target: (B, 3, H, W) in -1..1; only its first channel, L, differs between targets.
             reference: (B, 3, H', W') in -1..1.
             trust: (B, 1, H', W') in 0..1, how far the reference's colours count.
+            guess: as `guess` makes it, for networks that take one; None = it is made here.
         """
         trusts = None if trust is None else [trust]
-        evidence = self.read([reference], target.shape[2:], trusts, traced=False)
+        told = guess is None
+        evidence = self.read([reference], target.shape[2:], trusts, traced=False, told=told)
+        if self.kernel and told:
+            guess = self.guess(target, evidence.known)
         outputs, _, _ = self._decode(target, evidence)
-        return [self.heads[level](x) for level, x in reversed(outputs.items())]
+        finest, *others = (self.heads[level](x) for level, x in reversed(outputs.items()))
+        if self.blend:
+            finest = self.blend(outputs[str(self.config.finest)], finest, guess)
+        return [finest, *others]
+
+    def guess(self, target: Tensor, known: kriging.Known) -> Tensor:
+        """What the references' colours make of targets by likeness alone, see `deep_kernel`.
+
+        Args:
+            target: (B, 3, H, W) as for `forward`.
+            known: of B or 1 groups of references.
+        Returns:
+            (B, 3, H/2, W/2): ab in -1..1; how like the target's place the most like one is, 0..1.
+        """
+        ab, alike = kriging.tell(self.kernel(50 * (target[:, :1].float() + 1)), known)
+        guess = torch.cat([ab / AB, alike[..., None]], dim=-1).clamp(-1, 1)
+        return guess.mT.unflatten(2, tuple(-(-n // 2) for n in target.shape[2:]))
 
     def read(
         self,
@@ -591,6 +609,7 @@ class Exemplar(nn.Module):
         trusts: Sequence[Tensor | None] | None = None,
         *,
         traced: bool = True,
+        told: bool = True,
     ) -> Evidence:
         """All that targets of `size` (H, W) need of the references; once for a whole film.
 
@@ -599,6 +618,7 @@ class Exemplar(nn.Module):
             size: of the targets.
             trusts: N tensors (G, 1, H', W') in 0..1, or None where all counts.
             traced: whether confidence will be asked for. Trust is traced in any case.
+            told: whether a guess will be, of networks that make one.
         Raises:
             ValueError: no reference, or one of a shape that cannot be.
         """
@@ -641,9 +661,32 @@ class Exemplar(nn.Module):
             ]
             for level in LEVELS
         }
-        return Evidence(
-            keys, surety.likes([(AB * r[:, 1:], *rest) for r, *rest in seen]) if traced else {}
-        )
+        likes = surety.likes([(AB * r[:, 1:], *rest) for r, *rest in seen]) if traced else {}
+        known = self._known([s[:2] for s in seen]) if self.kernel and told else None
+        return Evidence(keys, likes, known)
+
+    def _known(self, seen: Sequence[tuple[Tensor, Tensor | None]]) -> kriging.Known:
+        """Some cells of each reference, and what they say."""
+        fields, colors, trusts = [], [], []
+        for reference, trust in seen:
+            field = self.kernel(50 * (reference[:, :1].float() + 1))
+            if trust is None:
+                trust = torch.ones_like(reference[:, :1])
+            color, trust = (
+                F.avg_pool2d(x.float(), 2, ceil_mode=True).flatten(2).mT
+                for x in (AB * reference[:, 1:], trust)
+            )
+            count = color.shape[1]
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+            some = order[: self.config.told].to(color.device)
+            fields.append(field.cells(some.expand(len(color), -1)))
+            colors.append(color[:, some])
+            trusts.append(trust[:, some, 0])
+        trust = torch.cat(trusts, dim=1)
+        cells, color = kriging.joined(fields), torch.cat(colors, dim=1)
+        color = color / trust[..., None].clamp_min(surety.FAINT)  # which it was multiplied by
+        cells = cells._replace(noise=cells.noise / trust.clamp_min(surety.FAINT))
+        return kriging.learn(cells, color, trust > surety.FAINT)
 
     def answer(self, target: Tensor, evidence: Evidence) -> Answer:
         """The finest prediction alone, and how surely the references tell it.
@@ -654,7 +697,10 @@ class Exemplar(nn.Module):
         """
         outputs, traces, taps = self._decode(target, evidence)
         finest = str(self.config.finest)
-        ab = AB * self.heads[finest](outputs[finest])
+        ab = self.heads[finest](outputs[finest])
+        if self.blend:
+            ab = self.blend(outputs[finest], ab, self.guess(target, evidence.known))
+        ab = AB * ab
         trust, clues = surety.clues(ab, traces, taps, evidence.likes)
         return Answer(ab, surety.confidence(trust, clues, self.config.confidence), clues)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# --- ConvNeXt (Liu et al. 2022, section 3): DDColor's encoder, the small exemplar backbone -------
+# --- ConvNeXt (Liu et al. 2022, section 3): DDColor's encoder, the small backbone ----------------
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -35,6 +35,54 @@ class ConvNeXtBlock(nn.Module):
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y = self.gamma * self.project(F.gelu(self.expand(y)))
         return x + y.permute(0, 3, 1, 2)
+
+
+# --- Backbone of the small exemplar network and of the deep kernel --------------------------------
+
+
+class SmallBackbone(nn.Module):
+    """L in -1..1 -> F^2 by two convolutions, F^3 ... F^5 by ConvNeXt stages; F^B is F^5.
+
+    F^l has 1/2^(l-1) of the picture's sides. The features of a photo and of its grey version are
+    the same, so that like is matched with like.
+
+    Args:
+        stem: channels of F^2.
+        dims, depths: channels and blocks of F^3, F^4, F^5.
+    """
+
+    def __init__(self, stem: int, dims: Sequence[int], depths: Sequence[int]):
+        super().__init__()
+        self.widths = {2: stem, **dict(zip(range(3, 6), dims, strict=True)), "B": dims[-1]}
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, stem, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(stem, stem, 3, padding=1),
+            nn.ReLU(),
+        )
+        downsample = [nn.Sequential(nn.Conv2d(1, dims[0], 4, stride=4), LayerNorm2d(dims[0]))]
+        for before, after in zip(dims, dims[1:], strict=False):
+            step = LayerNorm2d(before), nn.Conv2d(before, after, 2, stride=2)
+            downsample.append(nn.Sequential(*step))
+        self.downsample = nn.ModuleList(downsample)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(ConvNeXtBlock(dim) for _ in range(depth)))
+            for depth, dim in zip(depths, dims, strict=True)
+        )
+        self.norms = nn.ModuleList(LayerNorm2d(dim) for dim in dims)
+
+    def forward(self, picture: Tensor) -> dict[int | str, Tensor]:
+        """Target: F^2 ... F^5 and F^B."""
+        return {2: self.stem(picture[:, :1]), **self.reference(picture)}
+
+    def reference(self, picture: Tensor) -> dict[int | str, Tensor]:
+        """Reference: F^3 ... F^5."""
+        x, taps = picture[:, :1], {}
+        parts = zip(range(3, 6), self.downsample, self.stages, self.norms, strict=True)
+        for level, downsample, stage, norm in parts:
+            x = stage(downsample(x))
+            taps[level] = norm(x)
+        return taps | {"B": taps[5]}
 
 
 # --- Decoder stage of DDColor (section 3.2.1) and ColorFormer (section 3.3) ---------------------

@@ -19,14 +19,17 @@ What the paper leaves open or contradicts is settled so:
   group by brightness at every level: together the levels are one sort.
 - With hints as three channels a grey hint, ab = 0, would be no hint. A fourth channel marks them.
 
-Hints enter with the first layer, so nothing that is learned can be kept from one set of hints to
-the next: each set needs a whole pass. Only position encodings and feature windows do not depend on
-them, and these are 1 (pointhint-s) to 6 (nano) percent of a pass: they are made anew in each,
-once for all blocks of a stage.
+Nano networks get a guess of the colour between hints in place of the paper's zeros. What it is made
+with, `PointHint.kernel`, reads lightness alone and is used outside of `forward`.
+
+Hints enter with the first layer, so nothing that is learned here can be kept from one set of
+hints to the next: each set needs a whole pass. Only position encodings and feature windows do not
+depend on them, and these are 1 (pointhint-s) to 6 (nano) percent of a pass: they are made anew in
+each, once for all blocks of a stage.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +38,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from . import deep_kernel
+from .deep_kernel import DeepKernel
+from .layers import ConvNeXtBlock
 from .spec import Spec
 
 NAME = "pointhint"
@@ -67,8 +73,12 @@ class Config:
     brightness_texture: mean and deviation of lightness, for comparison."""
     hint_mask: bool = True
     """Read the channel that marks hints; False is the paper's input."""
+    kernel: deep_kernel.Config | None = None
+    """Says how alike places are, for a guess between hints; None: place and lightness do."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.kernel, Mapping):
+            object.__setattr__(self, "kernel", deep_kernel.Config(**self.kernel))
         for name in ("inner", "depths", "heads"):
             value = tuple(int(v) for v in getattr(self, name))
             if len(value) != 4:
@@ -101,7 +111,12 @@ class Config:
 PRESETS = {
     "pointhint-s": Config(inner=(48, 96, 192, 384), depths=(1, 1, 3, 1), heads=(3, 6, 12, 24)),
     "pointhint-t": Config(inner=(32, 64, 96, 128), depths=(1, 1, 1, 1), heads=(2, 4, 6, 8)),
-    "pointhint-nano": Config(inner=(16, 24, 32, 32), depths=(1, 1, 1, 1), heads=(1, 2, 2, 2)),
+    "pointhint-nano": Config(
+        inner=(16, 24, 32, 32),
+        depths=(1, 1, 1, 1),
+        heads=(1, 2, 2, 2),
+        kernel=deep_kernel.Config(),
+    ),
 }
 
 
@@ -460,11 +475,15 @@ class PointHint(nn.Module):
     Channels of the input: L / 50 - 1; a / 110 and b / 110 at hints, elsewhere 0 or a guess, as it
     was trained (`Spec.prior`); 1 at hints, 0 elsewhere. Give it in float32 to networks of any
     precision: feature windows come of its L.
+
+    Attributes:
+        kernel: None, or what its guess is to be made with: `kernel(L)`.
     """
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
+        self.kernel = DeepKernel(config.kernel) if config.kernel else None
         self.inputs = 4 if config.hint_mask else 3
         self.embed = nn.Linear(self.inputs * PATCH**2, config.channels[0])
         self.stages = nn.ModuleList(Stage(config, stage) for stage in range(4))
@@ -503,6 +522,13 @@ class PointHint(nn.Module):
         lab = _dupsample(self.upsample(self.stabilizer(z)))
         ab = AB * lab[:, 1:, :height, :width]
         return ab if self.training else ab.clamp(-128, 128)
+
+
+def initialise(network: PointHint) -> None:
+    """Start values for training from nothing, in place: layer scales of the kernel's backbone 1."""
+    for module in network.modules():
+        if isinstance(module, ConvNeXtBlock):
+            nn.init.ones_(module.gamma)
 
 
 # --- Published checkpoints -----------------------------------------------------------------------

@@ -47,6 +47,10 @@ class Spec:
     published_picture: Literal["photo", "working", "middle"] = "photo"
     """The picture that the network's official script makes: of the photo's size; of the network's
     working size; or of that size, from the middle of the photo."""
+    fade: float = 0.0
+    """Of automatic networks: C* in Lab units of which half is to be left, see `finish.faded`."""
+    gain: float = 1.0
+    """Factor on what is left, by which colour is as vivid as it should be."""
     aligned: bool = False
     """Set where the network was trained with rows and columns of target and reference in step: they
     then work at one size. Otherwise each reference keeps its own aspect ratio."""

@@ -1,11 +1,14 @@
-"""A first guess of the colour between hints: kriging on place and lightness.
+"""A first guess of the colour between hints: kriging on place and lightness, or on learned things.
 
 Kriging, or Gaussian-process regression, is the best linear guess for values that are the more alike
-the nearer they are. Near here means in (y, x, L): a hint speaks for what lies close to it and is as
-light as it is.
+the nearer they are. Near can mean in (y, x, L): a hint then speaks for what lies close to it and is
+as light as it is (`Kernel`). Or in coordinates that a network gives each place of a picture, so
+that a hint speaks for what belongs to the same thing (`model_defs.deep_kernel`).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,53 @@ from torch import Tensor
 from .hints import CELL  # it is guessed on a grid of cells, as hints lie on one
 
 AT_ONCE = 2**22  # distances that are held at once
+
+
+class Field(NamedTuple):
+    """How alike the colours of a picture's n cells are, row by row; n = h w. Covariance:
+
+    k(p, q) = spread(p) spread(q) (shared + sum_k amplitude_k exp(-|x_k(p) - x_k(q)|))
+    """
+
+    coordinates: Tensor
+    """x: (K, B, n, D)."""
+    amplitude: Tensor
+    """(2, K) variance of what differs from cell to cell in space k: of colours; and of corrections
+    of colours that are known by other means."""
+    shared: Tensor
+    """(2,) variance of what all cells share, likewise."""
+    noise: Tensor
+    """(B, n) variance of what a hint there has for itself."""
+    spread: Tensor
+    """(B, n) by how much more than others colours differ there."""
+    mean: Tensor
+    """(B, n, 2) colours in Lab units before any hint."""
+
+    def to(self, device: torch.device | str) -> "Field":
+        """The same on another device."""
+        return Field(*(tensor.to(device) for tensor in self))
+
+    def some(self, pictures: list[int]) -> "Field":
+        """Of some of the pictures."""
+        x, amplitude, shared, *rest = self
+        return Field(x[:, pictures], amplitude, shared, *(part[pictures] for part in rest))
+
+    def cells(self, rows: Tensor) -> "Field":
+        """Of some cells: rows (B, N), their numbers."""
+        one = torch.arange(len(rows), device=rows.device)[:, None]
+        x, amplitude, shared, *rest = self
+        return Field(x[:, one, rows], amplitude, shared, *(part[one, rows] for part in rest))
+
+    def split(self, size: int) -> Iterator["Field"]:
+        """Of `size` cells after the other."""
+        x, amplitude, shared, *rest = self
+        for part in zip(x.split(size, 2), *(y.split(size, 1) for y in rest), strict=True):
+            yield Field(part[0], amplitude, shared, *part[1:])
+
+    def corrections(self) -> "Field":
+        """For corrections of colours that are known by other means."""
+        x, amplitude, shared, *rest, mean = self
+        return Field(x, amplitude.flip(0), shared.flip(0), *rest, torch.zeros_like(mean))
 
 
 @dataclass(frozen=True)
@@ -29,6 +79,33 @@ class Kernel:
     noise: float
     """Variance of what each hint has for itself."""
 
+    def field(self, L: Tensor) -> Field:
+        """Of pictures with lightness L (B, 1, H, W) in 0..100."""
+        light = lightness(L)
+        one = torch.ones_like(light[..., 0])
+        place = places(*L.shape[2:], L.device) / self.reach
+        return Field(
+            torch.cat([place.expand(len(L), -1, -1), light / self.light], dim=-1)[None],
+            amplitude=one.new_ones(2, 1),
+            shared=one.new_full((2,), self.mean),
+            noise=self.noise * one,
+            spread=one,
+            mean=torch.zeros_like(light).expand(-1, -1, 2),
+        )
+
+
+def places(height: int, width: int, device: torch.device) -> Tensor:
+    """(n, 2): y and x of the cells of a picture, as parts of its diagonal."""
+    h, w = -(-height // CELL), -(-width // CELL)
+    y, x = (torch.arange(n, device=device) * CELL + CELL / 2 for n in (h, w))
+    grid = torch.stack([y[:, None].expand(-1, w), x[None].expand(h, -1)], dim=-1)
+    return grid.flatten(0, 1) / (height**2 + width**2) ** 0.5
+
+
+def lightness(L: Tensor) -> Tensor:
+    """Lightness (B, 1, H, W) of a picture -> of its cells: (B, n, 1), float32."""
+    return F.avg_pool2d(L.float(), CELL, ceil_mode=True).flatten(2).mT
+
 
 # For colours: constants of the strongest classical method for few random hints.
 COLORS = Kernel(reach=1.0, light=50.0, mean=0.3, noise=0.02)
@@ -36,45 +113,88 @@ COLORS = Kernel(reach=1.0, light=50.0, mean=0.3, noise=0.02)
 CORRECTIONS = Kernel(reach=0.3, light=20.0, mean=0.0, noise=0.02)
 
 
-def krige(L: Tensor, places: Tensor, ab: Tensor, valid: Tensor, kernel: Kernel = COLORS) -> Tensor:
-    """Values between hints: ab(q) = k(q, P) (k(P, P) + noise I)^-1 ab(P).
+def krige(
+    L: Tensor, centres: Tensor, ab: Tensor, valid: Tensor, kernel: Kernel | Field = COLORS
+) -> Tensor:
+    """Values between hints: ab(q) = m(q) + k(q, P) (k(P, P) + noise I)^-1 (ab(P) - m(P)).
 
     Args:
         L: (B, 1, H, W) lightness in 0..100, of the working images.
-        places: (B, N, 2) y and x of the hints' centres, in pixels.
+        centres: (B, N, 2) y and x of the hints' centres, in pixels.
         ab: (B, N, 2) their colours, or corrections of colours, in Lab units.
         valid: (B, N) False where a row holds no hint.
+        kernel: its constants; or what a network says of these pictures.
     Returns:
-        (B, 2, H, W) in Lab units, smooth within cells; 0 without hints.
+        (B, 2, H, W) in Lab units, smooth within cells; without hints the mean m.
     """
-    B, _, H, W = L.shape
-    coarse = F.avg_pool2d(L.float(), CELL, ceil_mode=True)
-    h, w = coarse.shape[2:]
-    if not ab.shape[1]:
-        return L.new_zeros(B, 2, H, W)
-    scale = kernel.reach * (H**2 + W**2) ** 0.5
-    y, x = (torch.arange(n, device=L.device) * CELL + CELL / 2 for n in (h, w))
-    grid = torch.stack(
-        [
-            (y / scale).view(1, h, 1).expand(B, h, w),
-            (x / scale).view(1, 1, w).expand(B, h, w),
-            coarse[:, 0] / kernel.light,
-        ],
-        dim=-1,
-    ).flatten(1, 2)
-    cell = (places / CELL).long()
+    H, W = L.shape[2:]
+    h, w = -(-H // CELL), -(-W // CELL)
+    field = kernel.field(L) if isinstance(kernel, Kernel) else kernel
+    cell = (centres / CELL).long()
     row = cell[..., 0].clamp(0, h - 1) * w + cell[..., 1].clamp(0, w - 1)
-    light = coarse.flatten(1).gather(1, row) / kernel.light
-    points = torch.cat([places.float() / scale, light[..., None]], dim=-1)
-
-    def covariance(a: Tensor) -> Tensor:
-        """(B, n, 3) -> (B, n, N) with the hints; 0 with those that are none."""
-        d = torch.cdist(a, points, compute_mode="donot_use_mm_for_euclid_dist")
-        return (torch.exp(-d) + kernel.mean) * valid[:, None]
-
-    noise = kernel.noise * torch.eye(ab.shape[1], device=L.device)
-    weights = torch.linalg.solve(covariance(points) + noise, ab.float())
-    step = max(1, AT_ONCE // (B * ab.shape[1]))
-    found = torch.cat([covariance(part) @ weights for part in grid.split(step, dim=1)], dim=1)
+    found, _ = tell(field, learn(field.cells(row), ab, valid))
     found = found.movedim(-1, 1).unflatten(2, (h, w))
     return F.interpolate(found, scale_factor=CELL, mode="bilinear")[:, :, :H, :W]
+
+
+class Known(NamedTuple):
+    """What hints say, of whatever picture; the same for all pictures that are told it."""
+
+    cells: Field
+    """Those with hints: (B, N)."""
+    weights: Tensor
+    """(k(P, P) + noise I)^-1 (ab(P) - m(P)): (B, N, 2)."""
+
+
+def learn(cells: Field, ab: Tensor, valid: Tensor) -> Known:
+    """Solve for the weights of hints.
+
+    Args:
+        cells: (B, N) the cells that hints are at.
+        ab, valid: (B, N, 2), (B, N) as for `krige`.
+    """
+    with torch.autocast(ab.device.type, enabled=False):
+        there = valid.float()[..., None]
+        noise = torch.where(valid, cells.noise, 1.0)
+        system = _covariance(cells, cells) * there * there.mT + noise.diag_embed()
+        weights = torch.linalg.solve(system, (ab.float() - cells.mean) * there) * there
+    return Known(cells, weights)
+
+
+def joined(fields: Sequence[Field]) -> Field:
+    """Cells of several pictures as those of one."""
+    _, amplitude, shared, *_ = fields[0]
+    rest = (torch.cat(parts, dim=1) for parts in list(zip(*fields, strict=True))[3:])
+    return Field(torch.cat([f.coordinates for f in fields], dim=2), amplitude, shared, *rest)
+
+
+def tell(field: Field, known: Known) -> tuple[Tensor, Tensor]:
+    """Values of all cells of pictures, and how alike they are to the cell that is most like them.
+
+    Args:
+        known: of as many pictures as the field, or of one for all.
+    Returns:
+        m(q) + k(q, P) weights: (B, n, 2); largest correlation with one of P: (B, n) in 0..1.
+    """
+    count = known.weights.shape[1]
+    if not count:
+        return field.mean, torch.zeros_like(field.spread)
+    step = max(1, AT_ONCE // (len(field.mean) * count * len(field.coordinates)))
+    told, alike = [], []
+    with torch.autocast(field.mean.device.type, enabled=False):
+        for some in field.split(step):
+            covariance = _covariance(some, known.cells)
+            told.append(some.mean + covariance @ known.weights)
+            with torch.no_grad():
+                alike.append((covariance / known.cells.spread[:, None]).amax(-1) / some.spread)
+        most = field.shared[0] + field.amplitude[0].sum()
+        return torch.cat(told, dim=1), torch.cat(alike, dim=1) / most.detach()
+
+
+def _covariance(a: Field, b: Field) -> Tensor:
+    """k of cells (B, m) and cells (B, N): (B, m, N)."""
+    alike = a.shared[0]
+    for x, y, amplitude in zip(a.coordinates, b.coordinates, a.amplitude[0], strict=True):
+        d = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+        alike = alike + amplitude * torch.exp(-d)
+    return alike * a.spread[..., None] * b.spread[:, None]

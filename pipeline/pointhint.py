@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import color, geometry, kriging
 from . import hints as hint_points
@@ -34,6 +34,8 @@ class Prepared:
     """(1, 1, h, w) lightness of the working image, on the CPU."""
     base: Tensor | None
     """(1, 2, h, w) chroma that the hints correct, on the CPU."""
+    field: kriging.Field | None
+    """How alike its places are, by the network; on the CPU."""
     mask: Tensor | None
     """(1, h, w) where to colour, of the preview's size."""
 
@@ -79,13 +81,14 @@ class PointHintColorizer(Colorizer):
             rgb: Tensor, L: Tensor, shape: geometry.Geometry, part: slice
         ) -> Iterator[Tensor]:
             known = None
+            first = prepared is not None and part.start == 0
             if base is not None:
-                first = prepared is not None and part.start == 0
                 maps = [prepared.base.to(L.device)] if first else []
                 if len(rgb) > len(maps):
                     maps.append(base_chroma(base, rgb[len(maps) :], L[len(maps) :]))
                 known = torch.cat(maps)
-            yield self._answer(L, known, points)
+            field = prepared.field if first and len(L) == 1 else None
+            yield self._answer(L, known, points, field)
 
         out = self._paint(picture, mask, resolution, finish, progress, predict)
         return restore(out[:, 0])
@@ -115,11 +118,14 @@ class PointHintColorizer(Colorizer):
         L = color.lightness(geometry.shrink(whole, shape, self.placement.device))
         if masks is not None:
             masks = shown(masks[:1, None])[:, 0]
+        kernel = self._ready(L).kernel
+        field = kernel and kernel(L)
         return Prepared(
             rgb=shown(whole)[0].movedim(0, -1).contiguous(),
             size=(width, height),
             L=L.cpu(),
             base=base and base_chroma(base, whole, L).cpu(),
+            field=field and field.to("cpu"),
             mask=masks,
         )
 
@@ -133,7 +139,8 @@ class PointHintColorizer(Colorizer):
         self._check(None, finish)
         device, base = self.placement.device, prepared.base
         L = prepared.L.to(device)
-        ab = self._answer(L, None if base is None else base.to(device), hint_points.read(hints))
+        base = None if base is None else base.to(device)
+        ab = self._answer(L, base, hint_points.read(hints), prepared.field)
         rgb = prepared.rgb.movedim(-1, 0)[None]
         out = torch.empty_like(rgb)
         apply_finish(rgb, ab, L, finish or Finish(), out, prepared.mask)
@@ -158,16 +165,23 @@ class PointHintColorizer(Colorizer):
                 "leave the base out, or choose another network (such as pointhint-nano)."
             )
 
-    def _answer(self, L: Tensor, base: Tensor | None, points: Sequence[Hint]) -> Tensor:
-        """Chroma (b, 2, h, w) of working images L (b, 1, h, w)."""
+    def _answer(
+        self, L: Tensor, base: Tensor | None, points: Sequence[Hint], field: kriging.Field | None
+    ) -> Tensor:
+        """Chroma (b, 2, h, w) of working images L (b, 1, h, w), whose field may be known."""
         if base is not None and not points:
             return base
+        network = self._ready(L)
+        field = field.to(L.device) if field else network.kernel and network.kernel(L)
+        x = network_input(L, *spread(L, points, base, prior=self.spec.prior, field=field))
+        return self._numbers(network(x))
+
+    def _ready(self, L: Tensor) -> nn.Module:
+        """The network, with room for L."""
         h, w = L.shape[2:]
         padded = (-(-n // self.spec.multiple) * self.spec.multiple for n in (h, w))
         shape = geometry.Geometry(h, w, h, w, *padded)  # the network pads by itself
-        network = self.placement.acquire(self.memory_required(shape, len(L)))
-        x = network_input(L, *spread(L, points, base, prior=self.spec.prior))
-        return self._numbers(network(x))
+        return self.placement.acquire(self.memory_required(shape, len(L)))
 
 
 def base_chroma(base: Colorizer, rgb: Tensor, L: Tensor) -> Tensor:
@@ -186,9 +200,14 @@ def shown(image: Tensor) -> Tensor:
 
 
 def spread(
-    L: Tensor, points: Sequence[Hint], base: Tensor | None, *, prior: bool
+    L: Tensor,
+    points: Sequence[Hint],
+    base: Tensor | None,
+    *,
+    prior: bool,
+    field: kriging.Field | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What is known of the chroma of L (b, 1, h, w), and where it was said.
+    """What is known of the chroma of L (b, 1, h, w), and where it was said; see `fill`.
 
     Returns:
         ab (b, 2, h, w) in Lab units: at hints their colours; elsewhere 0, or with `prior` a guess,
@@ -210,6 +229,7 @@ def spread(
         values.expand(batch, -1, -1),
         torch.ones(batch, len(points), dtype=torch.bool, device=L.device),
         base,
+        field,
     )
 
 
@@ -221,6 +241,7 @@ def fill(
     values: Tensor,
     valid: Tensor,
     base: Tensor | None,
+    field: kriging.Field | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The guess between hints: their colours kriged, or a base with the kriged corrections of it.
 
@@ -229,11 +250,12 @@ def fill(
         ab, mask: (b, 2, h, w), (b, 1, h, w) as `hints.raster` gives them.
         centres, values, valid: (b, N, 2), (b, N, 2), (b, N) of the same hints, see `kriging.krige`.
         base: (b, 2, h, w) or None.
+        field: how alike places are; None = by place and lightness.
     Returns:
         ab filled where mask is 0, in the range that a network's input has; mask.
     """
     if base is None:
-        guess = kriging.krige(L, centres, values, valid)
+        guess = kriging.krige(L, centres, values, valid, kriging.COLORS if field is None else field)
     else:
         guess = base
         if values.shape[1]:
@@ -241,7 +263,8 @@ def fill(
             at = centres.long()
             row = at[..., 0].clamp(0, h - 1) * w + at[..., 1].clamp(0, w - 1)
             own = base.flatten(2).gather(2, row[:, None].expand(-1, 2, -1)).movedim(1, -1)
-            guess = base + kriging.krige(L, centres, values - own, valid, kriging.CORRECTIONS)
+            kernel = kriging.CORRECTIONS if field is None else field.corrections()
+            guess = base + kriging.krige(L, centres, values - own, valid, kernel)
     return torch.where(mask > 0, ab, guess.clamp(-AB, AB)), mask
 
 

@@ -141,8 +141,12 @@ def mini_colorformer(mini_colorformer_file):
 
 @pytest.fixture(scope="session")
 def mini_exemplar_config():
-    """An exemplar network with axial attention over three small levels."""
-    from comfyui_colorist.model_defs import exemplar
+    """An exemplar network with axial attention over three small levels, and a kernel."""
+    from comfyui_colorist.model_defs import deep_kernel, exemplar
+
+    kernel = deep_kernel.Config(
+        stem=4, dims=(8, 8, 16), depths=(1, 1, 1), width=8, spaces=2, learned=3, sideways=False
+    )
 
     return exemplar.Config(
         backbone="convnext",
@@ -155,6 +159,8 @@ def mini_exemplar_config():
         head_width=8,
         second_kv="fused",
         full_res_head=False,
+        kernel=kernel,
+        told=32,
     )
 
 
@@ -198,9 +204,14 @@ def mini_exemplar(mini_exemplar_file):
 @pytest.fixture(scope="session")
 def mini_pointhint_config():
     """A point-hint network of narrow blocks; its stream is as wide as any."""
-    from comfyui_colorist.model_defs import pointhint
+    from comfyui_colorist.model_defs import deep_kernel, pointhint
 
-    return pointhint.Config(inner=(4, 4, 4, 4), depths=(1, 1, 1, 1), heads=(1, 1, 1, 1))
+    kernel = deep_kernel.Config(
+        stem=4, dims=(8, 8, 16), depths=(1, 1, 1), width=8, spaces=2, learned=3
+    )
+    return pointhint.Config(
+        inner=(4, 4, 4, 4), depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), kernel=kernel
+    )
 
 
 @pytest.fixture(scope="session")

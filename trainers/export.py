@@ -58,6 +58,8 @@ INPUTS = {  # Spec.model_input -> name -> what it is
     "Lab": {
         "target": "(batch, 3, height, width): L / 50 - 1 of the photo, three times",
         "reference": "(batch, 3, reference_height, reference_width): L / 50 - 1, a / 110, b / 110",
+        "guess": "(batch, 3, height / 2, width / 2), of networks that take one: a / 110, b / 110 "
+        "of a first guess; how like the place the reference's most like one is, 0 to 1",
     },
     "L_hints": {
         "L_hints": "(batch, 4, height, width): L / 50 - 1; a / 110 and b / 110 at hints, elsewhere "
@@ -163,10 +165,11 @@ def to_onnx(
     """
     _refuse_missing()
     _refuse_static(network)
-    names = list(INPUTS[spec.model_input])
+    given = pictures(network, spec, *TRACED)
+    names = list(INPUTS[spec.model_input])[: len(given)]
     axes = {
         name: {0: "batch", 2: f"{prefix}height", 3: f"{prefix}width"}
-        for name, prefix in zip(names, ("", "reference_"), strict=False)
+        for name, prefix in zip(names, ("", "reference_", "guess_"), strict=False)
     }
     axes["ab"] = {0: "batch", 2: "ab_height", 3: "ab_width"}
     size = sum(p.numel() for p in network.state_dict().values()) * (2 if half else 4)
@@ -183,7 +186,7 @@ def to_onnx(
         warnings.simplefilter("ignore")
         torch.onnx.export(
             Traceable(network),
-            tuple(pictures(spec, *TRACED)),
+            tuple(given),
             file,
             dynamo=False,
             opset_version=opset,
@@ -192,7 +195,8 @@ def to_onnx(
             dynamic_axes=axes,
         )
     facts = {key: getattr(spec, key) for key in ("role", "resolution", "multiple", "prior")}
-    described = {"spec": facts, "inputs": INPUTS[spec.model_input], "outputs": {"ab": OUTPUT}}
+    inputs = {name: INPUTS[spec.model_input][name] for name in names}
+    described = {"spec": facts, "inputs": inputs, "outputs": {"ab": OUTPUT}}
     return _finished(file.getvalue(), {**info, **described}, half)
 
 
@@ -243,7 +247,7 @@ def _finished(data: bytes, info: dict, half: bool) -> bytes:
     return model.SerializeToString()
 
 
-def pictures(spec: Spec, batch: int, rows: int, columns: int) -> list[Tensor]:
+def pictures(network: nn.Module, spec: Spec, batch: int, rows: int, columns: int) -> list[Tensor]:
     """Inputs of a network of `rows` x `columns` tiles of `spec.multiple` pixels; seeded noise.
 
     Values are multiples of 1/128, so that means of patches are exact whatever sums them: point-hint
@@ -257,7 +261,9 @@ def pictures(spec: Spec, batch: int, rows: int, columns: int) -> list[Tensor]:
 
     L = noise(1, rows, columns)
     if spec.model_input == "Lab":
-        return [L.repeat(1, 3, 1, 1), noise(3, columns + 1, rows)]
+        given = [L.repeat(1, 3, 1, 1), noise(3, columns + 1, rows)]
+        guess = [noise(3, rows, columns)[..., ::2, ::2]] if network.blend else []
+        return given + guess
     if spec.model_input == "L_hints":
         hints = (noise(1, rows, columns) > 0.9).float()
         return [torch.cat([L, noise(2, rows, columns) * hints, hints], dim=1)]
@@ -266,7 +272,8 @@ def pictures(spec: Spec, batch: int, rows: int, columns: int) -> list[Tensor]:
 
 def answer(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
     """What the file gives: ab in Lab units; of an exemplar network its finest prediction."""
-    found = network(*inputs)
+    names = ("guess",) if len(inputs) == 3 else ()  # after a target and its reference
+    found = network(*inputs[:2], **dict(zip(names, inputs[2:], strict=True)))
     return found if isinstance(found, Tensor) else exemplar.AB * found[0]
 
 
@@ -290,7 +297,7 @@ def check(data: bytes, network: nn.Module, spec: Spec) -> list[str]:
             "nothing is written."
         ) from error
     for batch, rows, columns in CHECKED:
-        inputs = pictures(spec, batch, rows, columns)
+        inputs = pictures(network, spec, batch, rows, columns)
         at = f"batch {batch}, {rows * spec.multiple} x {columns * spec.multiple} pixels"
         feed = {
             place.name: x.numpy() for place, x in zip(session.get_inputs(), inputs, strict=True)

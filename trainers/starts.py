@@ -8,14 +8,16 @@ The weights stay with the user, see `weights.find`.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from ..model_defs import checkpoint
+from ..model_defs import checkpoint, registry
 from ..model_defs.checkpoint import CheckpointError
-from ..model_defs.layers import rename
+from ..model_defs.layers import SmallBackbone, rename
+from ..pipeline import models
 
 Kind = Literal["convnext", "swin", "vgg19"]
 
@@ -272,6 +274,67 @@ def take(encoder: nn.Module, path: str | Path, kind: Kind) -> str:
         also = "; keys and values of the pooled tokens start as those of Swin's own"
     rest = f"; start values kept: {', '.join(groups)}" if groups else ""
     return f"{name}: {len(given)} tensors taken{also}{rest}."
+
+
+def take_encoder(backbone: SmallBackbone, source: str) -> None:
+    """Put stages of a DDColor encoder, or a kernel's backbone, into a small backbone, in place.
+
+    DDColor takes grey RGB with ImageNet's mean and std, the backbone L / 50 - 1. Grey sRGB is about
+    L / 100, to a few hundredths, and so the three filters of the first layer become one.
+
+    Args:
+        backbone: its last stage may have fewer blocks than the encoder's.
+        source: file, boxed or installed name of a DDColor network, or of one with a kernel.
+    Raises:
+        ValueError: no such network, or other sizes.
+    """
+    given, spec, _ = registry.load(models.locate(source))
+    if getattr(given, "kernel", None):
+        checkpoint.load_strict(backbone, given.kernel.backbone.state_dict(), source)
+        return
+    if spec.architecture != "ddcolor":
+        raise ValueError(
+            f"encoder is {source}, a {spec.architecture} network; expected a DDColor, or one with "
+            "a kernel."
+        )
+    start, last = backbone.state_dict(), len(backbone.stages[-1])
+    state = {key: tensor for key, tensor in start.items() if key.startswith("stem.")}
+    for key, tensor in given.encoder.state_dict().items():
+        part, stage, block, *_ = key.split(".")
+        surplus = part == "stages" and stage == "2" and int(block) >= last
+        if stage in ("0", "1", "2") and not surplus:
+            state[key] = tensor
+    first = given.encoder.downsample[0][0]
+    mean, std = given.mean.flatten(), given.std.flatten()
+    filters = (first.weight * (0.5 / std).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    shift = (first.weight.sum(dim=(2, 3)) * ((0.5 - mean) / std)).sum(1)
+    state["downsample.0.0.weight"], state["downsample.0.0.bias"] = filters, first.bias + shift
+    checkpoint.load_strict(backbone, state, source)
+
+
+def with_kernel(network: nn.Module, source: str, *, sideways: bool) -> nn.Module:
+    """A network with the kernel of another in place of its own, or of none.
+
+    Args:
+        network: a point-hint or exemplar network; it is not changed.
+        source: file, boxed or installed name of a network with a kernel.
+        sideways: see `deep_kernel.Config`.
+    Returns:
+        a new one; what only networks with a kernel have starts as it is built.
+    Raises:
+        ValueError: no kernel there.
+    """
+    donor = getattr(registry.load(models.locate(source))[0], "kernel", None)
+    if donor is None:
+        raise ValueError(
+            f"kernel is {source}, a network without one; expected pointhint-nano, say."
+        )
+    sizes = replace(donor.config, sideways=sideways)
+    made = type(network)(replace(network.config, kernel=sizes))
+    kept = {k: t for k, t in network.state_dict().items() if not k.startswith("kernel.")}
+    taken = {f"kernel.{k}": t for k, t in donor.state_dict().items()}
+    made.load_state_dict(made.state_dict() | kept | taken)
+    return made
 
 
 def _sizes(state: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:

@@ -15,9 +15,9 @@
     # Published or own weights, your photos
     colorist train exemplar --preset finetune --weights exemplar-nano --photos photos/ \\
         --pairs pairs.json --out tuned
-    # The network in the box: its backbone starts from the encoder of a small DDColor
+    # The network in the box: kernel and backbone start from the point-hint network's kernel
     python trainers/train_exemplar.py --preset nano --photos shard-*.tar --pairs pairs.json \\
-        --encoder ddcolor-nano --out runs/first
+        --encoder pointhint-nano --kernel pointhint-nano --out runs/first
     python trainers/train_exemplar.py --preset nano-last --photos shard-*.tar --pairs pairs.json \\
         --weights runs/first/weights.safetensors --out runs/nano
 
@@ -51,9 +51,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..model_defs import checkpoint, exemplar, registry
+from ..model_defs import exemplar, registry
 from ..model_defs.spec import Spec
-from ..pipeline import color, engine, models
+from ..pipeline import color, engine
 from ..pipeline.exemplar import ExemplarColorizer
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 from .pairs import SHARES, check_shares, load_pairs, pair_batches, recolor_alike, views
@@ -77,7 +77,11 @@ class Config(common.Settings):
     backbone: str | None = None
     """ImageNet weights of VGG-19 for the backbone (section 3.1): file, or vgg19."""
     encoder: str | None = None
-    """DDColor network whose encoder the small backbone starts from: file, boxed, installed name."""
+    """DDColor network whose encoder the small backbone starts from, or network with a kernel whose
+    backbone it is: file, boxed or installed name."""
+    kernel: str | None = None
+    """Network whose kernel, which says how alike places are, this one gets for its guess: file,
+    boxed or installed name, such as pointhint-nano."""
     freeze_backbone: bool = True
     """Keep the backbone as it is (section 3.1: a pre-trained one; the program freezes it)."""
     pairs: Path | None = None
@@ -489,6 +493,8 @@ def build(config: Config) -> tuple[exemplar.Exemplar, Spec]:
     """A new network, or the one that `config.weights` names; its backbone as the settings say."""
     if config.weights:
         network, spec = common.start(config, exemplar.NAME)
+        if config.kernel:
+            network = starts.with_kernel(network, config.kernel, sideways=False)
         return network, replace(spec, resolution=config.resolution or spec.resolution)
     changes = {"attention": config.attention, "second_kv": config.second_kv}
     known = asdict(exemplar.PRESETS[config.architecture]) | {k: v for k, v in changes.items() if v}
@@ -509,37 +515,13 @@ def build(config: Config) -> tuple[exemplar.Exemplar, Spec]:
             "--no-freeze-backbone."
         )
     elif config.encoder:
-        take_encoder(network, config.encoder)
+        starts.take_encoder(network.backbone, config.encoder)
     else:
         log.info("backbone: random start values (others: --backbone, --encoder, --weights)")
+    if config.kernel:
+        network = starts.with_kernel(network, config.kernel, sideways=False)
     spec = exemplar.spec(network.config)
     return network, replace(spec, resolution=config.resolution or spec.resolution)
-
-
-def take_encoder(network: exemplar.Exemplar, source: str) -> None:
-    """Put stages of a DDColor encoder into the small backbone.
-
-    DDColor takes grey RGB with ImageNet's mean and std, the backbone L / 50 - 1. Grey sRGB is about
-    L / 100, to a few hundredths, and so the three filters of the first layer become one.
-
-    Raises:
-        ValueError: no DDColor network, or other sizes.
-    """
-    given, spec, _ = registry.load(models.locate(source))
-    if spec.architecture != "ddcolor":
-        raise ValueError(f"encoder is {source}, a {spec.architecture} network; expected a DDColor.")
-    state = {
-        key: tensor
-        for key, tensor in given.encoder.state_dict().items()
-        if key.split(".")[1] in ("0", "1", "2")
-    }
-    first = given.encoder.downsample[0][0]
-    mean, std = given.mean.flatten(), given.std.flatten()
-    filters = (first.weight * (0.5 / std).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    shift = (first.weight.sum(dim=(2, 3)) * ((0.5 - mean) / std)).sum(1)
-    state["downsample.0.0.weight"], state["downsample.0.0.bias"] = filters, first.bias + shift
-    stem = {k: v for k, v in network.backbone.state_dict().items() if k.startswith("stem.")}
-    checkpoint.load_strict(network.backbone, state | stem, source)
 
 
 def rate_factor(config: Config, step: int) -> float:

@@ -9,7 +9,9 @@
     # Own weights, your photos
     colorist train pointhint --preset finetune --weights pointhint-nano --photos photos/ --out tuned
     # The network in the box: two CPU cores, photos of 160 pixels
-    python trainers/train_pointhint.py --preset nano --photos shard-*.tar --out runs/first
+    python trainers/train_pointhint.py --preset nano-kernel --photos shard-*.tar --out runs/kernel
+    python trainers/train_pointhint.py --preset nano --photos shard-*.tar \\
+        --weights runs/kernel/weights.safetensors --out runs/first
     python trainers/train_pointhint.py --preset nano-last --photos shard-*.tar \\
         --weights runs/first/weights.safetensors --out runs/nano
 
@@ -20,6 +22,7 @@ OUT/state.safetensors holds what a resume needs. Ctrl-C saves and stops.
 
 Objective (Li et al., section 3.5, eq. 13): Huber loss of ab in Lab units; L is copied and costs
 nothing. Hints are cells of 2 x 2 pixels at random places, in the mean colour of the photo there.
+The kernel of nano networks, which makes the guess between hints, has the same objective of its own.
 """
 
 if not __package__:  # run by path
@@ -37,20 +40,21 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..model_defs import pointhint, registry
 from ..model_defs.spec import Spec
-from ..pipeline import color, engine, measure
+from ..pipeline import color, engine, kriging, measure
 from ..pipeline import hints as hint_points
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.hints import CELL
 from ..pipeline.pointhint import base_chroma, fill, network_input, spread
-from . import checkpoints, common, data, losses, protocols, reports, run, samples
+from . import checkpoints, common, data, losses, protocols, reports, run, samples, starts
 
 log = logging.getLogger("train_pointhint")
 SCORED = 1, 10, 50  # random hints with which photos that are not trained on are coloured
 SHOWN = 10  # as many as the paper compares with (section 4.3)
+PARTS = "all", "kernel", "network"
 
 
 @dataclass
@@ -70,6 +74,13 @@ class Config(common.Settings):
     looked at without `prior`."""
     base_share: float = 0.25
     """Part of each batch that gets it."""
+    part: str = "all"
+    """all; of networks whose guess is learned, too: its kernel alone, or the network alone."""
+    kernel: str | None = None
+    """Network whose kernel this one gets: file, boxed or installed name."""
+    encoder: str | None = None
+    """DDColor network whose encoder the kernel's backbone starts from: file, boxed, installed. Not
+    looked at with `weights`."""
     hints: tuple[int, ...] = (1, 64)
     """Fewest and most hints of a photo; numbers between are drawn so that few and many are learned
     alike (their logarithm is uniform). The paper (section 4.3): usually 10, also more and fewer."""
@@ -107,6 +118,8 @@ class Config(common.Settings):
             raise ValueError(
                 f"hints is {self.hints}; expected the fewest and the most, 1 to {cells} of them."
             )
+        if self.part not in PARTS:
+            raise ValueError(f"part is '{self.part}'; expected {', '.join(PARTS)}.")
         for name in ("without", "base_share", "last_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
@@ -119,6 +132,7 @@ _NANO = {
     "last_rate": 0.0,
     "dtype": "bfloat16",
 }
+_LATER = _NANO | {"architecture": "", "part": "network"}
 PRESETS = {
     "paper": {},
     # The paper's recipe in the memory of a small card: 32 photos at a time take 6.2 GiB even in
@@ -135,11 +149,27 @@ PRESETS = {
         "warmup": 500,
         "dtype": "auto",
     },
-    # The network in the box, in two runs: many small pictures first. As many hints on a small
-    # picture as on a large one would be denser than they are in use.
-    "nano": _NANO
+    # The network in the box, in three runs: how alike places are; then the network with that guess
+    # before it, on many small pictures first. As many hints on a small picture as on a large one
+    # would be denser than they are in use.
+    "nano-kernel": _NANO
     | {
         "architecture": "pointhint-nano",
+        "part": "kernel",
+        "encoder": "ddcolor-nano",
+        "base_share": 0.15,
+        "hints": (1, 48),
+        "without": 0.05,
+        "steps": 7_700,
+        "batch": 16,
+        "crop": (128, 192),
+        "crop_until": (6_500,),
+        "smallest": 0.7,
+        "learning_rate": 1e-3,
+        "warmup": 100,
+    },
+    "nano": _LATER
+    | {
         "base_share": 0.15,
         "hints": (1, 20),
         "steps": 7_000,
@@ -149,9 +179,8 @@ PRESETS = {
         "learning_rate": 7e-4,
         "warmup": 200,
     },
-    "nano-last": _NANO
+    "nano-last": _LATER
     | {
-        "architecture": "",
         "base_share": 0.25,
         "hints": (3, 64),
         "without": 0.05,
@@ -183,6 +212,7 @@ def main(config: Config) -> None:
     )
     network, spec = build(config)
     network.to(device).train()
+    painter = Painter(network, config.part, prior=config.prior)
     base = load_base(config, device)
     average = common.Average(network, config.average)
 
@@ -196,7 +226,7 @@ def main(config: Config) -> None:
     begun = state.load()
     run.introduce(accelerator, photos, network)
 
-    model, optimizer = accelerator.prepare(network, optimizer)
+    model, optimizer = accelerator.prepare(painter, optimizer)
     source = data.batches(
         photos,
         size=config.side,
@@ -243,12 +273,13 @@ def main(config: Config) -> None:
                     L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
                     rows = list(part.rows)
                     drawn = hints_at(true_ab, cells[rows], valid[rows])
-                    ab = drawn.ab
-                    if config.prior:
-                        ab = guess(L, drawn, base, with_base(config, step, rows))
-                    made = model(network_input(L, ab, drawn.mask))
+                    given = with_base(config, step, rows) if base else [False] * len(rows)
+                    guessed, made = model(L, drawn, base_colors(L, base, given), given)
 
-                    loss = losses.pixel_loss(made, true_ab, config.huber)  # eq. 13
+                    # Eq. 13, of what is trained
+                    loss = losses.pixel_loss(made, true_ab, config.huber)
+                    if guessed.requires_grad and guessed is not made:
+                        loss = loss + losses.pixel_loss(guessed, true_ab, config.huber)
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
                         norm = accelerator.clip_grad_norm_(
@@ -257,8 +288,8 @@ def main(config: Config) -> None:
                     optimizer.step()
                     optimizer.zero_grad()
                 with torch.no_grad():
-                    error, guessed = ((x - true_ab).square().mean() for x in (made, ab))
-                report.add(step, {"loss": loss, "error": error, "guess": guessed}, part.names)
+                    error, before = ((x - true_ab).square().mean() for x in (made, guessed))
+                report.add(step, {"loss": loss, "error": error, "guess": before}, part.names)
             average.update(network, step)
             report.advance(norm)
 
@@ -282,8 +313,16 @@ def build(config: Config) -> tuple[pointhint.PointHint, Spec]:
     if config.weights:
         network, spec = common.start(config, pointhint.NAME)
     else:
-        network = registry.build(pointhint.NAME, pointhint.PRESETS[config.architecture])
+        known = pointhint.PRESETS[config.architecture]
+        network = registry.build(
+            pointhint.NAME, known if config.prior else replace(known, kernel=None)
+        )
+        pointhint.initialise(network)
+        if config.encoder and network.kernel:
+            starts.take_encoder(network.kernel.backbone, config.encoder)
         spec = replace(pointhint.spec(network.config), prior=config.prior)
+    if config.kernel:
+        network = starts.with_kernel(network, config.kernel, sideways=True)
     if spec.prior != config.prior:
         was, ask = ("with", "--prior") if spec.prior else ("without", "--no-prior")
         raise ValueError(
@@ -390,22 +429,67 @@ def with_base(config: Config, step: int, rows: Iterable[int]) -> list[bool]:
 
 
 @torch.no_grad()
-def guess(L: Tensor, drawn: Drawn, base: Colorizer | None, given: list[bool]) -> Tensor:
+def base_colors(L: Tensor, base: Colorizer | None, given: list[bool]) -> Tensor:
+    """(B, 2, S, S): the base's colours of the photos that get them, zeros of the others.
+
+    Args:
+        L: (B, 1, S, S) in 0..100.
+        given: for each photo, whether it gets them.
+    """
+    ab = torch.zeros_like(L).repeat(1, 2, 1, 1)
+    if any(given):
+        ab[given] = base_chroma(base, color.gray_rgb(L[given]), L[given])
+    return ab
+
+
+def guess(
+    L: Tensor, drawn: Drawn, known: Tensor, given: list[bool], field: kriging.Field | None = None
+) -> Tensor:
     """The guess between hints, as the pipeline makes it: (B, 2, S, S) in Lab units.
 
     Args:
         L: (B, 1, S, S) in 0..100.
         drawn: hints of these photos.
-        base: where there is none, all is kriged.
-        given: for each photo, whether it gets the base's colours.
+        known, given: the base's colours, and which photos get them.
+        field: how alike places are, where that is learned.
     """
     ab = torch.empty_like(drawn.ab)
     for wanted in (False, True):
-        some = [i for i, yes in enumerate(given) if (yes and base is not None) == wanted]
+        some = [i for i, yes in enumerate(given) if yes == wanted]
         if some:
-            chroma = base_chroma(base, color.gray_rgb(L[some]), L[some]) if wanted else None
-            ab[some] = fill(L[some], *drawn.part(some), chroma)[0]
+            base, like = known[some] if wanted else None, field and field.some(some)
+            ab[some] = fill(L[some], *drawn.part(some), base, like)[0]
     return ab
+
+
+class Painter(nn.Module):
+    """The guess between hints and the network behind it: what is trained.
+
+    Args:
+        part: what of it is, see `Config`; the rest is frozen.
+        prior: whether there is a guess; otherwise zeros stand between hints.
+    """
+
+    def __init__(self, network: pointhint.PointHint, part: str, *, prior: bool):
+        super().__init__()
+        self.network, self.part, self.prior = network, part, prior
+        if part != "all":
+            if network.kernel is None:
+                raise ValueError(f"part is '{part}', and the guess of this network is not learned.")
+            network.requires_grad_(part == "network")
+            network.kernel.requires_grad_(part == "kernel")
+
+    def forward(
+        self, L: Tensor, drawn: Drawn, known: Tensor, given: list[bool]
+    ) -> tuple[Tensor, Tensor]:
+        """The guess and the answer, (B, 2, S, S) in Lab units; one where only the kernel learns."""
+        ab = drawn.ab
+        if self.prior:
+            field = self.network.kernel and self.network.kernel(L)
+            ab = guess(L, drawn, known, given, field)
+        if self.part == "kernel":
+            return ab, ab
+        return ab, self.network(network_input(L, ab, drawn.mask))
 
 
 # --- Samples -------------------------------------------------------------------------------------
@@ -437,7 +521,8 @@ def show(
                 overlay = hint_points.overlay(gray.movedim(1, -1), hints).movedim(-1, 1)
                 row = {f"{SHOWN} hints": overlay}
                 if spec.prior:
-                    ab, _ = spread(L, hints, None, prior=True)
+                    field = network.kernel and network.kernel(L)
+                    ab, _ = spread(L, hints, None, prior=True, field=field)
                     row["guess"] = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
                 row |= {samples.RESULT: made, samples.PHOTO: true}
         return row

@@ -33,6 +33,7 @@ VARIANTS = {
     "program": {"compat": "xcnet", "second_kv": "reference"},
     "apart": {"share": False, "reference_color": False},
     "single": {"stack": 1},
+    "guess": {},
 }
 
 
@@ -82,7 +83,12 @@ def paper():
 @pytest.fixture(scope="module", params=VARIANTS)
 def network(request, mini_exemplar_config):
     """A miniature of each kind: seeded weights, batch norms that do something, eval mode."""
-    return seeded(dataclasses.replace(mini_exemplar_config, **VARIANTS[request.param]))
+    return seeded(variant(mini_exemplar_config, request.param))
+
+
+def variant(config, name):
+    kernel = config.kernel if name == "guess" else None
+    return dataclasses.replace(config, kernel=kernel, **VARIANTS[name])
 
 
 def seeded(config):
@@ -480,6 +486,9 @@ def test_batch_equals_pairs_one_by_one(network):
 def test_two_equal_references_are_one(network):
     target, reference = gray(picture(1)), picture(2)
     once, twice = (answer(network, target, [reference] * n) for n in (1, 2))
+    if network.kernel:  # to the guess it is twice the evidence
+        assert (twice.ab - once.ab).abs().mean() < 0.1 * once.ab.std()
+        return
     for got, want in zip(twice, once, strict=True):
         torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)
 
@@ -710,7 +719,7 @@ def test_detection_is_exclusive(fill):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_training_reaches_every_parameter(name, mini_exemplar_config):
     """No part of the paper's figure is left out of the graph."""
-    config = dataclasses.replace(mini_exemplar_config, **VARIANTS[name])
+    config = variant(mini_exemplar_config, name)
     torch.manual_seed(0)
     network = registry.build("exemplar", config)
     exemplar.initialise(network)
@@ -773,3 +782,69 @@ def test_a_line_of_one_cell_has_the_middle_position():
 def test_references_come_in_groups_of_one_size(mini_exemplar_network):
     with pytest.raises(ValueError, match="groups of 1 and 2"):
         mini_exemplar_network.read([picture(0), picture(1, batch=2)], (64, 64))
+
+
+# --- The guess -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guessing(mini_exemplar_config):
+    """A miniature that has seen no training: its kernel goes by place and lightness."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = dataclasses.replace(mini_exemplar_config, told=400)
+        return registry.build("exemplar", config).eval()
+
+
+def cells(lab):
+    return F.avg_pool2d(lab[:, 1:], 2)
+
+
+@torch.no_grad()
+def test_a_guess_takes_colours_from_where_the_reference_is_alike(guessing):
+    """Of a picture that is its own reference the more, even by a kernel that is not trained."""
+    own, other = picture(1), picture(2)
+    size = own.shape[2:]
+    known, foreign = (guessing.read([lab], size).known for lab in (own, other))
+    guess, strange = (guessing.guess(own, k) for k in (known, foreign))
+    assert guess.shape == (1, 3, 32, 32)
+    error, wrong = ((x[:, :2] - cells(own)).square().mean() for x in (guess, strange))
+    assert error < 0.6 * wrong
+    assert guess[:, 2].mean() > strange[:, 2].mean() > 0 and guess[:, 2].max() <= 1
+
+
+@torch.no_grad()
+def test_what_is_not_to_be_trusted_gives_no_colour_to_a_guess(guessing):
+    reference = picture(1)
+    reference[:, 1:, :, :32], reference[:, 1:, :, 32:] = 0.4, -0.4
+    trust = torch.zeros(1, 1, 64, 64)
+    trust[..., :32] = 1
+    known = guessing.read([reference], (64, 64), [trust]).known
+    assert guessing.guess(picture(3), known)[:, :2].min() > 0
+    known = guessing.read([reference, reference], (64, 64), [trust, 1 - trust]).known
+    assert guessing.guess(picture(3), known)[:, :2].min() < 0
+
+
+@torch.no_grad()
+def test_a_guess_can_be_given(guessing):
+    target, reference = picture(1, 2), picture(2, 2)
+    known = guessing.read([reference], (64, 64)).known
+    made = guessing(gray(target), reference)
+    given = guessing(gray(target), reference, guess=guessing.guess(target, known))
+    for a, b in zip(made, given, strict=True):
+        torch.testing.assert_close(a, b)
+    finest = guessing(gray(target), reference, guess=torch.zeros(2, 3, 32, 32))[0]
+    assert (finest - made[0]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_an_answer_lies_between_guess_and_own_colour(guessing):
+    x, own = torch.randn(1, 16, 8, 8), torch.rand(1, 2, 8, 8)
+    guess = torch.rand(1, 3, 8, 8) - 1
+    mixed = guessing.blend(x, own, guess)
+    assert (mixed <= own).all() and (mixed >= guess[:, :2]).all()
+
+
+def test_a_guess_has_no_full_size(mini_exemplar_config):
+    with pytest.raises(ValueError, match="a guess has half the picture's sides"):
+        dataclasses.replace(exemplar.Config(), kernel=mini_exemplar_config.kernel)

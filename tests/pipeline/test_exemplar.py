@@ -198,12 +198,13 @@ def test_a_batch_of_references_is_as_good_as_a_list(mini_exemplar):
 
 
 def test_the_same_reference_twice_changes_nothing(mini_exemplar, mini_standard):
+    """Or next to nothing: of the guess it is twice the evidence."""
     for engine in (mini_exemplar, mini_standard):
         once, twice = (
             engine.colorize_with_confidence(photo(), reference=reference, resolution=64)
             for reference in (photo(seed=1), [photo(seed=1), photo(seed=1)])
         )
-        torch.testing.assert_close(twice, once, **ROUNDING)
+        torch.testing.assert_close(twice, once, atol=0.02, rtol=0)
 
 
 def test_several_references_are_joined_by_attention_and_not_averaged(mini_exemplar):

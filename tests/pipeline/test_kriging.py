@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfyui_colorist.pipeline import kriging
-from comfyui_colorist.pipeline.kriging import COLORS, CORRECTIONS, Kernel, krige
+from comfyui_colorist.pipeline.kriging import COLORS, CORRECTIONS, Field, Kernel, krige
 
 SIZES = [(1, 1), (1, 9), (3, 5), (16, 24), (31, 33)]
 
@@ -65,6 +65,69 @@ def test_equals_a_dense_solve(size, kernel):
     found = krige(L, places, ab, valid, kernel)
     assert found.shape == (1, 2, *size) and found.dtype == torch.float32
     torch.testing.assert_close(found, want, atol=2e-3, rtol=0)
+
+
+def learned(batch, cells, seed=0):
+    """A field such as a network might give."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def some(*shape):
+        return torch.rand(*shape, generator=rng)
+
+    return Field(
+        some(3, batch, cells, 4),
+        amplitude=some(2, 3),
+        shared=some(2),
+        noise=0.01 + some(batch, cells),
+        spread=0.5 + some(batch, cells),
+        mean=20 * some(batch, cells, 2) - 10,
+    )
+
+
+@pytest.mark.parametrize("of_base", [False, True])
+def test_a_field_equals_a_dense_solve(of_base):
+    """The formula of `Field`, cell by cell; corrections have numbers of their own and no mean."""
+    L, places, ab, valid = task(2)
+    field, h, w = learned(2, 96), 8, 12
+    found = cells_of(krige(L, places, ab, valid, field.corrections() if of_base else field))
+    for i in range(2):
+        x, amplitude, shared, noise, spread, mean = (part.double() for part in field)
+        rows = (places[i, :, 0].long() // 2) * w + places[i, :, 1].long() // 2
+
+        def k(p, q, i=i, x=x, amplitude=amplitude, shared=shared, spread=spread):
+            alike = shared[int(of_base)] + sum(
+                a * torch.exp(-(y[i, p] - y[i, q]).norm())
+                for a, y in zip(amplitude[int(of_base)], x, strict=True)
+            )
+            return spread[i, p] * spread[i, q] * alike
+
+        own = torch.tensor([[k(p, q) for q in rows] for p in rows]) + noise[i, rows].diag()
+        before = 0 * mean[i] if of_base else mean[i]
+        weights = torch.linalg.solve(own, ab[i].double() - before[rows])
+        across = torch.tensor([[k(p, q) for q in rows] for p in range(h * w)])
+        want = (before + across @ weights).T.view(2, h, w)
+        torch.testing.assert_close(found[i], want, atol=2e-3, rtol=0)
+
+
+def test_parts_of_a_field():
+    field = learned(3, 10)
+    assert all(torch.equal(a, b) for a, b in zip(field.to("cpu"), field, strict=True))
+    some, rows = field.some([2, 0]), torch.tensor([[1, 7], [0, 0], [9, 2]])
+    assert torch.equal(some.mean, field.mean[[2, 0]]) and some.coordinates.shape == (3, 2, 10, 4)
+    assert torch.equal(field.cells(rows).coordinates[1, 2, 0], field.coordinates[1, 2, 9])
+    assert torch.equal(field.cells(rows).noise[0], field.noise[0, [1, 7]])
+    parts = list(field.split(4))
+    assert [part.spread.shape[1] for part in parts] == [4, 4, 2]
+    assert torch.equal(torch.cat([part.mean for part in parts], dim=1), field.mean)
+
+
+def test_without_hints_the_mean():
+    L, field = torch.zeros(1, 1, 16, 24), learned(1, 96)
+    for count in (0, 2):
+        none = torch.zeros(1, count) > 0
+        found = krige(L, torch.zeros(1, count, 2), torch.full((1, count, 2), 9.0), none, field)
+        want = field.mean.mT.view(1, 2, 8, 12).double()
+        torch.testing.assert_close(cells_of(found), want, atol=1e-4, rtol=0)
 
 
 def test_the_constants_of_colours_are_the_published_ones():

@@ -93,6 +93,10 @@ def vivid(mini):
     return SimpleNamespace(spec=mini.spec, name="vivid", chroma=lambda rgb: ab)
 
 
+def kernel_of(engine):
+    return engine.placement.acquire(0).kernel
+
+
 def spied(monkeypatch, engine):
     """What the engine's network is given, each time."""
     seen, network = [], engine.placement.acquire(0)
@@ -294,7 +298,11 @@ def test_no_hints_are_legal(mini_pointhint, seen):
     want = mini_pointhint.colorize(photo(), resolution=64)
     for hints in ("", [], '{"version": 1, "points": []}'):
         assert torch.equal(mini_pointhint.colorize(photo(), hints=hints, resolution=64), want)
-    assert len(seen) == 4 and not any(x[:, 1:].any() for x in seen)
+    assert len(seen) == 4 and not any(x[:, 3:].any() for x in seen)
+    L = 50 * (seen[0][:, :1] + 1)
+    none = torch.zeros(len(L), 0, 2)
+    mean = kriging.krige(L, none, none, none[..., 0] > 0, kernel_of(mini_pointhint)(L))
+    torch.testing.assert_close(110 * seen[0][:, 1:3], mean, atol=1e-3, rtol=0)
     assert color.chroma(ab_of(want)).mean() > 0.5  # it colours as it thinks best
 
 
@@ -348,14 +356,25 @@ def test_what_the_network_is_given(mini_pointhint, hints_alone, monkeypatch, min
             assert between > 0.01 if engine.spec.prior else between == 0
 
 
-def test_the_guess_between_hints_is_kriged(mini_pointhint, seen):
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_guess_between_hints_is_kriged(
+    mini_pointhint_config, mini_pointhint, tmp_path, monkeypatch, learned
+):
+    """By place and lightness, or by what the network's kernel says."""
+    engine, kernel = mini_pointhint, kernel_of(mini_pointhint)
+    if not learned:
+        config = dataclasses.replace(mini_pointhint_config, kernel=None)
+        network = registry.build("pointhint", config)
+        engine, kernel = engine_of(network, tmp_path / "plain.safetensors", True), None
+    seen = spied(monkeypatch, engine)
     rgb = photo(1, 64, 64)
-    mini_pointhint.colorize(rgb, hints=HINTS, resolution=64)
+    engine.colorize(rgb, hints=HINTS, resolution=64)
     centres = torch.from_numpy(cells(HINTS, 64, 64)).view(3, 2, 2).float().mean(1)
     assert centres[[0, 2]].tolist() == [[19, 13], [63, 63]]
     values = torch.tensor([hint.ab for hint in HINTS])
     there = torch.ones(1, 3, dtype=torch.bool)
-    want = kriging.krige(lightness(rgb), centres[None], values[None], there)
+    like = kernel(lightness(rgb)) if learned else kriging.COLORS
+    want = kriging.krige(lightness(rgb), centres[None], values[None], there, like)
     outside = seen[0][:, 3:] == 0
     got, want = (x * outside for x in (110 * seen[0][:, 1:3], want))
     torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
@@ -547,9 +566,12 @@ def test_a_preview_under_a_mask(mini_pointhint, size):
     assert moved.mean() > DIFFERENT and moved.amax(-1).median() > 0
 
 
-def test_the_base_is_asked_once_and_previews_ask_for_nothing_else(
+def test_base_and_kernel_are_asked_once_and_previews_ask_for_nothing_else(
     mini_pointhint, mini, seen, seen_base, monkeypatch
 ):
+    kernel, asked = kernel_of(mini_pointhint), []
+    real = kernel.forward
+    monkeypatch.setattr(kernel, "forward", lambda L: asked.append(L) or real(L))
     prepared = mini_pointhint.prepare(photo(), base=mini, resolution=64)
     assert len(seen_base) == 1 and not seen
     for engine in (mini_pointhint, mini):
@@ -558,7 +580,7 @@ def test_the_base_is_asked_once_and_previews_ask_for_nothing_else(
     mini_pointhint.preview(prepared, HINTS[:1], Finish(saturation=2))
     mini_pointhint.preview(prepared, "")
     assert torch.equal(mini_pointhint.preview(prepared, HINTS), first)  # nothing was written to
-    assert len(seen_base) == 1
+    assert len(seen_base) == 1 and len(asked) == 1
     assert len(seen) == 3  # a base without hints needs no network
 
 

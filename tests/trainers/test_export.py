@@ -44,7 +44,7 @@ def test_onnx_equals_the_network_at_other_sizes(exported, batch, rows, columns):
 
     file, out = exported
     network, spec, _ = registry.load(file)
-    inputs = export.pictures(spec, batch, rows, columns)
+    inputs = export.pictures(network, spec, batch, rows, columns)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     names = list(export.INPUTS[spec.model_input])
     assert [place.name for place in session.get_inputs()] == names

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, exemplar, registry, surety
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
+from comfyui_colorist.model_defs.layers import SmallBackbone
 from comfyui_colorist.pipeline import color
 from comfyui_colorist.trainers import (
     checkpoints,
@@ -24,6 +25,7 @@ from comfyui_colorist.trainers import (
     losses,
     pairs,
     samples,
+    starts,
     train_exemplar,
 )
 from PIL import Image
@@ -332,7 +334,7 @@ def test_the_small_backbone_takes_a_ddcolor_encoder(mini_exemplar_config, mini_n
     config = dataclasses.replace(mini_exemplar_config, depths=mini_network.config.depths[:3])
     network = registry.build("exemplar", config).eval()
     stem = network.backbone.stem[0].weight.clone()
-    train_exemplar.take_encoder(network, str(mini_file))
+    starts.take_encoder(network.backbone, str(mini_file))
     assert torch.equal(network.backbone.stem[0].weight, stem)
     theirs = mini_network.encoder.state_dict()
     for key, tensor in network.backbone.state_dict().items():
@@ -352,11 +354,38 @@ def test_the_small_backbone_takes_a_ddcolor_encoder(mini_exemplar_config, mini_n
         assert (ours - real).abs().mean() < 0.3 * real.std()  # of noise; reached: 0.21
 
 
-def test_encoder_refusals(mini_exemplar_network, mini_exemplar_file, mini_file):
-    with pytest.raises(ValueError, match="encoder is .*, a exemplar network; expected a DDColor"):
-        train_exemplar.take_encoder(mini_exemplar_network, str(mini_exemplar_file))
-    with pytest.raises(CheckpointError, match="not known: stages.2.1"):
-        train_exemplar.take_encoder(mini_exemplar_network, str(mini_file))
+def test_a_kernel_of_another_network(mini_exemplar_config, mini_pointhint_file):
+    """Its numbers, without the coordinate that means nothing in another picture; the rest stays."""
+    plain = registry.build("exemplar", dataclasses.replace(mini_exemplar_config, kernel=None))
+    for network in (plain, registry.build("exemplar", mini_exemplar_config)):
+        made = starts.with_kernel(network, str(mini_pointhint_file), sideways=False)
+        theirs = registry.load(mini_pointhint_file)[0].kernel
+        for key, tensor in made.kernel.state_dict().items():
+            assert torch.equal(tensor, theirs.state_dict()[key])
+        assert made.config.kernel == dataclasses.replace(theirs.config, sideways=False)
+        for key, tensor in network.state_dict().items():
+            if not key.startswith("kernel."):
+                assert torch.equal(tensor, made.state_dict()[key])
+    with pytest.raises(ValueError, match="without one; expected pointhint-nano"):
+        starts.with_kernel(plain, "ddcolor-nano", sideways=False)
+
+
+def test_a_backbone_from_a_kernel(mini_exemplar_config, mini_pointhint_file):
+    network = registry.build("exemplar", dataclasses.replace(mini_exemplar_config, stem=4))
+    starts.take_encoder(network.backbone, str(mini_pointhint_file))
+    theirs = registry.load(mini_pointhint_file)[0].kernel.backbone.state_dict()
+    assert all(torch.equal(t, theirs[k]) for k, t in network.backbone.state_dict().items())
+
+
+def test_encoder_refusals(mini_exemplar_network, mini_colorformer_file, mini_file):
+    with pytest.raises(ValueError, match="encoder is .*, a colorformer network; expected a DDCo"):
+        starts.take_encoder(mini_exemplar_network.backbone, str(mini_colorformer_file))
+    wider = SmallBackbone(8, (8, 8, 24), (1, 1, 1))
+    with pytest.raises(CheckpointError, match="stages.2.0"):
+        starts.take_encoder(wider, str(mini_file))
+    deeper = SmallBackbone(8, (8, 8, 16), (1, 1, 3))
+    with pytest.raises(CheckpointError, match="missing: stages.2.2"):
+        starts.take_encoder(deeper, str(mini_file))
 
 
 def test_the_paper_s_backbone_takes_imagenet_weights(photos, tmp_path, monkeypatch):

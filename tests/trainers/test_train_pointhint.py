@@ -301,8 +301,10 @@ def test_decay_on_matrices_alone(mini_pointhint_network):
     }
     tables = {name for name in names.values() if "position_bias" in name}
     biases = {name for name in names.values() if name.endswith(".bias")}
-    assert len(norms) == 34 and len(tables) == 8 and len(biases) > 20
-    assert others == norms | tables | biases
+    numbers = {f"kernel.{name}" for name in ("amplitude", "shared", "place", "light", "noise")}
+    scales = {name for name in names.values() if name.endswith(".gamma")}
+    assert len(norms) == 52 and len(tables) == 8 and len(biases) > 20 and len(scales) == 3
+    assert others == norms | tables | biases | numbers | scales
     assert all(name.endswith(".weight") for name in decayed)
 
 
@@ -429,7 +431,7 @@ def test_draws_are_of_seed_and_step():
 def test_the_guess_is_kriged_and_exact_at_hints():
     true_ab, drawn = drawn_of(batch=6)
     L = color.rgb_to_lab(colored(6))[:, :1]
-    ab = train_pointhint.guess(L, drawn, None, [True] * 6)
+    ab = train_pointhint.guess(L, drawn, 0 * true_ab, [False] * 6)
     kriged = kriging.krige(L, drawn.centres, drawn.values, drawn.valid)
     assert torch.equal(ab, torch.where(drawn.mask > 0, drawn.ab, kriged))
     many = drawn.valid.sum(1) > 9
@@ -443,8 +445,10 @@ def test_a_base_is_the_guess_and_is_corrected(mini):
     with torch.no_grad():
         own = base_chroma(mini, color.gray_rgb(L), L)
     none = drawn._replace(ab=0 * drawn.ab, mask=0 * drawn.mask, valid=drawn.valid & False)
-    torch.testing.assert_close(train_pointhint.guess(L, none, mini, [True] * 4), own)
-    ab = train_pointhint.guess(L, drawn, mini, [True] * 4)
+    torch.testing.assert_close(train_pointhint.guess(L, none, own, [True] * 4), own)
+    known = train_pointhint.base_colors(L, mini, [True] * 4)
+    torch.testing.assert_close(known, own)
+    ab = train_pointhint.guess(L, drawn, known, [True] * 4)
     assert torch.equal(ab * drawn.mask, drawn.ab)
     at = drawn.centres.long()
     there = own[torch.arange(4)[:, None], :, at[..., 0], at[..., 1]]
@@ -456,9 +460,13 @@ def test_a_base_is_the_guess_and_is_corrected(mini):
 def test_each_photo_gets_its_own_guess(mini):
     _, drawn = drawn_of(batch=4, hints=(1, 3), without=0.0)
     L = color.rgb_to_lab(colored(4))[:, :1]
-    every, none = (train_pointhint.guess(L, drawn, mini, [given] * 4) for given in (True, False))
+
+    def guess(given):
+        return train_pointhint.guess(L, drawn, train_pointhint.base_colors(L, mini, given), given)
+
+    every, none = (guess([given] * 4) for given in (True, False))
     assert (every - none).abs().amax((1, 2, 3)).min() > 1
-    mixed = train_pointhint.guess(L, drawn, mini, [True, False, False, True])
+    mixed = guess([True, False, False, True])
     want = torch.stack([every[0], none[1], none[2], every[3]])
     torch.testing.assert_close(mixed, want, atol=1e-3, rtol=0)
 
@@ -475,8 +483,12 @@ def test_a_base_for_its_share_in_each_process(share, count):
     assert len(turns) == (16 if share else 0), "no row is always left out"
 
 
-def test_the_base_s_colours_are_given(photos, tmp_path, mini_file, inputs, monkeypatch):
+def test_the_base_s_colours_are_given(
+    photos, tmp_path, mini_pointhint_config, mini_file, inputs, monkeypatch
+):
     """Without hints the input tells: the base's colours, or none."""
+    plain = dataclasses.replace(mini_pointhint_config, kernel=None)
+    monkeypatch.setitem(pointhint.PRESETS, "mini", plain)
     rgb = colored(4)
     always(monkeypatch, rgb)
     changes = {"prior": True, "base": mini_file, "base_share": 0.5, "batch": 4, "steps": 1}
@@ -501,6 +513,66 @@ def test_what_lies_between_hints(photos, tmp_path, inputs, prior):
         between = x[:, 1:3][(x[:, 3:] == 0).expand(-1, 2, -1, -1)]
         assert between.abs().mean() > 0.01 if prior else not between.any()
         assert (x[:, 3:].sum((1, 2, 3)) >= 4).all()
+
+
+# --- The kernel of the guess ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["all", "kernel", "network"])
+def test_what_is_trained(photos, tmp_path, mini_pointhint_file, part):
+    changes = {"architecture": "", "weights": mini_pointhint_file, "prior": True, "part": part}
+    train_pointhint.main(settings(photos, tmp_path, **changes, learning_rate=1e-2, average=0.0))
+    got, start = weights(tmp_path).state_dict(), registry.load(mini_pointhint_file)[0].state_dict()
+    moved = {
+        name.startswith("kernel.")
+        for name, tensor in got.items()
+        if (tensor - start[name]).abs().max() > 2e-3
+    }
+    assert moved == {"all": {True, False}, "kernel": {True}, "network": {False}}[part]
+
+
+def test_a_kernel_can_only_be_trained_where_there_is_one(
+    photos, tmp_path, monkeypatch, mini_pointhint_config
+):
+    plain = dataclasses.replace(mini_pointhint_config, kernel=None)
+    monkeypatch.setitem(pointhint.PRESETS, "mini", plain)
+    with pytest.raises(ValueError, match="part is 'kernel', and the guess of this network is not"):
+        train_pointhint.main(settings(photos, tmp_path, prior=True, part="kernel"))
+    with pytest.raises(ValueError, match="part is 'half'; expected all, kernel, network"):
+        settings(part="half")
+
+
+def test_without_a_guess_there_is_no_kernel(photos, tmp_path):
+    train_pointhint.main(settings(photos, tmp_path, prior=False, steps=1))
+    assert weights(tmp_path).kernel is None
+
+
+def test_the_kernel_starts_from_an_encoder(mini_file):
+    config = settings(prior=True, encoder=str(mini_file))
+    network, _ = train_pointhint.build(config)
+    encoder = registry.load(mini_file)[0].encoder
+    ours, theirs = network.kernel.backbone, encoder
+    assert torch.equal(ours.stages[1][0].depthwise.weight, theirs.stages[1][0].depthwise.weight)
+    assert len(ours.stages[2]) == 1 and len(theirs.stages[2]) == 2  # the first of them
+
+
+def test_the_kernel_of_a_guess_learns(photos, tmp_path, monkeypatch):
+    """The guess of one batch, alone; the network behind it stays what it was: nothing."""
+    always(monkeypatch, colored(2))
+    changes = {
+        "prior": True,
+        "part": "kernel",
+        "hints": (1, 4),
+        "steps": 60,
+        "learning_rate": 5e-3,
+        "huber": 10.0,
+        "warmup": 5,
+        "report_every": 20,
+        "save_every": 60,
+    }
+    train_pointhint.main(settings(photos, tmp_path, **changes))
+    first, *_, last = lines_of(tmp_path)
+    assert last["error"] < 0.5 * first["error"] and last["error"] == last["guess"]
 
 
 # --- It learns -----------------------------------------------------------------------------------

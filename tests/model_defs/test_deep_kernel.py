@@ -1,0 +1,141 @@
+"""The kernel of the guess: what a new one is, its cells, and that all of it learns."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from comfyui_colorist.model_defs import deep_kernel, pointhint, registry
+from comfyui_colorist.model_defs.deep_kernel import DeepKernel
+from comfyui_colorist.pipeline import kriging
+
+MINI = deep_kernel.Config(stem=4, dims=(4, 8, 8), depths=(1, 1, 1), width=8, spaces=2, learned=3)
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return DeepKernel(MINI)
+
+
+def lightness(batch=1, height=48, width=64, seed=0):
+    coarse = torch.rand(batch, 1, 6, 8, generator=torch.Generator().manual_seed(seed))
+    return 100 * torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+
+
+def hints(batch, count, height, width, seed=1):
+    rng = torch.Generator().manual_seed(seed)
+    size = torch.tensor([height, width])
+    centres = torch.rand(batch, count, 2, generator=rng) * size
+    ab = 60 * torch.rand(batch, count, 2, generator=rng) - 30
+    return centres, ab, torch.ones(batch, count, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 30), (31, 33), (48, 64)])
+def test_one_row_for_each_cell(kernel, size):
+    field = kernel(lightness(2, *size))
+    cells = -(-size[0] // 2) * -(-size[1] // 2)
+    assert field.coordinates.shape == (2, 2, cells, 3 + 3)
+    assert field.noise.shape == field.spread.shape == (2, cells)
+    assert field.mean.shape == (2, cells, 2)
+    assert field.amplitude.shape == (2, 2) and field.shared.shape == (2,)
+    assert all(part.isfinite().all() and part.dtype == torch.float32 for part in field)
+    assert (field.noise > 0).all() and (field.spread > 0).all()
+
+
+def test_a_new_kernel_is_about_the_classical_one(kernel):
+    """So that training starts where the best guess without training ends."""
+    L = lightness()
+    given = hints(1, 8, 48, 64)
+    with torch.no_grad():
+        field = kernel(L)
+        new, classical = (kriging.krige(L, *given, k) for k in (field, kriging.COLORS))
+    assert (new - classical).square().mean() < 0.1 * classical.square().mean()
+
+
+def test_the_first_space_starts_with_the_classical_numbers(kernel):
+    L = lightness()
+    with torch.no_grad():
+        ours, theirs = kernel(L), kriging.COLORS.field(L)
+    torch.testing.assert_close(ours.coordinates[0, :, :, 3:], theirs.coordinates[0])
+    torch.testing.assert_close(ours.amplitude[0, 0], theirs.amplitude[0, 0])
+    torch.testing.assert_close(ours.shared[0], theirs.shared[0])
+
+
+def test_pictures_of_a_batch_do_not_mix(kernel):
+    L = lightness(3)
+    together = kernel(L)
+    for i in range(3):
+        one = kernel(L[i : i + 1])
+        torch.testing.assert_close(together.coordinates[:, i : i + 1], one.coordinates)
+        torch.testing.assert_close(together.mean[i : i + 1], one.mean)
+
+
+def test_the_rim_counts_for_nothing_beyond_it(kernel):
+    """A picture that is filled up has the cells of the picture."""
+    L = lightness(1, 40, 50)
+    filled = torch.nn.functional.pad(L, (0, 14, 0, 8), mode="replicate")
+    small, large = kernel(L), kernel(filled)
+    rows = torch.arange(20)[:, None] * 32 + torch.arange(25)
+    torch.testing.assert_close(small.mean, large.mean[:, rows.flatten()])
+    torch.testing.assert_close(small.spread, large.spread[:, rows.flatten()])
+
+
+def test_all_of_it_learns(kernel):
+    L = lightness(2)
+    kernel.zero_grad()
+    field, given = kernel(L), hints(2, 6, 48, 64)
+    for one in (field, field.corrections()):
+        kriging.krige(L, *given, one).square().mean().backward(retain_graph=True)
+    still = [name for name, p in kernel.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not still
+
+
+def test_it_learns_what_lightness_and_place_do_not_tell():
+    """Two textures of the same mean lightness, each of its own colour, in a pattern of patches."""
+    rng = torch.Generator().manual_seed(0)
+    owner = (torch.rand(4, 1, 4, 4, generator=rng) > 0.5).float()
+    owner = owner.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    stripes = 10 * torch.sign(torch.sin(torch.arange(64) * 1.6)).view(1, 1, 1, 64)
+    L = 50 + stripes * owner
+    ab = torch.cat([40 * owner - 20, 20 - 40 * owner], dim=1)
+    cells = torch.nn.functional.avg_pool2d(ab, 2).flatten(2).mT
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        kernel = DeepKernel(MINI)
+        torch.nn.init.ones_(kernel.backbone.stages[0][0].gamma)
+        optimizer = torch.optim.Adam(kernel.parameters(), lr=5e-3)
+
+        def error(step):
+            rows = (
+                torch.rand(4, 1024, generator=torch.Generator().manual_seed(step)).topk(4).indices
+            )
+            centres = torch.stack([rows // 32, rows % 32], dim=-1) * 2 + 1.0
+            values = cells.gather(1, rows[..., None].expand(-1, -1, 2))
+            found = kriging.krige(L, centres, values, torch.ones_like(rows) > 0, kernel(L))
+            return (found - ab).square().mean()
+
+        with torch.no_grad():
+            before = sum(error(1000 + i) for i in range(4))
+        for step in range(60):
+            optimizer.zero_grad()
+            error(step).backward()
+            optimizer.step()
+        with torch.no_grad():
+            after = sum(error(1000 + i) for i in range(4))
+    assert after < 0.5 * before
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 32, 32)])
+def test_refusals(kernel, shape):
+    with pytest.raises(ValueError, match=r"L has shape .*; expected \(B, 1, H, W\)"):
+        kernel(torch.zeros(shape))
+
+
+def test_its_config_survives_a_file():
+    config = dataclasses.replace(pointhint.PRESETS["pointhint-nano"], kernel=MINI)
+    again = pointhint.Config(**json.loads(json.dumps(dataclasses.asdict(config))))
+    assert again == config
+    network = registry.build("pointhint", again, device="meta")
+    assert network.kernel.config == MINI
