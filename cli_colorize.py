@@ -42,7 +42,14 @@ Naming = Callable[[Path], list[Path]]  # a job's target -> all that is written f
 MOST = 64  # variations of a picture
 # Role -> its command.
 COMMANDS = {"automatic": "colorize", "exemplar": "exemplar", "pointhint": "hints"}
-CONTROLS = ("strength", "saturation", "chroma_ceiling", "keep_color", "upsample")  # of Finish
+CONTROLS = (
+    "strength",
+    "saturation",
+    "chroma_ceiling",
+    "fade",
+    "keep_color",
+    "upsample",
+)  # of Finish
 
 
 def add_colorize(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +141,12 @@ def add_finish(parser: argparse.ArgumentParser, *, published: bool = False) -> N
         type=float,
         metavar="C",
         help="largest C* of new colour (default: 0 = none)",
+    )
+    add(
+        "--fade",
+        type=float,
+        metavar="C",
+        help="C* of which half is left; weaker, doubtful colour goes to neutral (default: 0 = off)",
     )
     add(
         "--keep-color",

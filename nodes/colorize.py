@@ -47,6 +47,7 @@ class Colorize(io.ComfyNode):
                     "comparison; ColorFormer's has the network's working size (256x256), not the "
                     "photo's. All controls but resolution are then ignored, a mask is refused.",
                 ),
+                controls.fade(),
             ],
             outputs=[
                 io.Image.Output("colored", display_name="image", tooltip="The coloured photos.")
@@ -65,6 +66,7 @@ class Colorize(io.ComfyNode):
         keep_color: float = 0.0,
         upsample: str = METHODS[0],
         finish: str = "exact",
+        fade: float = 0.0,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         if finish not in ("exact", "published"):
@@ -73,6 +75,7 @@ class Colorize(io.ComfyNode):
             strength=strength,
             saturation=saturation,
             chroma_ceiling=chroma_ceiling,
+            fade=fade,
             keep_color=keep_color,
             upsample=upsample,
         )

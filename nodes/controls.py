@@ -91,6 +91,20 @@ def chroma_ceiling() -> io.Float.Input:
     )
 
 
+def fade() -> io.Float.Input:
+    return slider(
+        "fade",
+        default=0.0,
+        min=0.0,
+        max=50.0,
+        step=1.0,
+        advanced=True,
+        tooltip="Where the network is unsure its colour is weak: such colour fades to neutral, "
+        "strong colour stays. The number is the vividness of which half is left (5 is a faint "
+        "tint, 20 is skin). 0 = off.",
+    )
+
+
 def keep_color() -> io.Float.Input:
     return slider(
         "keep_color",

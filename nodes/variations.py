@@ -67,6 +67,7 @@ class Variations(io.ComfyNode):
                 controls.strength(advanced=True),
                 controls.saturation(advanced=True),
                 controls.chroma_ceiling(),
+                controls.fade(),
             ],
             outputs=[
                 io.Image.Output(
@@ -89,6 +90,7 @@ class Variations(io.ComfyNode):
         strength: float = 1.0,
         saturation: float = 1.0,
         chroma_ceiling: float = 0.0,
+        fade: float = 0.0,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         colored = colorizer.vary(
@@ -98,7 +100,9 @@ class Variations(io.ComfyNode):
             spread=spread,
             mask=host.mask_for(image, mask),
             resolution=resolution or None,
-            finish=Finish(strength=strength, saturation=saturation, chroma_ceiling=chroma_ceiling),
+            finish=Finish(
+                strength=strength, saturation=saturation, chroma_ceiling=chroma_ceiling, fade=fade
+            ),
             progress=host.progress(len(image) * count),
         )
         return io.NodeOutput(host.delivered(colored))

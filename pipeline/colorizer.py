@@ -16,7 +16,7 @@ from ..model_defs.spec import Spec
 from . import color, geometry
 from . import published as published_script
 from .batch import as_batch, as_masks, part_of, repaired
-from .finish import Finish, apply_finish
+from .finish import Finish, apply_finish, faded
 from .memory import ColorMemory, refuse_unless_fits, sample_fusion_weights
 from .placement import Placement
 
@@ -315,17 +315,21 @@ class Colorizer:
         model_input = color.gray_rgb(L) if self.spec.model_input == "gray_rgb" else L
         model_input = model_input.to(self.dtype)
         if self.spec.memory is None:
-            yield self._numbers(network(model_input))
+            yield self._read(network(model_input))
             return
         memory = self.memory and self.memory.entries(L.device)
         if fusion is None:
-            yield self._numbers(network(model_input, memory))
+            yield self._read(network(model_input, memory))
             return
         targets, spread = fusion
         encoded = network.encode(model_input)
         for target in targets.to(encoded.weights):
             weights = encoded.weights.lerp(target, spread)
-            yield self._numbers(network.decode(encoded, memory, weights))
+            yield self._read(network.decode(encoded, memory, weights))
+
+    def _read(self, ab: Tensor) -> Tensor:
+        """A network's answer as its spec says it is to be read."""
+        return self.spec.gain * faded(self._numbers(ab), self.spec.fade)
 
     def _numbers(self, ab: Tensor) -> Tensor:
         """`ab` as float32. Raises ValueError where it holds NaN or infinite numbers."""

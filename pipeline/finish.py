@@ -26,6 +26,9 @@ class Finish:
     """Factor on the predicted chroma, 0..4."""
     chroma_ceiling: float = 0.0
     """Largest C* of the new colour, bent softly; 0 = no ceiling."""
+    fade: float = 0.0
+    """C* of the predicted colour of which half is left; weaker, more doubtful colour goes to
+    neutral, stronger stays. 0 = none fades."""
     keep_color: float = 0.0
     """How much colour the photo already has is kept where it has any, 0..1."""
     upsample: str = METHODS[0]
@@ -36,6 +39,7 @@ class Finish:
             ("strength", 0, 1),
             ("saturation", 0, 4),
             ("chroma_ceiling", 0, 200),
+            ("fade", 0, 50),
             ("keep_color", 0, 1),
         ):
             if not low <= getattr(self, name) <= high:
@@ -89,9 +93,22 @@ def compose(
     return torch.where(weight > 0, colored, rgb)
 
 
+def faded(ab: Tensor, fade: float) -> Tensor:
+    """Chroma (B, 2, h, w) without what is weak: C* becomes C*^3 / (C*^2 + fade^2).
+
+    A network that has learned by the squared error answers with the mean of the colours that it
+    holds possible: the less it knows, the nearer to grey. What is left of many colours is a tint
+    that is wrong more often than right (docs/training-log.md).
+    """
+    if not fade:
+        return ab
+    square = ab.square().sum(1, keepdim=True)
+    return ab * (square / (square + fade**2))
+
+
 def shape_chroma(ab: Tensor, controls: Finish) -> Tensor:
-    """Saturation, ceiling on (B, 2, h, w): hue stays, C* is scaled, then bent below the ceiling."""
-    ab = ab * controls.saturation
+    """Fade, saturation, ceiling on (B, 2, h, w): hue stays, C* is bent, scaled, bent again."""
+    ab = faded(ab, controls.fade) * controls.saturation
     if not controls.chroma_ceiling:
         return ab
     c = color.chroma(ab)

@@ -40,6 +40,8 @@ LIMITS = {  # setting -> least and most
     **dict.fromkeys(("histogram", "variation", "color_enhance"), (0.0, math.inf)),
     **dict.fromkeys(("average", "recolor"), (0.0, 1.0)),
     "smallest": (0.05, 1.0),
+    "fade": (0.0, 50.0),
+    "gain": (0.0, 4.0),
     "discriminator_width": (1, math.inf),
 }
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -101,7 +103,7 @@ class Settings:
             raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
         for name, (least, most) in LIMITS.items():
             value = getattr(self, name, least)
-            if not least <= value <= most:
+            if value is not None and not least <= value <= most:
                 end = f"to {most}" if math.isfinite(most) else "or more"
                 raise ValueError(f"{name} is {value}; expected {least} {end}.")
         if self.batch % self.accumulate:

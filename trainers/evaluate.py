@@ -88,6 +88,8 @@ class Config:
     finish: str = "ours"
     """ours, or published: the official script's picture."""
     saturation: float = 1.0
+    fade: float = 0.0
+    """C* of which half is left, see `pipeline.finish`."""
     dtype: str = "float32"
     """float32, bfloat16 or float16, of the networks that colour."""
     hints: tuple[int, ...] = (1, 10, 50)
@@ -128,10 +130,10 @@ class Config:
             raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
         if self.finish not in FINISHES:
             raise ValueError(f"finish is '{self.finish}'; expected {' or '.join(FINISHES)}.")
-        if self.finish == "published" and self.saturation != 1:
+        if self.finish == "published" and (self.saturation != 1 or self.fade):
             raise ValueError(
-                f"saturation is {self.saturation}, but finish is published, which has none; "
-                "leave out the one or the other."
+                f"saturation is {self.saturation} and fade {self.fade}, but finish is published, "
+                "which has none; leave out the one or the other."
             )
         if self.size is not None and self.size and self.size < SMALLEST:
             raise ValueError(f"size is {self.size}; expected 0, or {SMALLEST} or more.")

@@ -371,10 +371,11 @@ PROTOCOLS = {"automatic": automatic, "pointhint": by_points, "exemplar": by_refe
 def _colorized(colorizer: Colorizer, gray: Tensor, config: "Config", **given: object) -> Tensor:
     """(B, 3, H, W) -> the same, coloured as the settings say."""
     published = config.finish == "published"
+    finish = Finish(saturation=config.saturation, fade=config.fade)
     out = colorizer.colorize(
         gray.movedim(1, -1),
         resolution=config.resolution or None,
-        finish="published" if published else Finish(saturation=config.saturation),
+        finish="published" if published else finish,
         **given,
     )
     return out.movedim(-1, 1)

@@ -83,6 +83,11 @@ class Config(common.Settings):
     to take its colours from the memory, so that another one changes them. 0 in the paper."""
     vgg: str | None = None
     """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
+    fade: float | None = None
+    """C* of which half is left when the result colours photos: weaker colour goes to neutral. Not
+    part of the training; None = as `weights`, or 0 = all is left."""
+    gain: float | None = None
+    """Factor on the colour then; None = as `weights`, or 1."""
     steps: int = 200_000
     batch: int = 16
     """Photos in a step, over all processes."""
@@ -241,7 +246,7 @@ def main(config: Config) -> None:
             common.calibrate(average.network, some, common.gray_seen(device))
             look(step)
             training = common.provenance(config, photos, step, report.seconds)
-            facts = {"resolution": spec.resolution}
+            facts = {key: getattr(spec, key) for key in ("resolution", "fade", "gain")}
             checkpoints.write_weights(config, average.network, colorformer.NAME, training, facts)
         state.save(step, report.seconds, places)
         report.after_saving()
@@ -337,7 +342,12 @@ def build(config: Config) -> tuple[colorformer.ColorFormer, Spec]:
         take_memory(network, memory.load(config.memory))
     if config.spectral_norm:
         common.normalise(network.spectral_convolutions(), config.weights)
-    return network, replace(spec, resolution=config.resolution or spec.resolution)
+    asked = {
+        "resolution": config.resolution or spec.resolution,
+        "fade": spec.fade if config.fade is None else config.fade,
+        "gain": spec.gain if config.gain is None else config.gain,
+    }
+    return network, replace(spec, **asked)
 
 
 def take_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> None:

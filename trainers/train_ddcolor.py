@@ -56,6 +56,11 @@ class Config(common.Settings):
     """ImageNet weights of a ConvNeXt for the encoder, as in the paper: file, or convnext_large."""
     vgg: str | None = None
     """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
+    fade: float | None = None
+    """C* of which half is left when the result colours photos: weaker colour goes to neutral. Not
+    part of the training; None = as `weights`, or 0 = all is left."""
+    gain: float | None = None
+    """Factor on the colour then; None = as `weights`, or 1."""
     steps: int = 400_000
     batch: int = 16
     """Photos in a step, over all processes."""
@@ -215,7 +220,7 @@ def main(config: Config) -> None:
             common.calibrate(average.network, some, common.gray_seen(device))
             look(step)
             training = common.provenance(config, photos, step, report.seconds)
-            facts = {"resolution": spec.resolution}
+            facts = {key: getattr(spec, key) for key in ("resolution", "fade", "gain")}
             checkpoints.write_weights(config, average.network, ddcolor.NAME, training, facts)
         state.save(step, report.seconds, places)
         report.after_saving()
@@ -302,7 +307,12 @@ def build(config: Config) -> tuple[ddcolor.DDColor, Spec]:
             log.info("encoder: random start values (ImageNet's: --backbone convnext_large)")
     if config.spectral_norm:
         common.normalise(network.spectral_convolutions(), config.weights)
-    return network, replace(spec, resolution=config.resolution or spec.resolution)
+    asked = {
+        "resolution": config.resolution or spec.resolution,
+        "fade": spec.fade if config.fade is None else config.fade,
+        "gain": spec.gain if config.gain is None else config.gain,
+    }
+    return network, replace(spec, **asked)
 
 
 def rate_factor(config: Config, step: int) -> float:

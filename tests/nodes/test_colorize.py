@@ -90,6 +90,7 @@ def test_controls_reach_the_finish(colorize, grey):
     assert torch.equal(colorize(image, strength=0.0), image)
     assert chroma(colorize(image, saturation=0.0)).max() < 0.1
     assert chroma(colorize(image, saturation=4.0, chroma_ceiling=0.5)).max() < 0.6
+    assert chroma(colorize(image, fade=50.0)).mean() < 0.5 * chroma(colorize(image)).mean()
 
 
 def test_published_finish(colorize, grey):

@@ -1,5 +1,6 @@
 """The Python surface: any picture in, the same kind of picture out."""
 
+import copy
 import dataclasses
 import logging
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.pipeline import color
+from comfyui_colorist.pipeline.finish import faded
 from comfyui_colorist.pipeline.memory import ColorMemory
 from comfyui_colorist.pipeline.placement import Placement
 
@@ -31,6 +33,15 @@ def test_any_size_keeps_size_and_lightness(mini, size):
 def test_colours_something(mini):
     out = mini.colorize(photo(channels=1), resolution=64)
     assert color.chroma(color.rgb_to_lab(out.movedim(-1, 1))[:, 1:]).mean() > 1
+
+
+def test_colour_is_read_as_the_network_asks(mini, mini_colorformer):
+    """Its weak colour fades, what is left gets its gain; so for all that asks for its chroma."""
+    rgb = torch.rand(1, 3, 64, 64)
+    for engine in (mini, mini_colorformer):
+        plain, asking = engine.chroma(rgb), copy.copy(engine)
+        asking.spec = dataclasses.replace(engine.spec, fade=6.0, gain=1.5)
+        torch.testing.assert_close(asking.chroma(rgb), 1.5 * faded(plain, 6.0))
 
 
 def test_channels(mini):

@@ -1,9 +1,11 @@
 """The finished picture keeps its lightness; each control does what its line says."""
 
+import math
+
 import pytest
 import torch
 from comfyui_colorist.pipeline import color, finish
-from comfyui_colorist.pipeline.finish import Finish
+from comfyui_colorist.pipeline.finish import Finish, faded
 
 
 @pytest.fixture
@@ -65,6 +67,21 @@ def test_saturation_and_ceiling(photo, predicted):
     assert (bent[2] / bent[1]).item() == pytest.approx(20 / 30, abs=0.01)
 
 
+def test_weak_colour_fades_and_strong_colour_stays(photo, predicted):
+    """C*^3 / (C*^2 + fade^2): half is left of C* = fade; hue stays; 0 is off."""
+    ab = torch.tensor([0.0, 3, 10, 60]).view(1, 1, 2, 2) * torch.tensor([0.6, -0.8]).view(
+        1, 2, 1, 1
+    )
+    assert faded(ab, 0.0) is ab
+    out = faded(ab, 10.0)
+    want = torch.tensor([0, 27 / 109, 5, 60 * 3600 / 3700])
+    torch.testing.assert_close(color.chroma(out).flatten(), want)
+    assert (out[:, 0] * ab[:, 1] == out[:, 1] * ab[:, 0]).all()
+    c = math.hypot(30, 20)
+    _, a, b = middle(finished(photo, predicted, fade=c))
+    assert (a.item(), b.item()) == pytest.approx((15, 10), abs=0.05)
+
+
 def test_mask(photo, predicted):
     mask = torch.zeros(1, 40, 60)
     mask[:, :, 30:] = 1
@@ -97,6 +114,7 @@ def test_strips_do_not_show(photo, predicted, monkeypatch):
         ("strength", float("nan")),
         ("saturation", -1),
         ("chroma_ceiling", 1e9),
+        ("fade", 51),
         ("keep_color", 2),
     ],
 )

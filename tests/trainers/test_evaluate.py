@@ -445,6 +445,7 @@ def test_settings_that_cannot_be_are_refused(photos, mini_file):
         ({"photos": ()}, "name at least one folder"),
         ({"finish": "official"}, "finish is 'official'; expected ours or published"),
         ({"finish": "published", "saturation": 1.2}, "leave out the one or the other"),
+        ({"finish": "published", "fade": 5.0}, "leave out the one or the other"),
         ({"size": 20}, "size is 20; expected 0, or 33 or more"),
         ({"sheet": photos / "a.tar"}, "must end in .jpg"),
         ({"hints": (0, 10)}, "expected 1 or more"),

@@ -67,6 +67,21 @@ def test_files_and_provenance(photos, tmp_path, mini_preset, mini_config):
     }
 
 
+def test_how_the_result_is_to_be_read(photos, tmp_path, mini_preset):
+    plain = {"steps": 1, "spectral_norm": False}
+    changes = plain | {"fade": 5.0, "gain": 1.25, "resolution": 64}
+    train_ddcolor.main(settings(photos, tmp_path / "first", **changes))
+    start = tmp_path / "first" / "weights.safetensors"
+    _, spec, info = registry.load(start)
+    assert info["spec"] == {"resolution": 64, "fade": 5.0, "gain": 1.25}
+    again = plain | {"weights": str(start), "architecture": "", "gain": 1.0}
+    train_ddcolor.main(settings(photos, tmp_path / "second", **again))
+    _, spec, _ = registry.load(tmp_path / "second" / "weights.safetensors")
+    assert (spec.resolution, spec.fade, spec.gain) == (64, 5.0, 1.0)
+    with pytest.raises(ValueError, match="gain is 5; expected 0.0 to 4.0"):
+        settings(photos, tmp_path, gain=5)
+
+
 def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset):
     changes = {
         "steps": 150,
