@@ -132,7 +132,7 @@ PRESETS = {
         heads=4,
         head_width=32,
         kernel=deep_kernel.Config(sideways=False),
-        # Of the ways that were measured the best and the fastest (docs/model-cards.md).
+        # Of the ways that were measured the best and the fastest (docs/training-log.md).
         second_kv="fused",
         full_res_head=False,
     ),
