@@ -58,7 +58,9 @@ def main() -> None:
         for _ in range(options.repeats + 2):
             ends = [time.perf_counter()]
             with torch.inference_mode():
-                known = pointhint.spread(ready.L, points, ready.base, prior=engine.spec.prior)
+                known = pointhint.spread(
+                    ready.L, points, ready.base, prior=engine.spec.prior, field=ready.field
+                )
                 ends.append(time.perf_counter())
                 ab = engine.placement.acquire(0)(pointhint.network_input(ready.L, *known)).float()
                 ends.append(time.perf_counter())

@@ -23,6 +23,9 @@ MULTIPLE = 16  # deepest cells of the backbone
 AB = 20.0  # Lab units of a mean of 1: about the spread of chroma in photos
 RANGE = 3.0  # largest logarithm of spread and noise against what is usual
 LEAST_NOISE = 1e-3
+# Part of the diagonal that corrections reach. People correct what is most wrong, which says less
+# of its surroundings than the random places of the training do (docs/training-log.md).
+REACH = 0.5
 FASTER = 10.0  # single numbers are learned so much faster than filters: they have further to go
 
 
@@ -114,8 +117,8 @@ class DeepKernel(nn.Module):
         # From here in float32: sums of many small differences
         spaces, learned = self.config.spaces, self.config.learned
         coordinates, mean, spread, noise = found.split([spaces * learned, 2, 1, 1], dim=-1)
-        axes = 2 if self.config.sideways else 1
-        place = kriging.places(height, width, L.device)[:, :axes].expand(len(L), -1, -1)
+        both = kriging.places(height, width, L.device).expand(len(L), -1, -1)
+        place = both if self.config.sideways else both[..., :1]
         light = kriging.lightness(L)
         known = [
             torch.cat([far * place, dark * light], dim=-1)
@@ -129,4 +132,6 @@ class DeepKernel(nn.Module):
             noise=LEAST_NOISE + _number(self.noise) * noise[..., 0].clamp(-RANGE, RANGE).exp(),
             spread=spread[..., 0].clamp(-RANGE, RANGE).exp(),
             mean=AB * mean,
+            place=None,
+            nearby=both / REACH if self.config.sideways else None,
         )

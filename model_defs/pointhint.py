@@ -124,7 +124,10 @@ def spec(config: Config) -> Spec:
     """What the pipeline must know to run this network."""
     # Fitted to the peak of one float32 forward pass on a CPU, 448 to 896 pixels, rounded up
     # (benchmarks/cost.py): nano 185 bytes a pixel, t 198, s 297. Most of it is the first stage.
+    # A kernel of width 64, which runs before the network, takes 330: its decoder at 1/2.
     per_pixel = 124 + config.mlp_ratio * config.inner[0]
+    if config.kernel:
+        per_pixel = max(per_pixel, round(5.5 * config.kernel.width))
     return Spec(
         architecture=NAME,
         role="pointhint",

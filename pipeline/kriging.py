@@ -6,7 +6,7 @@ as light as it is (`Kernel`). Or in coordinates that a network gives each place 
 that a hint speaks for what belongs to the same thing (`model_defs.deep_kernel`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,48 +22,63 @@ AT_ONCE = 2**22  # distances that are held at once
 class Field(NamedTuple):
     """How alike the colours of a picture's n cells are, row by row; n = h w. Covariance:
 
-    k(p, q) = spread(p) spread(q) (shared + sum_k amplitude_k exp(-|x_k(p) - x_k(q)|))
+    k(p, q) = spread(p) spread(q) (shared + sum_k amplitude_k exp(-|x_k(p) - x_k(q)|)) near(p, q)
+    near(p, q) = exp(-|place(p) - place(q)|)
+
+    Pairs of numbers are of colours, and of corrections of colours that are known by other means.
     """
 
     coordinates: Tensor
     """x: (K, B, n, D)."""
     amplitude: Tensor
-    """(2, K) variance of what differs from cell to cell in space k: of colours; and of corrections
-    of colours that are known by other means."""
+    """(2, K) variance of what differs from cell to cell in space k."""
     shared: Tensor
-    """(2,) variance of what all cells share, likewise."""
+    """(2,) variance of what all cells share."""
     noise: Tensor
     """(B, n) variance of what a hint there has for itself."""
     spread: Tensor
     """(B, n) by how much more than others colours differ there."""
     mean: Tensor
     """(B, n, 2) colours in Lab units before any hint."""
+    place: Tensor | None
+    """(B, n, 2) y and x in units of how far a hint reaches; None = everywhere."""
+    nearby: Tensor | None
+    """The same for corrections."""
 
     def to(self, device: torch.device | str) -> "Field":
         """The same on another device."""
-        return Field(*(tensor.to(device) for tensor in self))
+        return Field(*(None if part is None else part.to(device) for part in self))
 
     def some(self, pictures: list[int]) -> "Field":
         """Of some of the pictures."""
-        x, amplitude, shared, *rest = self
-        return Field(x[:, pictures], amplitude, shared, *(part[pictures] for part in rest))
+        return self._of_cells(lambda part: part[pictures])
 
     def cells(self, rows: Tensor) -> "Field":
         """Of some cells: rows (B, N), their numbers."""
         one = torch.arange(len(rows), device=rows.device)[:, None]
-        x, amplitude, shared, *rest = self
-        return Field(x[:, one, rows], amplitude, shared, *(part[one, rows] for part in rest))
+        return self._of_cells(lambda part: part[one, rows])
 
     def split(self, size: int) -> Iterator["Field"]:
         """Of `size` cells after the other."""
-        x, amplitude, shared, *rest = self
-        for part in zip(x.split(size, 2), *(y.split(size, 1) for y in rest), strict=True):
-            yield Field(part[0], amplitude, shared, *part[1:])
+        for start in range(0, self.spread.shape[1], size):
+            yield self._of_cells(lambda part, start=start: part[:, start : start + size])
 
     def corrections(self) -> "Field":
         """For corrections of colours that are known by other means."""
-        x, amplitude, shared, *rest, mean = self
-        return Field(x, amplitude.flip(0), shared.flip(0), *rest, torch.zeros_like(mean))
+        return self._replace(
+            amplitude=self.amplitude.flip(0),
+            shared=self.shared.flip(0),
+            mean=torch.zeros_like(self.mean),
+            place=self.nearby,
+            nearby=self.place,
+        )
+
+    def _of_cells(self, change: Callable[[Tensor], Tensor]) -> "Field":
+        """With all that is (B, n, ...) changed."""
+        x, amplitude, shared, *rest = self
+        coordinates = torch.stack([change(space) for space in x])
+        rest = (None if part is None else change(part) for part in rest)
+        return Field(coordinates, amplitude, shared, *rest)
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,8 @@ class Kernel:
             noise=self.noise * one,
             spread=one,
             mean=torch.zeros_like(light).expand(-1, -1, 2),
+            place=None,
+            nearby=None,
         )
 
 
@@ -162,10 +179,16 @@ def learn(cells: Field, ab: Tensor, valid: Tensor) -> Known:
 
 
 def joined(fields: Sequence[Field]) -> Field:
-    """Cells of several pictures as those of one."""
-    _, amplitude, shared, *_ = fields[0]
-    rest = (torch.cat(parts, dim=1) for parts in list(zip(*fields, strict=True))[3:])
-    return Field(torch.cat([f.coordinates for f in fields], dim=2), amplitude, shared, *rest)
+    """Cells of several pictures as those of one, which have no place in it."""
+    first = fields[0]
+    return first._replace(
+        coordinates=torch.cat([field.coordinates for field in fields], dim=2),
+        noise=torch.cat([field.noise for field in fields], dim=1),
+        spread=torch.cat([field.spread for field in fields], dim=1),
+        mean=torch.cat([field.mean for field in fields], dim=1),
+        place=None,
+        nearby=None,
+    )
 
 
 def tell(field: Field, known: Known) -> tuple[Tensor, Tensor]:
@@ -197,4 +220,7 @@ def _covariance(a: Field, b: Field) -> Tensor:
     for x, y, amplitude in zip(a.coordinates, b.coordinates, a.amplitude[0], strict=True):
         d = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
         alike = alike + amplitude * torch.exp(-d)
+    if a.place is not None:
+        d = torch.cdist(a.place, b.place, compute_mode="donot_use_mm_for_euclid_dist")
+        alike = alike * torch.exp(-d)
     return alike * a.spread[..., None] * b.spread[:, None]

@@ -10,7 +10,9 @@
     # Published or own weights, your photos
     colorist train ddcolor --preset finetune --weights ddcolor_tiny.pth --photos photos/ --out tuned
     # The network in the box
-    python trainers/train_ddcolor.py --preset nano --photos shard-*.tar --out runs/nano
+    python trainers/train_ddcolor.py --preset nano --photos shard-*.tar --out runs/first
+    python trainers/train_ddcolor.py --preset nano-last --photos shard-*.tar \\
+        --weights runs/first/weights.safetensors --out runs/nano
 
 Started again with the same --out a run goes on where it stopped, bit for bit on a CPU. Result:
 OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows photos that
@@ -95,6 +97,17 @@ class Config(common.Settings):
             raise ValueError(f"schedule is '{self.schedule}'; expected halving or cosine.")
 
 
+_NANO = {
+    "batch": 32,
+    "smallest": 0.6,
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "huber": 20.0,
+    "adversarial": 0.0,
+    "colorfulness": 0.0,
+    "spectral_norm": False,
+    "clip": 1.0,
+}
 PRESETS = {
     "paper": {},
     # The paper's recipe in the memory of a small card: a batch in parts, half precision.
@@ -126,26 +139,30 @@ PRESETS = {
         "report_every": 50,
         "save_every": 100,
     },
-    # The network in the box: two CPU cores, photos of 160 pixels. Small squares first, where a step
-    # costs a quarter and what is sky or grass can be seen as well. No discriminator: it would cost
-    # half the steps.
-    "nano": {
+    # The network in the box, in two runs: two CPU cores, photos of 160 pixels. Small squares first,
+    # where a step costs a quarter and what is sky or grass can be seen as well. No discriminator:
+    # it would cost half the steps.
+    "nano": _NANO
+    | {
         "architecture": "ddcolor-nano",
         "resolution": 128,
         "steps": 7_100,
-        "batch": 32,
         "crop": (64, 96, 128),
         "crop_until": (6_000, 6_900),
-        "smallest": 0.6,
         "learning_rate": 1.5e-3,
-        "weight_decay": 0.05,
-        "schedule": "cosine",
         "warmup": 500,
-        "huber": 20.0,
-        "adversarial": 0.0,
-        "colorfulness": 0.0,
-        "spectral_norm": False,
-        "clip": 1.0,
+    },
+    "nano-last": _NANO
+    | {
+        "architecture": "",
+        "resolution": 192,
+        "fade": 3.0,
+        "gain": 1.2,
+        "steps": 8_800,
+        "crop": (96, 128, 160),
+        "crop_until": (7_000, 8_500),
+        "learning_rate": 1.2e-3,
+        "warmup": 300,
     },
 }
 

@@ -40,7 +40,9 @@ def test_one_row_for_each_cell(kernel, size):
     assert field.noise.shape == field.spread.shape == (2, cells)
     assert field.mean.shape == (2, cells, 2)
     assert field.amplitude.shape == (2, 2) and field.shared.shape == (2,)
-    assert all(part.isfinite().all() and part.dtype == torch.float32 for part in field)
+    assert field.place is None and field.nearby.shape == (2, cells, 2)
+    given = [part for part in field if part is not None]
+    assert all(part.isfinite().all() and part.dtype == torch.float32 for part in given)
     assert (field.noise > 0).all() and (field.spread > 0).all()
 
 

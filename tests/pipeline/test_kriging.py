@@ -81,6 +81,8 @@ def learned(batch, cells, seed=0):
         noise=0.01 + some(batch, cells),
         spread=0.5 + some(batch, cells),
         mean=20 * some(batch, cells, 2) - 10,
+        place=None,
+        nearby=2 * some(batch, cells, 2),
     )
 
 
@@ -91,15 +93,17 @@ def test_a_field_equals_a_dense_solve(of_base):
     field, h, w = learned(2, 96), 8, 12
     found = cells_of(krige(L, places, ab, valid, field.corrections() if of_base else field))
     for i in range(2):
-        x, amplitude, shared, noise, spread, mean = (part.double() for part in field)
+        x, amplitude, shared, noise, spread, mean = (part.double() for part in field[:6])
+        place = field.nearby.double() if of_base else 0 * field.nearby
         rows = (places[i, :, 0].long() // 2) * w + places[i, :, 1].long() // 2
 
-        def k(p, q, i=i, x=x, amplitude=amplitude, shared=shared, spread=spread):
+        def k(p, q, i=i, x=x, amplitude=amplitude, shared=shared, spread=spread, place=place):
             alike = shared[int(of_base)] + sum(
                 a * torch.exp(-(y[i, p] - y[i, q]).norm())
                 for a, y in zip(amplitude[int(of_base)], x, strict=True)
             )
-            return spread[i, p] * spread[i, q] * alike
+            near = torch.exp(-(place[i, p] - place[i, q]).norm())
+            return spread[i, p] * spread[i, q] * alike * near
 
         own = torch.tensor([[k(p, q) for q in rows] for p in rows]) + noise[i, rows].diag()
         before = 0 * mean[i] if of_base else mean[i]
@@ -111,7 +115,7 @@ def test_a_field_equals_a_dense_solve(of_base):
 
 def test_parts_of_a_field():
     field = learned(3, 10)
-    assert all(torch.equal(a, b) for a, b in zip(field.to("cpu"), field, strict=True))
+    assert field.to("cpu").place is None and torch.equal(field.to("cpu").mean, field.mean)
     some, rows = field.some([2, 0]), torch.tensor([[1, 7], [0, 0], [9, 2]])
     assert torch.equal(some.mean, field.mean[[2, 0]]) and some.coordinates.shape == (3, 2, 10, 4)
     assert torch.equal(field.cells(rows).coordinates[1, 2, 0], field.coordinates[1, 2, 9])
