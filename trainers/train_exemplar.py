@@ -178,11 +178,11 @@ PRESETS = {
     "nano": _NANO
     | {
         "architecture": "exemplar-nano",
-        "steps": 9_000,
+        "steps": 4_000,
         "crop": (64, 96),
-        "crop_until": (4_500,),
+        "crop_until": (2_000,),
         "learning_rate": 1e-3,
-        "warmup": 300,
+        "warmup": 200,
     },
     "nano-last": _NANO
     | {
