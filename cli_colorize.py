@@ -42,14 +42,8 @@ Naming = Callable[[Path], list[Path]]  # a job's target -> all that is written f
 MOST = 64  # variations of a picture
 # Role -> its command.
 COMMANDS = {"automatic": "colorize", "exemplar": "exemplar", "pointhint": "hints"}
-CONTROLS = (
-    "strength",
-    "saturation",
-    "chroma_ceiling",
-    "fade",
-    "keep_color",
-    "upsample",
-)  # of Finish
+# Fields of Finish
+CONTROLS = ("strength", "saturation", "chroma_ceiling", "fade", "keep_color", "upsample")
 
 
 def add_colorize(parser: argparse.ArgumentParser) -> None:

@@ -135,6 +135,8 @@ def _start(trainer: str, preset: str, folder: Path) -> tuple[object, ...]:
     """What a preset cannot do without, and the paper not without ImageNet."""
     if preset == "finetune":
         return "--weights", f"{trainer}-nano"
+    if preset == "nano" and trainer == "pointhint":  # the second of its runs
+        return "--weights", "pointhint-nano"
     if preset == "nano":
         return ("--encoder", "ddcolor-nano") if trainer == "exemplar" else ()
     if trainer in ("ddcolor", "colorformer"):

@@ -1,4 +1,4 @@
-"""How alike the colours of two places are, told from lightness: the kernel of a point-hint network.
+"""How alike the colours of two places are, told from lightness: the kernel of guided networks.
 
 Deep kernel learning (Wilson, Hu, Salakhutdinov, Xing, AISTATS 2016, arXiv:1511.02222): a network
 gives each place coordinates, and places that are near in these have like colours. Kriging
@@ -117,8 +117,8 @@ class DeepKernel(nn.Module):
         # From here in float32: sums of many small differences
         spaces, learned = self.config.spaces, self.config.learned
         coordinates, mean, spread, noise = found.split([spaces * learned, 2, 1, 1], dim=-1)
-        both = kriging.places(height, width, L.device).expand(len(L), -1, -1)
-        place = both if self.config.sideways else both[..., :1]
+        places = kriging.places(height, width, L.device).expand(len(L), -1, -1)
+        place = places if self.config.sideways else places[..., :1]
         light = kriging.lightness(L)
         known = [
             torch.cat([far * place, dark * light], dim=-1)
@@ -133,5 +133,5 @@ class DeepKernel(nn.Module):
             spread=spread[..., 0].clamp(-RANGE, RANGE).exp(),
             mean=AB * mean,
             place=None,
-            nearby=both / REACH if self.config.sideways else None,
+            nearby=places / REACH if self.config.sideways else None,
         )
