@@ -1,0 +1,39 @@
+"""Photos that anyone may show, from Python packages, as files: for the contact sheets of the docs.
+
+    pip install scikit-image scikit-learn matplotlib
+    python benchmarks/public_photos.py photos/
+    colorist evaluate --photos photos/ --size 0 --model ddcolor-nano colorformer-nano \\
+        --sheet docs/contact-sheet.jpg
+"""
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from PIL import Image
+
+LONGEST = 512  # pixels
+PHOTOS = {  # name -> package and file in it; who made it
+    "astronaut": ("skimage.data", "astronaut.png"),  # NASA, public domain
+    "cat": ("skimage.data", "chelsea.png"),  # Stefan van der Walt, CC0
+    "coffee": ("skimage.data", "coffee.png"),  # Rachel Michetti, CC0
+    "rocket": ("skimage.data", "rocket.jpg"),  # SpaceX, public domain
+    "temple": ("sklearn.datasets.images", "china.jpg"),  # danielbuechele, CC BY 2.0
+    "flower": ("sklearn.datasets.images", "flower.jpg"),  # vultilion, CC BY 2.0
+    "portrait": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),  # US Navy, public domain
+}
+
+
+def main(out: Path) -> None:
+    """Write them, no longer than LONGEST."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (package, file) in PHOTOS.items():
+        with files(package).joinpath(file).open("rb") as data:
+            photo = Image.open(data).convert("RGB")
+        photo.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+        photo.save(out / f"{name}.jpg", quality=95)
+    print(f"{len(PHOTOS)} photos in {out}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "photos"))
