@@ -6,10 +6,12 @@ from . import host
 from .colorize import Colorize
 from .exemplar import ColorizeByReference
 from .load import LoadAutomatic, LoadExemplar, LoadPointHint
+from .measure import MeasureColor
 from .memory import ApplyMemory, BuildMemory, LoadMemory, SaveMemory
 from .merge import MergeChroma
 from .pointhint import ColorizeByPointHints
 from .references import FindReference
+from .stabilize import StabilizeChroma
 from .variations import Variations
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ NODES = [
     LoadPointHint,
     ColorizeByPointHints,
     MergeChroma,
+    StabilizeChroma,
+    MeasureColor,
 ]
 
 

@@ -2,11 +2,13 @@
 
 import logging
 
+import torch
 from torch import Tensor
 
 from ..pipeline import hints as hint_points
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.finish import Finish
+from ..pipeline.follow import Follower
 from ..pipeline.pointhint import PointHintColorizer
 from ..pipeline.upsample import METHODS
 from . import canvas, controls, host
@@ -77,6 +79,16 @@ class ColorizeByPointHints(io.ComfyNode):
                     "photo from its top left, color as #rrggbb, of which lightness is left aside, "
                     "size in pixels of the picture the network sees. Nothing = no points.",
                 ),
+                make(
+                    io.Boolean.Input,
+                    "follow",
+                    display_name="follow motion",
+                    default=False,
+                    advanced=True,
+                    tooltip="The images are the frames of a film, in order: the points are those "
+                    "of the first frame and go with what they lie on, until that is out of sight "
+                    "or there is a cut.",
+                ),
             ],
             outputs=[
                 io.Image.Output("colored", display_name="image", tooltip="The coloured photos."),
@@ -114,6 +126,7 @@ class ColorizeByPointHints(io.ComfyNode):
         keep_color: float = 0.0,
         upsample: str = METHODS[0],
         hints: str = NONE,
+        follow: bool = False,
         colorizer: Colorizer | None = None,
         reference: Tensor | None = None,
         mask: Tensor | None = None,
@@ -127,11 +140,13 @@ class ColorizeByPointHints(io.ComfyNode):
             upsample=upsample,
         )
         resolution = resolution or None
+        each = cls._followed(image, points) if follow else None
         with canvas.computing():
             session = cls._session(image, pointhint, colorizer, mask, resolution, finish)
             colored = pointhint.colorize(
                 image,
                 hints=points,
+                each=each,
                 base=colorizer,
                 prepared=session and session.ready()[1],
                 mask=host.mask_for(image, mask),
@@ -139,12 +154,23 @@ class ColorizeByPointHints(io.ComfyNode):
                 finish=finish,
                 progress=host.progress(len(image)),
             )
+        drawn = zip(image.split(1), each or [points] * len(image), strict=True)
+        overlay = torch.cat([hint_points.overlay(one, own) for one, own in drawn])
         return io.NodeOutput(
             host.delivered(colored),
-            host.delivered(hint_points.overlay(image, points)),
+            host.delivered(overlay),
             hint_points.write(points),
             ui=session and cls._message(session, colored, reference),
         )
+
+    @classmethod
+    def _followed(cls, image: Tensor, points: list[hint_points.Hint]) -> list:
+        """The points of each frame."""
+        follower, found = Follower(points, host.device()), []
+        for frame in image[..., :3].split(1):
+            host.check_interrupt()
+            found.append(follower.next(frame.movedim(-1, 1).expand(-1, 3, -1, -1)))
+        return found
 
     @classmethod
     def _session(

@@ -5,7 +5,7 @@ picture, and answer in float64.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -335,6 +335,43 @@ def _without_noise(eigenvalues: Tensor) -> Tensor:
     """Eigenvalues of a covariance; 0 for what rounding alone can make, as with few vectors."""
     floor = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.max()
     return torch.where(eigenvalues > floor, eigenvalues, 0.0)
+
+
+# --- All of them -------------------------------------------------------------------------------
+
+
+def scores(
+    rgb: Tensor,
+    true_rgb: Tensor | None = None,
+    wanted: Tensor | None = None,
+    patches: Sequence[int] = (),
+) -> dict[str, Tensor]:
+    """How good coloured pictures are, each alone: name of the score -> (B,).
+
+    Args:
+        rgb: (B, 3, H, W) in 0..1.
+        true_rgb: the same in true colour; None = colourfulness alone.
+        wanted: (B or 1, 441) histograms of the references' colours, for HIS.
+        patches: sides for PEV and B-PSNR.
+    Raises:
+        ValueError: different shapes; pictures too small for SSIM.
+    """
+    found = (
+        {}
+        if true_rgb is None
+        else {
+            "psnr": psnr(rgb, true_rgb),
+            "ssim": ssim(rgb, true_rgb),
+            "ciede2000": ciede2000(rgb, true_rgb),
+        }
+    )
+    found["colorfulness"] = colorfulness(rgb)
+    if wanted is not None:
+        found["his"] = intersection(ab_histogram(rgb), wanted)
+    for side in patches:
+        found[f"pev{side}"] = patch_error_variance(rgb, true_rgb, side)
+        found[f"bpsnr{side}"] = boundary_psnr(rgb, true_rgb, side)
+    return found
 
 
 # --- Shared ------------------------------------------------------------------------------------

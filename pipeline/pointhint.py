@@ -49,6 +49,7 @@ class PointHintColorizer(Colorizer):
         rgb: Pictures,
         *,
         hints: Hints = "",
+        each: Sequence[Hints] | None = None,
         base: Colorizer | None = None,
         prepared: Prepared | None = None,
         mask: Pictures | None = None,
@@ -62,6 +63,7 @@ class PointHintColorizer(Colorizer):
             rgb: (B, H, W, C) or (H, W, C) float sRGB in 0..1; only its lightness is looked at.
             hints: as `hints.read` takes them: their JSON, or a list of points. They serve all
                 pictures. None at all is allowed: the network then colours as it thinks best.
+            each: in place of `hints` those of each picture, such as `follow.Follower` gives.
             base: an automatic colorizer whose colours the hints correct. Without hints the result
                 has its colours, as they are at this network's working size.
             prepared: what `prepare` made of the first picture with the same base and resolution;
@@ -71,11 +73,16 @@ class PointHintColorizer(Colorizer):
             as `Colorizer.colorize`.
         Raises:
             ValueError: as `hints.read` and `Colorizer.colorize`; a base that is no automatic one,
-                or that this network was not trained with; a finish that is no `Finish`.
+                or that this network was not trained with; a finish that is no `Finish`; hints for
+                another number of pictures.
         """
         self._check(base, finish)
-        points = hint_points.read(hints)
         picture, restore = as_batch(rgb)
+        points = [hint_points.read(own) for own in ([hints] if each is None else each)]
+        if each is not None and len(points) != len(picture):
+            raise ValueError(
+                f"there are hints for {len(points)} pictures, but {len(picture)} pictures."
+            )
 
         def predict(
             rgb: Tensor, L: Tensor, shape: geometry.Geometry, part: slice
@@ -88,7 +95,15 @@ class PointHintColorizer(Colorizer):
                     maps.append(base_chroma(base, rgb[len(maps) :], L[len(maps) :]))
                 known = torch.cat(maps)
             field = prepared.field if first and len(L) == 1 else None
-            yield self._answer(L, known, points, field)
+            if each is None:
+                yield self._answer(L, known, points[0], field)
+                return
+            yield torch.cat(
+                [
+                    self._answer(one, None if known is None else known[i : i + 1], own, field)
+                    for i, (one, own) in enumerate(zip(L.split(1), points[part], strict=True))
+                ]
+            )
 
         out = self._paint(picture, mask, resolution, finish, progress, predict)
         return restore(out[:, 0])

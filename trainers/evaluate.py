@@ -223,35 +223,6 @@ def refuse_unless_published(engines: dict[str, Colorizer], resolution: int, size
             )
 
 
-# --- Numbers -----------------------------------------------------------------------------------
-
-
-def score(
-    made: Tensor,
-    true: Tensor,
-    wanted: Tensor | None = None,
-    patches: Sequence[int] = (),
-) -> dict[str, Tensor]:
-    """How good coloured pictures are, each alone: (B, 3, H, W) in 0..1 twice -> name -> (B,).
-
-    Args:
-        wanted: (B, 441) histograms of the references' colours, for HIS.
-        patches: sides for PEV and B-PSNR.
-    """
-    found = {
-        "psnr": measure.psnr(made, true),
-        "ssim": measure.ssim(made, true),
-        "ciede2000": measure.ciede2000(made, true),
-        "colorfulness": measure.colorfulness(made),
-    }
-    if wanted is not None:
-        found["his"] = measure.intersection(measure.ab_histogram(made), wanted)
-    for side in patches:
-        found[f"pev{side}"] = measure.patch_error_variance(made, true, side)
-        found[f"bpsnr{side}"] = measure.boundary_psnr(made, true, side)
-    return found
-
-
 # --- The run -------------------------------------------------------------------------------------
 
 
@@ -323,7 +294,7 @@ def run(study: Study, judges: Judges, config: Config, skipped: dict[str, str]) -
             histograms = [measure.ab_histogram(item.reference[None]) for item in items]
             wanted = torch.cat(histograms).to(config.device)
         for name, made in study.made(items, config.device):
-            scores = score(made, true, wanted, study.patches)
+            scores = measure.scores(made, true, wanted, study.patches)
             if judges.classifier is not None:
                 scores |= judges.hits(made, [item.place for item in items])
             found.add(name, scores)

@@ -243,6 +243,7 @@ def comfy_api() -> dict[str, ModuleType]:
     io.Image, io.Mask = comfy_type("IMAGE", Input), comfy_type("MASK", Input)
     io.Int, io.Float = comfy_type("INT", IntInput), comfy_type("FLOAT", NumberInput)
     io.String = comfy_type("STRING", StringInput)
+    io.Boolean = comfy_type("BOOLEAN", WidgetInput)
     io.Combo = comfy_type("COMBO", ComboInput)
     io.WidgetInput, io.comfytype = WidgetInput, comfytype
     io.Hidden = type("Hidden", (), {"unique_id": "UNIQUE_ID"})

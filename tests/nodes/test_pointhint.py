@@ -95,6 +95,19 @@ def test_the_hints_serve_all_pictures(run, grey):
     assert together.args[1].shape == (3, 48, 64, 3)
 
 
+def test_the_hints_follow_what_moves(run, grey):
+    wide = torch.nn.functional.interpolate(grey(1, 24, 40).movedim(-1, 1), scale_factor=2.0)
+    wide = wide.movedim(1, -1)
+    film = torch.cat([wide[:, :, 4 * t : 4 * t + 64] for t in range(3)])  # to the left by 4
+    _, overlay, points = run(film, hints=written(RED), follow=True).args
+    discs = (overlay - overlay.mean(-1, keepdim=True)).abs().sum(-1) > 0.1
+    middles = [disc.nonzero()[:, 1].float().mean() for disc in discs]
+    assert middles[0] - middles[2] == pytest.approx(8, abs=1.5)
+    assert points == run(film[:1], hints=written(RED)).args[2]
+    apart = run(film[2:], hints=written(RED)).args[0]
+    assert not torch.allclose(apart, run(film, hints=written(RED), follow=True).args[0][2:])
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_channels_of_the_photo(run, grey, channels):
     image = grey(1, 40, 56, channels)
@@ -212,8 +225,7 @@ def test_fp16_intermediates(host, run, grey, monkeypatch):
 
 def test_the_host_is_told_which_widget_draws_the_hints(host, folder):
     schema = host.nodes.ColorizeByPointHints.GET_SCHEMA()
-    put = schema.inputs[-1]
-    assert put.id == "hints"
+    [put] = [put for put in schema.inputs if put.id == "hints"]
     assert put.extra_dict == {"widgetType": "COLORIST_HINTS"}
     assert put.io_type == "STRING" if hasattr(put, "io_type") else put.get_io_type() == "STRING"
     assert schema.is_output_node

@@ -33,6 +33,8 @@ def test_ids_are_the_documented_ones(schemas):
         "ColoristLoadPointHint": "Load Point-Hint Colorizer",
         "ColoristPointHints": "Colorize by Point Hints",
         "ColoristMergeChroma": "Merge Chroma",
+        "ColoristStabilize": "Stabilize Chroma",
+        "ColoristMeasure": "Measure Color",
     }
 
 

@@ -480,3 +480,17 @@ def test_a_root_is_of_the_vectors_so_far():
 def test_one_vector_has_no_covariance():
     with pytest.raises(ValueError, match="at least two vectors; there are 1"):
         measure.frechet_distance(moments(random(1, 3)), moments(random(5, 3)))
+
+
+# --- All of them -------------------------------------------------------------------------------
+
+
+def test_scores_of_a_batch():
+    made, true = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
+    found = measure.scores(made, true)
+    assert list(found) == ["psnr", "ssim", "ciede2000", "colorfulness"]
+    assert all(values.shape == (2,) for values in found.values())
+    assert list(measure.scores(made)) == ["colorfulness"]
+    wanted = measure.ab_histogram(true)
+    assert measure.scores(true, true, wanted)["his"].tolist() == pytest.approx([1, 1])
+    assert {"pev16", "bpsnr32"} <= set(measure.scores(made, true, patches=(16, 32)))

@@ -197,6 +197,21 @@ def test_batch_equals_images_one_by_one(mini_pointhint, mini, monkeypatch, with_
     assert done == [2, 4, 5]
 
 
+@pytest.mark.parametrize("with_base", [False, True])
+def test_each_picture_may_have_hints_of_its_own(mini_pointhint, mini, monkeypatch, with_base):
+    rgb, each = photo(3), [HINTS, [], HINTS[:1]]
+    options = {"resolution": 64, "base": mini if with_base else None}
+    apart = [
+        mini_pointhint.colorize(one, hints=own, **options)
+        for one, own in zip(rgb, each, strict=True)
+    ]
+    monkeypatch.setattr(mini_pointhint.placement, "images_at_once", lambda memory: 2)
+    together = mini_pointhint.colorize(rgb, each=each, **options)
+    torch.testing.assert_close(together, torch.stack(apart), **ROUNDING)
+    with pytest.raises(ValueError, match="hints for 2 pictures, but 3 pictures"):
+        mini_pointhint.colorize(rgb, each=each[:2], **options)
+
+
 def test_out_of_memory_halves_the_chunk(mini_pointhint, mini, monkeypatch):
     rgb, options = photo(4), {"hints": HINTS, "resolution": 64, "base": mini}
     want = mini_pointhint.colorize(rgb, **options)

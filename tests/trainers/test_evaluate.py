@@ -96,16 +96,6 @@ def test_a_photos_own_colours_are_not_in_its_table(photos):
     torch.testing.assert_close(painted, red[None], atol=2e-2, rtol=0)
 
 
-def test_scores_of_a_batch_are_for_trainers():
-    made, true = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
-    found = evaluate.score(made, true)
-    assert list(found) == ["psnr", "ssim", "ciede2000", "colorfulness"]
-    assert all(values.shape == (2,) for values in found.values())
-    wanted = measure.ab_histogram(true)
-    assert evaluate.score(true, true, wanted)["his"].tolist() == pytest.approx([1, 1])
-    assert {"pev16", "bpsnr32"} <= set(evaluate.score(made, true, patches=(16, 32)))
-
-
 # --- Points and references ---------------------------------------------------------------------
 
 

@@ -1,0 +1,60 @@
+"""Measure Color on the host; the numbers themselves are tested in tests/pipeline."""
+
+import json
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def measured(host):
+    names = [put.id for put in host.nodes.MeasureColor.GET_SCHEMA().outputs]
+    execute = host.nodes.MeasureColor.execute
+    return lambda *images, **options: dict(
+        zip(names, execute(*images, **options).args, strict=True)
+    )
+
+
+def pictures(count=2, size=(24, 32)):
+    return torch.rand(count, *size, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_alone_tells_colourfulness(measured):
+    found = measured(pictures())
+    assert found["colorfulness"] > 20
+    assert found["report"].splitlines() == [f"colourfulness: {found['colorfulness']:.1f}"]
+    assert (found["psnr"], found["flicker"]) == (0, 0)
+
+
+def test_with_truth_and_reference(measured):
+    image = pictures()
+    found = measured(image, truth=image, reference=image[:1])
+    assert found["psnr"] == pytest.approx(50)
+    assert found["ssim"] == pytest.approx(1)
+    assert found["ciede2000"] == pytest.approx(0, abs=1e-3)
+    told = json.loads(found["json"])
+    assert len(told["pictures"]) == 2
+    assert told["mean"]["delta_colorfulness"] == 0
+    assert told["pictures"][0]["his"] == pytest.approx(1)
+    one = measured(image, truth=image[:1])
+    assert 5 < one["psnr"] < 50
+
+
+def test_film_flickers(measured):
+    frames = pictures(1, (48, 64)).expand(4, -1, -1, -1) * 0.5 + 0.2
+    calm = measured(frames, film=True)
+    assert calm["flicker"] < 0.1
+    shifts = torch.tensor([0.05, -0.05, 0.05, -0.05])[:, None, None]
+    frames = torch.stack([frames[..., 0] + shifts, frames[..., 1], frames[..., 2] - shifts], -1)
+    found = measured(frames, film=True)
+    assert found["flicker"] > 5
+    assert "flicker: " in found["report"]
+
+
+def test_refusals(measured):
+    with pytest.raises(ValueError, match="the image is 32x24, but its truth 24x32"):
+        measured(pictures(), truth=pictures(1, (32, 24)))
+    with pytest.raises(ValueError, match="truth has 3 pictures for 2 images"):
+        measured(pictures(), truth=pictures(3))
+    with pytest.raises(ValueError, match="a reference is connected, but no truth"):
+        measured(pictures(), reference=pictures(1))
