@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from . import cli_film
 from .cli_common import (
     DEFAULT_COLORFORMER,
     DEFAULT_MODEL,
@@ -37,6 +38,18 @@ if TYPE_CHECKING:
     from .pipeline.files import Picture
 
 Paint = Callable[["Picture", list[Path]], None]  # colours a picture and writes its outputs
+
+
+class Painters(NamedTuple):
+    """What colours the inputs."""
+
+    picture: Paint
+    frames: Callable[[], cli_film.Painter]
+    """One for each film."""
+    device: object
+    """Where films are steadied."""
+
+
 Naming = Callable[[Path], list[Path]]  # a job's target -> all that is written for it
 
 MOST = 64  # variations of a picture
@@ -49,10 +62,12 @@ CONTROLS = ("strength", "saturation", "chroma_ceiling", "fade", "keep_color", "u
 def add_colorize(parser: argparse.ArgumentParser) -> None:
     """The command `colorist colorize`."""
     parser.description = (
-        "Colour pictures. A folder is coloured with all below it, its tree repeated under OUT. "
-        "Outputs that are there already are left alone, so a stopped run goes on where it was."
+        "Colour pictures and films. A folder is coloured with all below it, its tree repeated "
+        "under OUT; if OUT is a film's name, its pictures are the frames. Outputs that are there "
+        "already are left alone, and a stopped run goes on where it was."
     )
     add_pictures(parser)
+    cli_film.add_film(parser)
     add_network(parser, None, f"{DEFAULT_MODEL}; with --memory {DEFAULT_COLORFORMER}")
     _add_memory(parser)
     add_finish(parser, published=True)
@@ -86,7 +101,7 @@ def add_variations(parser: argparse.ArgumentParser) -> None:
     add_network(parser, DEFAULT_COLORFORMER)
     _add_memory(parser)
     add_finish(parser)
-    parser.set_defaults(run=_variations, finish="exact")
+    parser.set_defaults(run=_variations, finish="exact", **cli_film.NONE)
 
 
 def _add_memory(parser: argparse.ArgumentParser) -> None:
@@ -101,9 +116,13 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
 def add_pictures(parser: argparse.ArgumentParser) -> None:
     """What is coloured, and where it goes."""
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="IN", help="picture or folder")
+    add("inputs", nargs="+", type=Path, metavar="IN", help="picture, film or folder")
     add(
-        "-o", "--out", type=Path, required=True, help="folder; or a picture's name, for a single IN"
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        help="folder; or the name of a picture or film, for a single IN",
     )
 
 
@@ -159,7 +178,7 @@ def add_finish(parser: argparse.ArgumentParser, *, published: bool = False) -> N
 
 @dataclass
 class Job:
-    """One picture on its way."""
+    """One picture, or film, on its way."""
 
     source: Path
     target: Path | None = None
@@ -167,6 +186,8 @@ class Job:
     """waiting, then written, skipped (it was there already) or failed."""
     error: str | None = None
     seconds: float = 0.0
+    film: bool = False
+    """The source is a film or a folder of frames, the target a film or a folder of pictures."""
 
     def outputs(self, naming: Naming) -> list[Path]:
         """All that is to be written; nothing where there is no target."""
@@ -197,15 +218,24 @@ def _colorize(arguments: argparse.Namespace) -> int:
     return color_all(arguments, _painter)
 
 
-def color_all(arguments: argparse.Namespace, painter: Callable[..., Paint]) -> int:
+def color_all(arguments: argparse.Namespace, painter: Callable[..., Painters]) -> int:
     """Colour what is asked for, whatever becomes of single pictures; returns the exit code.
 
     Args:
-        painter: (arguments, jobs) -> what colours and writes one picture; Refusal where it cannot.
+        painter: (arguments, jobs) -> what colours them; Refusal where it cannot.
     """
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
     naming = arguments.naming
-    jobs = plan(arguments.inputs, arguments.out, naming)
+    cli_film.check(arguments)
+    jobs = plan(
+        arguments.inputs,
+        arguments.out,
+        naming,
+        stabilize=arguments.stabilize,
+        frames=arguments.frames,
+    )
+    if naming is not alone and any(job.film for job in jobs):
+        raise Refusal("a film has one result; leave out what is written beside pictures.")
     for job in jobs:
         outputs = job.outputs(naming)
         finished = outputs and not arguments.overwrite and all(map(_holds_something, outputs))
@@ -213,15 +243,18 @@ def color_all(arguments: argparse.Namespace, painter: Callable[..., Paint]) -> i
     waiting = [job for job in jobs if job.status == "waiting"]
     code = DONE
     try:
-        color = painter(arguments, waiting) if waiting else None
-        pictures = _read_ahead(waiting)
+        painters = painter(arguments, waiting) if waiting else None
+        pictures = _read_ahead([job for job in waiting if not job.film])
         for number, job in enumerate(jobs, 1):
             if job.status == "skipped":
                 continue
             began = time.monotonic()
             if job.status == "waiting":
                 try:
-                    color(next(pictures).result(), job.outputs(naming))
+                    if job.film:
+                        _color_film(arguments, job, painters)
+                    else:
+                        painters.picture(next(pictures).result(), job.outputs(naming))
                     job.status = "written"
                 except FAILURES as error:
                     job.status, job.error = "failed", sentence(error, job.source.name)
@@ -241,18 +274,45 @@ def color_all(arguments: argparse.Namespace, painter: Callable[..., Paint]) -> i
     return code or (FAILED if counts["failed"] else DONE)
 
 
-def plan(inputs: list[Path], out: Path, naming: Naming = alone) -> list[Job]:
+def _color_film(arguments: argparse.Namespace, job: Job, painters: Painters) -> None:
+    left_out = ("inputs", "out", "overwrite", "json", "run", "naming", "rest", "device")
+    settings = {k: str(v) for k, v in sorted(vars(arguments).items()) if k not in left_out}
+    cli_film.color_film(
+        arguments, job.source, job.target, painters.frames(), painters.device, settings
+    )
+
+
+def plan(
+    inputs: list[Path],
+    out: Path,
+    naming: Naming = alone,
+    *,
+    stabilize: bool = False,
+    frames: bool = False,
+) -> list[Job]:
     """Which picture goes where: one picture to the file `out`, all others into the folder `out`.
 
     Args:
         naming: what is written for each target.
+        stabilize: folders hold the frames of a film.
+        frames: films become pictures in a folder.
     Raises:
         Refusal: two pictures with one output, an output that is an input, an impossible `out`.
     """
     from .pipeline.files import FORMATS, SUFFIXES
+    from .pipeline.video_parts import FORMATS as FILMS
 
     suffix = out.suffix.lower()
-    if suffix in SUFFIXES and not os.path.isdir(out):
+    films = list(map(cli_film.is_film, inputs))
+    if suffix in FILMS and not os.path.isdir(out):
+        if len(inputs) > 1 or not (films[0] or os.path.isdir(inputs[0])):
+            raise Refusal(
+                f"-o {out} names one film; give one film, or one folder of frames, to colour."
+            )
+        jobs = [Job(inputs[0], out, film=True)]
+    elif suffix in SUFFIXES and not os.path.isdir(out):
+        if any(films):
+            raise Refusal(f"-o {out} names a picture, but IN is a film; name a film or a folder.")
         if len(inputs) > 1 or os.path.isdir(inputs[0]):
             raise Refusal(
                 f"-o {out} names one picture, but there are more to write; name a folder."
@@ -263,7 +323,12 @@ def plan(inputs: list[Path], out: Path, naming: Naming = alone) -> list[Job]:
     elif os.path.exists(out) and not os.path.isdir(out):
         raise Refusal(f"-o {out} is a file; name a folder, or a picture ({', '.join(FORMATS)}).")
     else:
-        found = [job for given in inputs for job in pictures_in(given, out)]
+        found = []
+        for given, film in zip(inputs, films, strict=True):
+            if film or (stabilize and os.path.isdir(given)):
+                found.append(Job(given, _film_target(given, out, frames), film=True))
+            else:
+                found += pictures_in(given, out)
         jobs = list({(str(job.source.absolute()), str(job.target)): job for job in found}.values())
     sources = {identity(job.source) for job in jobs if os.path.exists(job.source)}
     targets: dict[str, Path] = {}
@@ -277,6 +342,18 @@ def plan(inputs: list[Path], out: Path, naming: Naming = alone) -> list[Job]:
                     f"{other} and {job.source} would both become {target}; use two folders."
                 )
     return jobs
+
+
+def _film_target(given: Path, out: Path, frames: bool) -> Path:
+    """Where a film goes below the folder `out`; a folder of frames becomes `out` itself."""
+    from .pipeline.video_parts import FORMATS
+
+    if os.path.isdir(given):
+        return out
+    if frames:
+        return out / given.stem
+    known = given.suffix.lower() in FORMATS
+    return out / (given.name if known else f"{given.stem}.mkv")
 
 
 def pictures_in(given: Path, out: Path | None = None) -> Iterator[Job]:
@@ -365,8 +442,8 @@ def load_role(arguments: argparse.Namespace, model: str, role: str) -> "Colorize
     return colorizer
 
 
-def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Paint:
-    """What colours and writes one picture; everything that all pictures need is checked here."""
+def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
+    """What colours and writes; everything that all pictures need is checked here."""
     import numpy as np
 
     from .pipeline import memory
@@ -392,7 +469,8 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Paint:
             results = colorizer.vary(picture.pixels, **sampling, **options)
         write_missing(arguments, outputs, ((pixels, picture.keep) for pixels in results))
 
-    return color
+    alike = cli_film.Alike(lambda frames: colorizer.colorize(frames, **options))
+    return Painters(color, lambda: alike, colorizer.placement.device)
 
 
 def write_missing(

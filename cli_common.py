@@ -117,12 +117,13 @@ def left_out(grey: int, unreadable: int) -> str:
 def sentence(error: BaseException, name: str = "") -> str:
     """One line for the user, which names the file."""
     from .pipeline.files import PictureError
+    from .pipeline.video import FilmError
 
     if isinstance(error, OSError) and error.strerror:
         name, text = name or str(error.filename), f"{error.strerror}."
     else:
         text = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{name}: {text}" if name and not isinstance(error, PictureError) else text
+    return f"{name}: {text}" if name and not isinstance(error, PictureError | FilmError) else text
 
 
 def show(text: str) -> None:

@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import cli_film
 from .cli_colorize import (
     Job,
-    Paint,
+    Painters,
     add_finish,
     add_pictures,
     alone,
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
 def add_exemplar(parser: argparse.ArgumentParser) -> None:
     """The command `colorist exemplar`."""
     parser.description = (
-        "Colour pictures as references are coloured. Several references are looked at together, "
-        "and each place takes its colour from where it finds its like. Outputs that are there "
-        "already are left alone, so a stopped run goes on where it was."
+        "Colour pictures and films as references are coloured, a film as some of its frames. "
+        "Several references are looked at together, and each place takes its colour from where it "
+        "finds its like. Outputs that are there already are left alone, and a stopped run goes on "
+        "where it was."
     )
     add_pictures(parser)
+    cli_film.add_film(parser)
     add = parser.add_argument
     add(
         "--reference",
@@ -97,8 +100,8 @@ def _with_confidence(target: Path) -> list[Path]:
     return [target, target.with_name(f"{target.stem}-confidence.png")]
 
 
-def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Paint:
-    """What colours and writes one picture; everything that all pictures need is checked here."""
+def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
+    """What colours and writes; everything that all pictures need is checked here."""
     from .pipeline.exemplar import THRESHOLD
 
     folder = arguments.reference[0] if os.path.isdir(arguments.reference[0]) else None
@@ -116,6 +119,11 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Paint:
         given = None if folder else exemplar.read(_pictures(arguments.reference))
     except FAILURES as error:
         raise Refusal(sentence(error)) from error
+    if folder and any(job.film for job in jobs):
+        raise Refusal(
+            "--reference names a folder to choose from for each picture, which would change from "
+            "frame to frame; name coloured frames of the film."
+        )
     refuse_unwritable(jobs[0].target.parent)
 
     def color(picture: "Picture", outputs: list[Path]) -> None:
@@ -126,7 +134,8 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Paint:
         results = [(colored, picture.keep), (confidence[..., None], None)]
         write_missing(arguments, outputs, results[: len(outputs)])
 
-    return color
+    alike = cli_film.Alike(lambda frames: exemplar.colorize(frames, reference=given, **options))
+    return Painters(color, lambda: alike, exemplar.placement.device)
 
 
 def _pictures(paths: list[Path]) -> list:

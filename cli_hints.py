@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import cli_film
 from .cli_colorize import (
     Job,
-    Paint,
+    Painters,
     add_finish,
     add_pictures,
     alone,
@@ -31,18 +32,23 @@ from .cli_common import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from .pipeline.files import Picture
     from .pipeline.hints import Hint
+    from .pipeline.pointhint import PointHintColorizer
 
 
 def add_hints(parser: argparse.ArgumentParser) -> None:
     """The command `colorist hints`."""
     parser.description = (
-        "Colour pictures from a few coloured points, or correct an automatic network's colours by "
-        "them. Outputs that are there already are left alone, so a stopped run goes on where it "
-        "was."
+        "Colour pictures and films from a few coloured points, or correct an automatic network's "
+        "colours by them. Outputs that are there already are left alone, and a stopped run goes on "
+        "where it was."
     )
     add_pictures(parser)
+    cli_film.add_film(parser)
     add = parser.add_argument
     add(
         "--hints",
@@ -50,7 +56,8 @@ def add_hints(parser: argparse.ArgumentParser) -> None:
         metavar="HINTS",
         help='points that serve all of IN: a file, JSON such as {"version": 1, "points": [{"x": '
         '0.4, "y": 0.2, "color": "#8a5a3c"}]}, or - for stdin; or a folder with NAME.json for '
-        "each picture",
+        "each picture. Of a film: those of its first frame, which go with what they lie on; or a "
+        "folder with NUMBER.json, or NUMBER.png in colour, for some of its frames",
     )
     add(
         "--base",
@@ -76,15 +83,19 @@ def _with_overlay(target: Path) -> list[Path]:
     return [target, target.with_name(f"{target.stem}-hints.png")]
 
 
-def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Paint:
-    """What colours and writes one picture; everything that all pictures need is checked here."""
+def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
+    """What colours and writes; everything that all pictures need is checked here."""
     import numpy as np
     import torch
 
     from .pipeline import hints as hint_points
 
     try:
-        hints_of = _reader(arguments, jobs)
+        films = [job.film for job in jobs]
+        if any(films) and not all(films):
+            raise Refusal("colour films and pictures in two runs: their hints mean other things.")
+        hints_of = None if any(films) else _reader(arguments, jobs)
+        keys_of = _keys(arguments) if any(films) else None
         pointhint = load_role(arguments, arguments.model, "pointhint")
         options = finishing(arguments, pointhint.spec)
         if arguments.base:
@@ -103,7 +114,43 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Paint:
             results.append((hint_points.overlay(whole, hints)[0].numpy(), None))
         write_missing(arguments, outputs, results)
 
-    return color
+    device = pointhint.placement.device
+    return Painters(color, lambda: _Frames(pointhint, options, keys_of(), device), device)
+
+
+class _Frames:
+    """Colours a film by hints that go with what they lie on: a painter of `cli_film`."""
+
+    def __init__(
+        self,
+        pointhint: "PointHintColorizer",
+        options: dict,
+        keys: "dict[int, list[Hint]]",
+        device: object,
+    ):
+        from .pipeline.follow import Follower
+
+        self.pointhint, self.options, self.keys = pointhint, options, keys
+        self.number, self.follower = 0, Follower(device=device)
+
+    def paint(self, frames: "np.ndarray") -> "tuple[np.ndarray, list[dict[str, Tensor]]]":
+        """See `cli_film.Painter`."""
+        import torch
+
+        each, left = [], []
+        for frame in frames:
+            if self.number in self.keys:
+                self.follower.replace(self.keys[self.number])
+            each.append(self.follower.next(torch.from_numpy(frame).movedim(-1, 0)[None]))
+            left.append(self.follower.tensors())
+            self.number += 1
+        return self.pointhint.colorize(frames, each=each, **self.options), left
+
+    def restore(self, tensors: "dict[str, Tensor]", number: int) -> None:
+        """See `cli_film.Painter`."""
+        from .pipeline.follow import Follower
+
+        self.follower, self.number = Follower.of(tensors, self.follower.device), number
 
 
 def _reader(arguments: argparse.Namespace, jobs: list[Job]) -> Callable[[Path], list["Hint"]]:
@@ -129,6 +176,36 @@ def _reader(arguments: argparse.Namespace, jobs: list[Job]) -> Callable[[Path], 
             f"--hints {given}: no such file or folder, and no JSON, which begins with a brace."
         )
     return _always(hint_points.read(text))
+
+
+def _keys(arguments: argparse.Namespace) -> "Callable[[], dict[int, list[Hint]]]":
+    """What gives the hints of a film by the numbers of the frames that they were made for."""
+    import torch
+
+    from .pipeline import files, follow
+
+    given = Path(arguments.hints)
+    if not os.path.isdir(given):
+        hints = _reader(arguments, [])(given)
+        return lambda: {0: hints}
+    keys: dict[int, list[Hint]] = {}
+    for path in sorted(given.iterdir()):
+        if not path.stem.isdecimal():
+            continue
+        number = int(path.stem)
+        if number in keys:
+            raise Refusal(f"{given}: two files for frame {number}; keep one of them.")
+        if path.suffix.lower() == ".json":
+            keys[number] = _file(path)
+        elif path.suffix.lower() in files.SUFFIXES:
+            rgb = torch.from_numpy(files.read(path).pixels[..., :3]).movedim(-1, 0)[None]
+            keys[number] = follow.of_picture(rgb.expand(-1, 3, -1, -1))
+    if not keys:
+        raise Refusal(
+            f"{given}: no hints for frames of a film; expected files with their numbers for "
+            "names, such as 0.json with points, or 120.png, that frame in colour."
+        )
+    return lambda: keys
 
 
 def _always(hints: list["Hint"]) -> Callable[[Path], list["Hint"]]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from .cli_colorize import Job, pictures_in
 from .cli_common import DONE, FAILED, FAILURES, Refusal, say, sentence, show
+from .cli_film import is_film
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +29,8 @@ COLUMNS = {  # score -> heading, format; HIS only ever beside SSIM
     "ciede2000": ("CIEDE2000", ".2f"),
     "colorfulness": ("colourfulness", ".1f"),
     "delta_colorfulness": ("delta-CF", ".1f"),
+    "flicker": ("flicker", ".2f"),
+    "still_deviation": ("still", ".2f"),
 }
 WHY_BOTH = (
     "read HIS with SSIM: a global transfer of the reference's colours alone makes HIS high, "
@@ -41,10 +45,11 @@ def add_measure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compare coloured pictures with the true ones: PSNR, SSIM, CIEDE2000, colourfulness and "
         "its difference. Without TRUTH, colourfulness alone. Pictures of folders belong together "
-        "by path, then by name without suffix."
+        "by path, then by name without suffix. Of films the means over all frames; flicker, the "
+        "change of colour along motion from frame to frame; and its deviation at still places."
     )
     add = parser.add_argument
-    add("result", type=Path, metavar="RESULT", help="coloured picture, or folder of them")
+    add("result", type=Path, metavar="RESULT", help="coloured picture, film, or folder of pictures")
     add(
         "truth",
         type=Path,
@@ -57,6 +62,11 @@ def add_measure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="REF",
         help="picture whose colours were asked for, or a folder with one for each: adds HIS",
+    )
+    add(
+        "--film",
+        action="store_true",
+        help="RESULT, and TRUTH, are folders that hold the frames of one film",
     )
     add("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_measure)
@@ -126,8 +136,13 @@ def _measure(arguments: argparse.Namespace) -> int:
             "--reference adds HIS, which is only meaningful with SSIM to a truth: a wrong picture "
             "in the right colours has a high HIS. Give TRUTH as well, or leave out --reference."
         )
-    entries = _plan(arguments.result, arguments.truth, arguments.reference)
-    score = _scorer(keep_truth=bool(arguments.truth) and not os.path.isdir(arguments.truth))
+    film = arguments.film or is_film(arguments.result)
+    if film:
+        entries = [_film(arguments)]
+    else:
+        entries = _plan(arguments.result, arguments.truth, arguments.reference)
+    keep_truth = bool(arguments.truth) and not os.path.isdir(arguments.truth)
+    score = _score_film if film else _scorer(keep_truth)
     width = min(max(len(entry.name) for entry in entries), NAME_WIDTH)
     measured: list[dict[str, float]] = []
     for number, entry in enumerate(entries, 1):
@@ -177,6 +192,18 @@ def _line(name: str, cells: dict[str, str], width: int) -> str:
 
 
 # --- Who is compared with whom -----------------------------------------------------------------
+
+
+def _film(arguments: argparse.Namespace) -> Measured:
+    """A film, and its truth. Refusal where one of them is none."""
+    if arguments.reference:
+        raise Refusal("--reference is for pictures; leave it out.")
+    for path in filter(None, (arguments.result, arguments.truth)):
+        if not os.path.exists(path):
+            raise Refusal(f"{path}: no such file or folder.")
+        if not (is_film(path) or os.path.isdir(path)):
+            raise Refusal(f"{path}: not a film; expected a film or a folder of frames.")
+    return Measured(arguments.result.name, arguments.result, arguments.truth)
 
 
 def _plan(result: Path, truth: Path | None, reference: Path | None) -> list[Measured]:
@@ -243,9 +270,8 @@ def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
     def score(entry: Measured) -> dict[str, float]:
         wanted = entry.reference and histogram(entry.reference)  # first: its pixels can go
         rgb = read(entry.result)
-        colorful = measure.colorfulness(rgb).item()
         if not entry.truth:
-            return {"colorfulness": colorful}
+            return {"colorfulness": measure.colorfulness(rgb).item()}
         true_rgb = read_truth(entry.truth)
         if rgb.shape != true_rgb.shape:
             size, true_size = (f"{x.shape[3]}x{x.shape[2]}" for x in (rgb, true_rgb))
@@ -253,17 +279,44 @@ def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
                 f"{size} pixels, but its truth {entry.truth.name} has {true_size}; "
                 "the sizes must agree."
             )
+        found = measure.scores(rgb, true_rgb, wanted)
+        scores = {name: value.item() for name, value in found.items()}
         true_colorful = measure.colorfulness(true_rgb).item()
-        scores = {
-            "psnr": measure.psnr(rgb, true_rgb).item(),
-            "ssim": measure.ssim(rgb, true_rgb).item(),
-            "ciede2000": measure.ciede2000(rgb, true_rgb).item(),
-            "colorfulness": colorful,
-            "true_colorfulness": true_colorful,
-            "delta_colorfulness": abs(colorful - true_colorful),
-        }
-        if wanted is not None:
-            scores["his"] = measure.intersection(measure.ab_histogram(rgb), wanted).item()
-        return scores
+        off = abs(scores["colorfulness"] - true_colorful)
+        return scores | {"true_colorfulness": true_colorful, "delta_colorfulness": off}
 
     return score
+
+
+def _score_film(entry: Measured) -> dict[str, float]:
+    """Means over the frames of a film, and how much its colour flickers."""
+    import torch
+
+    from .pipeline import measure, video
+    from .pipeline.flicker import Flicker
+
+    flicker, totals = Flicker(), Counter()
+    truths = entry.truth and video.read(entry.truth)
+    for pixels, _ in video.read(entry.result):
+        frame = torch.from_numpy(pixels)[None]
+        flicker.push(frame)
+        true = truths and next(truths, None)
+        if truths and true is None:
+            raise ValueError(
+                f"its truth {entry.truth.name} ends before frame {flicker.frames - 1}."
+            )
+        true_rgb = torch.from_numpy(true[0])[None].movedim(-1, 1) if true else None
+        rgb = frame.movedim(-1, 1)
+        if true and rgb.shape != true_rgb.shape:
+            size, true_size = (f"{x.shape[3]}x{x.shape[2]}" for x in (rgb, true_rgb))
+            raise ValueError(f"{size} pixels, but its truth {entry.truth.name} has {true_size}.")
+        totals.update({name: x.item() for name, x in measure.scores(rgb, true_rgb).items()})
+        if true:
+            totals["true_colorfulness"] += measure.colorfulness(true_rgb).item()
+    if truths and next(truths, None):
+        raise ValueError(f"its truth {entry.truth.name} goes on behind frame {flicker.frames - 1}.")
+    scores = {name: total / flicker.frames for name, total in totals.items()}
+    if truths:
+        off = abs(scores["colorfulness"] - scores["true_colorfulness"])
+        scores["delta_colorfulness"] = off
+    return scores | flicker.scores()

@@ -13,6 +13,7 @@ from comfyui_colorist.pipeline import files, measure
 from PIL import Image
 
 SCORES = ("psnr", "ssim", "ciede2000", "colorfulness", "true_colorfulness", "delta_colorfulness")
+FILM = ("flicker", "still_deviation")  # see test_cli_film.py
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Path:
@@ -316,7 +317,7 @@ def test_stopped(tmp_path, monkeypatch, capsys):
 
 
 def test_columns_are_all_scores():
-    assert set(cli_measure.COLUMNS) == {*SCORES, "his"} - {"true_colorfulness"}
+    assert set(cli_measure.COLUMNS) == {*SCORES, "his", *FILM} - {"true_colorfulness"}
     order = list(cli_measure.COLUMNS)
     assert abs(order.index("his") - order.index("ssim")) == 1
 

@@ -1,0 +1,264 @@
+"""Films on the command line, as a user types it."""
+
+import json
+import runpy
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+from comfyui_colorist import cli, cli_film
+from comfyui_colorist.pipeline import color, files, flicker, video
+from comfyui_colorist.pipeline.pointhint import PointHintColorizer
+from comfyui_colorist.pipeline.video_parts import Parts
+
+ROOT = Path(__file__).resolve().parent
+films = SimpleNamespace(**runpy.run_path(str(ROOT / "pipeline" / "films.py")))
+FRAMES, SIZE = 14, (48, 64)
+LOSSLESS = ["--codec", "ffv1"]
+
+
+@pytest.fixture(scope="module")
+def model(mini_file) -> list[str]:
+    return ["--model", str(mini_file), "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    """A grey pan with a cut behind frame 8, at times of its own, with sound."""
+    path = tmp_path_factory.mktemp("film") / "film.mkv"
+    pictures = torch.cat([films.pan(0, 9, size=SIZE), films.pan(10, FRAMES - 9, size=SIZE)])
+    levels = (255 * color.gray_rgb(color.lightness(pictures.movedim(-1, 1)))).round().byte()
+    with av.open(str(path), "w") as container:
+        video_stream = container.add_stream("ffv1", rate=25)
+        video_stream.width, video_stream.height, video_stream.pix_fmt = *SIZE[::-1], "yuv444p"
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for number, picture in enumerate(levels.movedim(1, -1).numpy()):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = 2 * number + number % 3, Fraction(1, 50)
+            container.mux(video_stream.encode(frame))
+        container.mux(video_stream.encode())
+        wave = (8000 * np.sin(np.arange(4480) / 3)).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(wave, "s16", "mono")
+        frame.sample_rate, frame.pts = 8000, 0
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def frames(path: Path) -> np.ndarray:
+    return np.stack([pixels for pixels, _ in video.read(path)])
+
+
+def times(path: Path) -> list[Fraction]:
+    base = video.probe(path).time_base
+    return [when * base for _, when in video.read(path)]
+
+
+def wavering(film: np.ndarray) -> float:
+    measured = flicker.Flicker()
+    measured.push(torch.from_numpy(film))
+    return measured.scores()["flicker"]
+
+
+def stop_behind(count: int, sink: type, patch: pytest.MonkeyPatch) -> None:
+    """Have Ctrl-C come behind that many parts."""
+    written, write = [], sink.write
+
+    def stopped(self, *arguments):
+        if len(written) == count:
+            raise KeyboardInterrupt
+        written.append(write(self, *arguments))
+        return written[-1]
+
+    patch.setattr(sink, "write", stopped)
+
+
+def test_a_film_is_coloured_and_keeps_the_rest(tmp_path, film, model, capsys):
+    out = tmp_path / "out.mkv"
+    assert run("colorize", film, "-o", out, *model, *LOSSLESS) == 0
+    assert capsys.readouterr().err.endswith("1 written.\n")
+    before, after = frames(film), frames(out)
+    assert after.shape == before.shape == (FRAMES, *SIZE, 3)
+    assert np.abs(after - after.mean(-1, keepdims=True)).max() > 0.02
+    L, own = (color.lightness(torch.from_numpy(x).movedim(-1, 1)) for x in (after, before))
+    assert (L - own).abs().max() < 1.0
+    assert times(out) == times(film)
+    with av.open(str(film)) as one, av.open(str(out)) as other:
+        sound = [[bytes(p) for p in c.demux(audio=0) if p.size] for c in (one, other)]
+    assert sound[0] and sound[0] == sound[1]
+    assert not list(tmp_path.glob(".*"))
+    # Once more: nothing to do
+    assert run("colorize", film, "-o", out, *model, *LOSSLESS) == 0
+    assert capsys.readouterr().err.endswith("1 skipped.\n")
+
+
+def test_each_frame_is_as_the_picture_would_be(tmp_path, film, model, mini):
+    assert run("colorize", film, "-o", tmp_path / "out.mkv", *model, *LOSSLESS) == 0
+    alone = mini.colorize(frames(film)[3])
+    assert np.abs(frames(tmp_path / "out.mkv")[3] - alone).max() < 0.012  # 8 bits of YUV
+
+
+def test_stabilize_steadies(tmp_path, film, model):
+    for name, options in (("plain", []), ("steady", ["--stabilize"])):
+        assert run("colorize", film, "-o", tmp_path / f"{name}.mkv", *model, *options) == 0
+    plain, steady = (frames(tmp_path / f"{name}.mkv") for name in ("plain", "steady"))
+    assert wavering(steady) < wavering(plain)
+    assert times(tmp_path / "steady.mkv") == times(film)
+
+
+@pytest.mark.parametrize("options", [[], ["--stabilize", "--frames-after", "3"]])
+def test_a_stopped_run_goes_on(tmp_path, film, model, options, monkeypatch, capsys):
+    monkeypatch.setattr(cli_film, "PART", 4)
+    command = ["colorize", film, *model, *LOSSLESS, *options]
+    assert run(*command, "-o", tmp_path / "whole.mkv") == 0
+    with monkeypatch.context() as patch:
+        stop_behind(2, Parts, patch)
+        assert run(*command, "-o", tmp_path / "out.mkv") == 130
+    assert not (tmp_path / "out.mkv").exists()
+    capsys.readouterr()
+    assert run(*command, "-o", tmp_path / "out.mkv") == 0
+    assert "goes on behind frame 8" in capsys.readouterr().err
+    whole, parts = frames(tmp_path / "whole.mkv"), frames(tmp_path / "out.mkv")
+    assert np.abs(whole - parts).max() < 0.009  # two levels
+
+
+def test_frames_of_a_folder(tmp_path, film, model):
+    folder = tmp_path / "frames"
+    for number, pixels in enumerate(frames(film)):
+        files.write(folder / f"f{number}.png", pixels)  # f10 behind f9
+    assert run("colorize", folder, "-o", tmp_path / "a.mkv", "--rate", "12", *model, *LOSSLESS) == 0
+    assert video.probe(tmp_path / "a.mkv").rate == 12
+    assert run("colorize", film, "-o", tmp_path / "b.mkv", *model, *LOSSLESS) == 0
+    a, b = frames(tmp_path / "a.mkv"), frames(tmp_path / "b.mkv")
+    assert np.abs(a - b).max() < 0.012
+    # ... and back into a folder, steadied
+    out = tmp_path / "out"
+    assert run("colorize", folder, "-o", out, "--stabilize", *model) == 0
+    assert sorted(path.name for path in out.glob("*.png")) == sorted(
+        path.name for path in folder.iterdir()
+    )
+    steady = np.stack([files.read(out / f"f{i}.png").pixels for i in range(FRAMES)])
+    assert wavering(steady) < wavering(a)
+
+
+def test_a_film_becomes_pictures(tmp_path, film, model, monkeypatch, capsys):
+    monkeypatch.setattr(cli_film, "PART", 5)
+    command = ["colorize", film, "-o", tmp_path, "--frames", "--stabilize", *model]
+    with monkeypatch.context() as patch:
+        stop_behind(1, cli_film._Pictures, patch)
+        assert run(*command) == 130
+    assert len(list((tmp_path / "film").glob("*.png"))) == 5
+    assert run(*command) == 0
+    assert "goes on behind frame 5" in capsys.readouterr().err
+    parts = [files.read(tmp_path / "film" / f"{i:06}.png").pixels for i in range(FRAMES)]
+    assert run(*[x if x != tmp_path else tmp_path / "whole" for x in command]) == 0
+    whole = [files.read(tmp_path / "whole/film" / f"{i:06}.png").pixels for i in range(FRAMES)]
+    assert np.abs(np.stack(parts) - np.stack(whole)).max() < 0.005  # a level
+    # Finished: a later run writes nothing
+    (tmp_path / "film" / "000003.png").unlink()
+    assert run(*command) == 0
+    assert not (tmp_path / "film" / "000003.png").exists()
+
+
+def test_by_coloured_frames_of_it(tmp_path, film, mini_exemplar_file):
+    shown = torch.tensor([1.0, 0.7, 0.5]) * torch.from_numpy(frames(film)[0])
+    files.write(tmp_path / "key.png", shown.numpy())
+    model = ["--model", mini_exemplar_file, "--resolution", "64", "--device", "cpu"]
+    options = ["--reference", tmp_path / "key.png", "--stabilize", *model]
+    assert run("exemplar", film, "-o", tmp_path / "out.mkv", *options) == 0
+    assert frames(tmp_path / "out.mkv").shape == (FRAMES, *SIZE, 3)
+    assert run("exemplar", film, "-o", tmp_path, "--reference", tmp_path, *model) == 2
+
+
+def test_hints_go_with_what_moves(tmp_path, film, mini_pointhint_file, monkeypatch, capsys):
+    monkeypatch.setattr(cli_film, "PART", 4)
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    red = {"version": 1, "points": [{"x": 0.5, "y": 0.5, "color": "#c03030", "size": 8}]}
+    (keys / "0.json").write_text(json.dumps(red))
+    shown = torch.tensor([0.5, 0.7, 1.0]) * torch.from_numpy(frames(film)[9])
+    files.write(keys / "9.png", shown.numpy())
+    model = ["--model", mini_pointhint_file, "--resolution", "64", "--device", "cpu", *LOSSLESS]
+    command = ["hints", film, "--hints", keys, *model]
+    given, colorize = [], PointHintColorizer.colorize
+
+    def seen(self, frames, *, each, **options):
+        given.extend(each)
+        return colorize(self, frames, each=each, **options)
+
+    monkeypatch.setattr(PointHintColorizer, "colorize", seen)
+    assert run(*command, "-o", tmp_path / "out.mkv") == 0
+    assert len(given) == FRAMES
+    assert [len(hints) for hints in given[:9]] == [1] * 9
+    assert given[8][0].x == pytest.approx(0.5 - 8 * 2 / 64, abs=0.03)
+    assert min(len(hints) for hints in given[9:]) > 20
+    # A run that was stopped goes on with the same hints
+    whole = list(given)
+    with monkeypatch.context() as patch:
+        stop_behind(1, Parts, patch)
+        assert run(*command, "-o", tmp_path / "two.mkv") == 130
+    given.clear()
+    assert run(*command, "-o", tmp_path / "two.mkv") == 0
+    assert given == whole[4:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-o", "x.png"], "-o x.png names a picture, but IN is a film; name a film or a folder."),
+        (["-o", "x.mkv", "--frames-after", "3"], "belong to --stabilize; add it."),
+        (
+            ["-o", "x.mkv", "--stabilize", "--frames-before", "0"],
+            "--frames-before is 0; expected 1 to 240.",
+        ),
+        (["-o", "x.mkv", "--rate", "0"], "--rate is 0; expected frames per second"),
+    ],
+)
+def test_refusals(film, model, arguments, sentence, capsys):
+    assert run("colorize", film, *arguments, *model) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_picture_is_no_film(tmp_path, film, model, capsys):
+    files.write(tmp_path / "a.png", frames(film)[0])
+    assert run("colorize", tmp_path / "a.png", "-o", tmp_path / "x.mkv", *model) == 2
+    assert "names one film; give one film, or one folder of frames" in capsys.readouterr().err
+
+
+def test_a_damaged_film_is_reported_and_the_rest_is_done(tmp_path, film, model, capsys):
+    bad = tmp_path / "bad.mkv"
+    bad.write_bytes(b"no film at all")
+    assert run("colorize", bad, film, "-o", tmp_path / "out", *model) == 1
+    told = capsys.readouterr().err
+    assert "failed: bad.mkv: not a film, or damaged" in told
+    assert (tmp_path / "out" / "film.mkv").exists()
+
+
+def test_measure_tells_flicker(tmp_path, film, model, capsys):
+    assert run("colorize", film, "-o", tmp_path / "plain.mkv", *model, *LOSSLESS) == 0
+    assert run("colorize", film, "-o", tmp_path, "--frames", "--stabilize", *model) == 0
+    capsys.readouterr()
+    assert run("measure", tmp_path / "plain.mkv", "--json") == 0
+    plain = json.loads(capsys.readouterr().out)["mean"]
+    assert plain["flicker"] == pytest.approx(wavering(frames(tmp_path / "plain.mkv")), rel=1e-4)
+    assert (plain["frames"], plain["cuts"]) == (FRAMES, 1)
+    command = ["measure", tmp_path / "film", tmp_path / "plain.mkv", "--film"]
+    assert run(*command, "--json") == 0
+    steady = json.loads(capsys.readouterr().out)["mean"]
+    assert steady["flicker"] < plain["flicker"]
+    assert 30 < steady["psnr"] <= 50
+    assert run(*command) == 0
+    assert "flicker" in capsys.readouterr().out.splitlines()[0]
+    (tmp_path / "film" / "000013.png").unlink()
+    assert run(*command) == 1
+    assert "its truth plain.mkv goes on behind frame 12" in capsys.readouterr().err
+    assert run("measure", film, tmp_path / "film" / "000001.png") == 2
+    assert "not a film; expected a film or a folder of frames" in capsys.readouterr().err
