@@ -70,15 +70,6 @@ class ColorizeByPointHints(io.ComfyNode):
                 controls.mask(),
                 controls.resolution(advanced=True),
                 *controls.finishing(),
-                host.DrawnString.Input(
-                    "hints",
-                    WIDGET,
-                    display_name="hints",
-                    default=NONE,
-                    tooltip="The points as JSON; the canvas writes it. x and y in 0..1 of the "
-                    "photo from its top left, color as #rrggbb, of which lightness is left aside, "
-                    "size in pixels of the picture the network sees. Nothing = no points.",
-                ),
                 make(
                     io.Boolean.Input,
                     "follow",
@@ -88,6 +79,15 @@ class ColorizeByPointHints(io.ComfyNode):
                     tooltip="The images are the frames of a film, in order: the points are those "
                     "of the first frame and go with what they lie on, until that is out of sight "
                     "or there is a cut.",
+                ),
+                host.DrawnString.Input(
+                    "hints",
+                    WIDGET,
+                    display_name="hints",
+                    default=NONE,
+                    tooltip="The points as JSON; the canvas writes it. x and y in 0..1 of the "
+                    "photo from its top left, color as #rrggbb, of which lightness is left aside, "
+                    "size in pixels of the picture the network sees. Nothing = no points.",
                 ),
             ],
             outputs=[
@@ -125,8 +125,8 @@ class ColorizeByPointHints(io.ComfyNode):
         chroma_ceiling: float = 0.0,
         keep_color: float = 0.0,
         upsample: str = METHODS[0],
-        hints: str = NONE,
         follow: bool = False,
+        hints: str = NONE,
         colorizer: Colorizer | None = None,
         reference: Tensor | None = None,
         mask: Tensor | None = None,

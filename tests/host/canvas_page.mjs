@@ -217,7 +217,8 @@ async function preparePage(models) {
     const workflow = { ...JSON.parse(now), id: crypto.randomUUID() };
     if (text !== undefined) {
       const node = workflow.nodes.find(({ type }) => type === "ColoristPointHints");
-      node.widgets_values.splice(-1, 1, text);
+      const place = node.widgets_values.findIndex((value) => /"version"/.test(value));
+      node.widgets_values.splice(place, 1, text);
     }
     await app.loadGraphData(workflow, true, true, null);
     app.canvas.ds.scale = 1;
