@@ -309,6 +309,8 @@ def plan(
             raise Refusal(
                 f"-o {out} names one film; give one film, or one folder of frames, to colour."
             )
+        if frames:
+            raise Refusal(f"-o {out} names a film, but --frames writes pictures; name a folder.")
         jobs = [Job(inputs[0], out, film=True)]
     elif suffix in SUFFIXES and not os.path.isdir(out):
         if any(films):

@@ -219,6 +219,7 @@ def test_hints_go_with_what_moves(tmp_path, film, mini_pointhint_file, monkeypat
             ["-o", "x.mkv", "--stabilize", "--frames-before", "0"],
             "--frames-before is 0; expected 1 to 240.",
         ),
+        (["-o", "x.mkv", "--frames"], "names a film, but --frames writes pictures; name a folder."),
         (["-o", "x.mkv", "--rate", "0"], "--rate is 0; expected frames per second"),
     ],
 )
