@@ -276,10 +276,24 @@ def color_all(arguments: argparse.Namespace, painter: Callable[..., Painters]) -
 
 def _color_film(arguments: argparse.Namespace, job: Job, painters: Painters) -> None:
     left_out = ("inputs", "out", "overwrite", "json", "run", "naming", "rest", "device")
-    settings = {k: str(v) for k, v in sorted(vars(arguments).items()) if k not in left_out}
+    given = sorted((k, v) for k, v in vars(arguments).items() if k not in left_out)
+    settings = {name: _with_files(value) for name, value in given}
     cli_film.color_film(
         arguments, job.source, job.target, painters.frames(), painters.device, settings
     )
+
+
+def _with_files(value: object) -> object:
+    """An option's value, with size and time of the files that it names: those of a folder, too."""
+    if isinstance(value, list):
+        return list(map(_with_files, value))
+    try:
+        path = Path(str(value))
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        found = [(file.name, os.stat(file)) for file in files]
+        return [str(value), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in found)]
+    except (OSError, ValueError):  # no file of that name; a name that none can have
+        return str(value)
 
 
 def plan(

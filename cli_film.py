@@ -238,7 +238,7 @@ def _sink(arguments: argparse.Namespace, source: Path, target: Path, film: "Film
     from .pipeline.video_parts import FORMATS, Parts
 
     if target.suffix.lower() not in FORMATS:
-        return _Pictures(source, target, settings)
+        return _Pictures(source, target, settings, overwrite=arguments.overwrite)
     return Parts(
         source,
         target,
@@ -252,8 +252,9 @@ def _sink(arguments: argparse.Namespace, source: Path, target: Path, film: "Film
 class _Pictures:
     """The coloured frames of a film as pictures in a folder; used as `video_parts.Parts` is."""
 
-    def __init__(self, source: Path, folder: Path, settings: dict):
-        from .pipeline import video
+    def __init__(self, source: Path, folder: Path, settings: dict, *, overwrite: bool):
+        """Raises FilmError where other pictures are in the folder and not to be overwritten."""
+        from .pipeline import files, video
 
         self.folder, self.work = folder, folder / ".colorist-film"
         self.sources = video.pictures_in(source) if os.path.isdir(source) else None
@@ -265,14 +266,18 @@ class _Pictures:
         self.done, self.state = 0, b""
         try:
             kept = json.loads((self.work / "made.json").read_bytes())
-            if kept["made"] == self.made:
+            if kept["made"] == self.made and not (overwrite and kept["state"] is None):
                 name = kept["state"]  # None: finished
                 self.state = (self.work / name).read_bytes() if name else b""
                 self.done = kept["done"]
-            else:
+            elif kept["made"] != self.made:
                 log.warning("%s: begun anew, as the film or a setting was changed.", folder)
         except (OSError, ValueError, KeyError):
-            pass
+            there = folder.iterdir() if folder.is_dir() else ()
+            if not overwrite and any(path.suffix.lower() in files.SUFFIXES for path in there):
+                raise video.FilmError(
+                    f"{folder} holds other pictures; name another folder, or --overwrite."
+                ) from None
 
     def __enter__(self) -> "_Pictures":
         return self
@@ -285,6 +290,8 @@ class _Pictures:
 
         count = 0
         for count, (pixels, _) in enumerate(frames, 1):
+            if self.done + count == 1:
+                self._note("")  # from here on these pictures are ours
             number, keep = self.done + count - 1, None
             name = f"{number:06}.png"
             if self.sources:

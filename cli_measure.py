@@ -271,7 +271,7 @@ def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
         wanted = entry.reference and histogram(entry.reference)  # first: its pixels can go
         rgb = read(entry.result)
         if not entry.truth:
-            return {"colorfulness": measure.colorfulness(rgb).item()}
+            return measure.of_picture(rgb)
         true_rgb = read_truth(entry.truth)
         if rgb.shape != true_rgb.shape:
             size, true_size = (f"{x.shape[3]}x{x.shape[2]}" for x in (rgb, true_rgb))
@@ -279,11 +279,7 @@ def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
                 f"{size} pixels, but its truth {entry.truth.name} has {true_size}; "
                 "the sizes must agree."
             )
-        found = measure.scores(rgb, true_rgb, wanted)
-        scores = {name: value.item() for name, value in found.items()}
-        true_colorful = measure.colorfulness(true_rgb).item()
-        off = abs(scores["colorfulness"] - true_colorful)
-        return scores | {"true_colorfulness": true_colorful, "delta_colorfulness": off}
+        return measure.of_picture(rgb, true_rgb, wanted)
 
     return score
 
@@ -310,13 +306,7 @@ def _score_film(entry: Measured) -> dict[str, float]:
         if true and rgb.shape != true_rgb.shape:
             size, true_size = (f"{x.shape[3]}x{x.shape[2]}" for x in (rgb, true_rgb))
             raise ValueError(f"{size} pixels, but its truth {entry.truth.name} has {true_size}.")
-        totals.update({name: x.item() for name, x in measure.scores(rgb, true_rgb).items()})
-        if true:
-            totals["true_colorfulness"] += measure.colorfulness(true_rgb).item()
+        totals.update(measure.of_picture(rgb, true_rgb))
     if truths and next(truths, None):
         raise ValueError(f"its truth {entry.truth.name} goes on behind frame {flicker.frames - 1}.")
-    scores = {name: total / flicker.frames for name, total in totals.items()}
-    if truths:
-        off = abs(scores["colorfulness"] - scores["true_colorfulness"])
-        scores["delta_colorfulness"] = off
-    return scores | flicker.scores()
+    return {name: total / flicker.frames for name, total in totals.items()} | flicker.scores()

@@ -135,12 +135,7 @@ def _scores(picture: Tensor, true: Tensor | None, wanted: Tensor | None) -> dict
         raise ValueError(
             f"the image is {w}x{h}, but its truth {true_w}x{true_h}; scale one of them."
         )
-    scores = {k: v.item() for k, v in measure.scores(rgb, true_rgb, wanted).items()}
-    if true_rgb is None:
-        return scores
-    true_colorful = measure.colorfulness(true_rgb).item()
-    off = abs(scores["colorfulness"] - true_colorful)
-    return scores | {"true_colorfulness": true_colorful, "delta_colorfulness": off}
+    return measure.of_picture(rgb, true_rgb, wanted)
 
 
 def _rgb(image: Tensor) -> Tensor:

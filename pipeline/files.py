@@ -183,7 +183,7 @@ def _refuse_film(image, name: str) -> None:
     if image.format == "MPO" or not getattr(image, "is_animated", False):
         return  # MPO: a JPEG with previews or a stereo partner behind it
     frames, what = image.n_frames, "an animated"
-    remedy = "Film comes with a later version; save its frames as files."
+    remedy = "Save it as a film (.mkv, .mp4), or its frames as files."
     if image.format == "TIFF":
         frames, what, remedy = 0, "a multi-page", "Save each page as a file of its own."
         for index in range(image.n_frames):

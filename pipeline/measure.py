@@ -374,6 +374,19 @@ def scores(
     return found
 
 
+def of_picture(
+    rgb: Tensor, true_rgb: Tensor | None = None, wanted: Tensor | None = None
+) -> dict[str, float]:
+    """`scores` of one picture (1, 3, H, W); with its truth that one's colourfulness, too, and the
+    difference."""
+    found = {name: value.item() for name, value in scores(rgb, true_rgb, wanted).items()}
+    if true_rgb is None:
+        return found
+    true = colorfulness(true_rgb).item()
+    off = abs(found["colorfulness"] - true)
+    return found | {"true_colorfulness": true, "delta_colorfulness": off}
+
+
 # --- Shared ------------------------------------------------------------------------------------
 
 

@@ -162,10 +162,20 @@ def test_a_film_becomes_pictures(tmp_path, film, model, monkeypatch, capsys):
     assert run(*[x if x != tmp_path else tmp_path / "whole" for x in command]) == 0
     whole = [files.read(tmp_path / "whole/film" / f"{i:06}.png").pixels for i in range(FRAMES)]
     assert np.abs(np.stack(parts) - np.stack(whole)).max() < 0.005  # a level
-    # Finished: a later run writes nothing
+    # Finished: a later run writes nothing, unless it is told to
     (tmp_path / "film" / "000003.png").unlink()
     assert run(*command) == 0
     assert not (tmp_path / "film" / "000003.png").exists()
+    assert run(*command, "--overwrite") == 0
+    assert (tmp_path / "film" / "000003.png").exists()
+
+
+def test_other_pictures_are_not_overwritten(tmp_path, film, model, capsys):
+    files.write(tmp_path / "film" / "000003.png", frames(film)[0])
+    before = (tmp_path / "film" / "000003.png").read_bytes()
+    assert run("colorize", film, "-o", tmp_path, "--frames", *model) == 1
+    assert "holds other pictures; name another folder, or --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "film" / "000003.png").read_bytes() == before
 
 
 def test_by_coloured_frames_of_it(tmp_path, film, mini_exemplar_file):
@@ -206,8 +216,21 @@ def test_hints_go_with_what_moves(tmp_path, film, mini_pointhint_file, monkeypat
         stop_behind(1, Parts, patch)
         assert run(*command, "-o", tmp_path / "two.mkv") == 130
     given.clear()
+    with monkeypatch.context() as patch:
+        stop_behind(1, Parts, patch)
+        assert run(*command, "-o", tmp_path / "two.mkv") == 130
+    assert given[0] == whole[4]
+    given.clear()
     assert run(*command, "-o", tmp_path / "two.mkv") == 0
-    assert given == whole[4:]
+    assert given == whole[8:]
+    # ... but not with others
+    with monkeypatch.context() as patch:
+        stop_behind(1, Parts, patch)
+        assert run(*command, "-o", tmp_path / "three.mkv") == 130
+    (keys / "0.json").write_text(json.dumps({"version": 1, "points": []}))
+    given.clear()
+    assert run(*command, "-o", tmp_path / "three.mkv") == 0
+    assert len(given) == FRAMES and not given[0]
 
 
 @pytest.mark.parametrize(
