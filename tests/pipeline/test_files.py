@@ -465,9 +465,9 @@ def frames():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("x.gif", "x.gif: an animated GIF with 3 pictures. Film comes"),
-        ("x.webp", "x.webp: an animated WebP with 3 pictures. Film comes"),
-        ("x.png", "x.png: an animated PNG with 3 pictures. Film comes"),
+        ("x.gif", "x.gif: an animated GIF with 3 pictures. Save it as a film"),
+        ("x.webp", "x.webp: an animated WebP with 3 pictures. Save it as a film"),
+        ("x.png", "x.png: an animated PNG with 3 pictures. Save it as a film"),
         ("x.tif", "x.tif: a multi-page TIFF with 3 pictures. Save each page"),
     ],
 )
