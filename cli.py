@@ -4,9 +4,7 @@ Only the standard library is imported at the top, so that `colorist --help` answ
 """
 
 import argparse
-import json
 import warnings
-from pathlib import Path
 
 from . import (
     __version__,
@@ -15,20 +13,10 @@ from . import (
     cli_hints,
     cli_measure,
     cli_memory,
+    cli_models,
     cli_references,
 )
-from .cli_common import (
-    DONE,
-    DTYPES,
-    FAILED,
-    FAILURES,
-    REFUSED,
-    STOPPED,
-    Refusal,
-    say,
-    sentence,
-    show,
-)
+from .cli_common import FAILED, REFUSED, STOPPED, Refusal, say
 
 EVALUATION = ".trainers.evaluate"
 TRAINERS = {  # what `colorist train` takes -> its script
@@ -91,8 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     cli_measure.add_measure(
         commands.add_parser("measure", help="compare coloured pictures with the true ones")
     )
-    models = commands.add_parser("models", help="what networks there are; convert their files")
-    _add_models(models.add_subparsers(required=True, metavar="COMMAND"))
+    models = commands.add_parser(
+        "models", help="what networks there are; fetch, check and convert their files"
+    )
+    cli_models.add_commands(models.add_subparsers(required=True, metavar="COMMAND"))
     train = commands.add_parser(
         "train",
         help="train a network on your own photos",
@@ -108,59 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_models(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("list", help="networks in the box and in the models folder")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_models_list)
-    parser = commands.add_parser(
-        "convert", help="write any readable checkpoint as our safetensors, or as ONNX"
-    )
-    parser.add_argument("input", metavar="IN", help="name or checkpoint file")
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, help="file that ends in .safetensors or .onnx"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default=DTYPES[0], help="default: %(default)s (exact)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
-    parser.set_defaults(run=_models_convert)
-
-
-# --- models, train -----------------------------------------------------------------------------
-
-
-def _models_list(arguments: argparse.Namespace) -> int:
-    from .pipeline import models
-
-    boxed = models.boxed()
-    found = [
-        {"name": name, "file": str(path), "bytes": path.stat().st_size, "boxed": name in boxed}
-        for name, path in models.available().items()
-    ]
-    if arguments.json:
-        print(json.dumps({"models": found, "folder": str(models.models_folder())}, indent=1))
-        return DONE
-    for model in found:
-        place = "in the box" if model["boxed"] else "models folder"
-        show(f"{model['name']:40} {model['bytes'] / 1e6:8.1f} MB  {place}")
-    say(f"models folder: {models.models_folder()}")
-    return DONE
-
-
-def _models_convert(arguments: argparse.Namespace) -> int:
-    from .trainers import export
-
-    try:
-        config = export.Config(
-            model=arguments.input,
-            out=arguments.out,
-            dtype=arguments.dtype,
-            overwrite=arguments.overwrite,
-        )
-        export.main(config)
-    except FAILURES as error:
-        raise Refusal(sentence(error)) from error
-    return DONE
+# --- train, evaluate ---------------------------------------------------------------------------
 
 
 def _train(arguments: argparse.Namespace) -> int:

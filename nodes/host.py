@@ -23,7 +23,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from torch import Tensor, nn
 
 from ..model_defs.checkpoint import SUFFIXES
-from ..pipeline import files, models, reference_index
+from ..pipeline import downloads, files, models, reference_index
 from ..pipeline.placement import Placement
 
 __all__ = ["ComfyExtension", "io"]  # for the node files, which import nothing of the host
@@ -77,34 +77,86 @@ def register_folder() -> None:
 def network_names(role: str) -> list[str]:
     """Names for a combo: boxed networks of a role first, then the files of the model folder.
 
-    Files that say that they are of another role are left out; most do not say.
+    Files that are known to be of another role are left out. At the end, marked as such, published
+    ones that are not there but can be downloaded.
     """
-    boxed = models.boxed()
-    names = [name for name in _files() if name not in boxed]
+    boxed, found = models.boxed(), _files()
+    names = [name for name in found if name not in boxed]
+    ahead = [] if downloads.switched_off() else downloads.PUBLISHED.values()
     return [
         *(name for name, path in boxed.items() if models.of_role(path, role)),
         *(name for name in names if (path := _path(name)) and models.of_role(path, role)),
+        *(
+            downloads.marked(known)
+            for known in ahead
+            if known.fetchable and known.role == role and not downloads.at_hand(known, found)
+        ),
     ]
 
 
 def network_path(name: str) -> Path:
-    """The file behind a name of `network_names`, of any role.
+    """The file behind a name of `network_names`, of any role; nothing is downloaded.
 
-    Names are untrusted: nothing else is ever opened.
+    Names are untrusted: nothing else is ever opened. That of a published checkpoint also finds it
+    with another ending or in a folder, and with the mark of the list after it has come.
 
     Raises:
-        ValueError: a name that is not in the list.
+        ValueError: a name that is not in the list, or of a published file that is not there.
     """
-    boxed = models.boxed()
+    boxed, found = models.boxed(), _files()
     if name in boxed:
         return boxed[name]
-    if name in _files():
+    if name not in found and (published := downloads.find(name)):
+        name = downloads.at_hand(published, found)
+        if name is None:
+            raise ValueError(f"{published.file} is not in models/{FOLDER}.")
+    if name in found:
         return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
-    known = [*boxed, *(other for other in _files() if other not in boxed)]
+    known = [*boxed, *(other for other in found if other not in boxed)]
     raise ValueError(
         f"model '{name}' is not in the list ({', '.join(known) or 'which is empty'}). "
         f"Put checkpoints ({', '.join(SUFFIXES)}) into models/{FOLDER}, press R, and choose again."
     )
+
+
+def network_file(name: str) -> Path:
+    """As `network_path`; a published file that is not there is downloaded, shown on the node.
+
+    Raises:
+        ValueError: a name that is not in the list; a file that cannot be downloaded.
+    """
+    if published := _ahead(name):
+        bar = progress(published.bytes)
+        return downloads.fetch(published, _own_folder(), progress=bar, check=check_interrupt)
+    return network_path(name)
+
+
+def network_problem(name: str, role: str) -> str:
+    """Why no network can be had by this name, or ""; nothing is opened or downloaded."""
+    if published := _ahead(name):
+        if published.role != role:
+            return (
+                f"{published.file} is a network of the role '{published.role}'; this node opens "
+                f"'{role}' networks. Choose another."
+            )
+        return downloads.why_not(published, _own_folder())
+    try:
+        network_path(name)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _ahead(name: str) -> downloads.Published | None:
+    """The published checkpoint of a name, where it is not in a model folder yet."""
+    found, published = _files(), downloads.find(name)
+    there = name in found or name in models.boxed()
+    return None if there or not published or downloads.at_hand(published, found) else published
+
+
+def _own_folder() -> Path:
+    """Where files are written that the host did not have."""
+    return Path(folder_paths.models_dir, FOLDER)
 
 
 def _path(name: str) -> Path | None:
@@ -160,7 +212,7 @@ def memory_file(file: str) -> Path | None:
 
 def new_memory_file(file: str) -> Path:
     """Where a new memory of this plain file name is written: models/colorization/memories."""
-    folder = Path(folder_paths.models_dir, FOLDER, models.MEMORIES)
+    folder = _own_folder() / models.MEMORIES
     folder.mkdir(parents=True, exist_ok=True)
     return folder / file
 

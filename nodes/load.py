@@ -47,6 +47,10 @@ class LoadAutomatic(io.ComfyNode):
         return fingerprint(model, host.network_path)
 
     @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return validate(model, role="automatic")
+
+    @classmethod
     def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(load(model, dtype, role="automatic"))
 
@@ -83,6 +87,10 @@ class LoadExemplar(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, model: str = "", dtype: str = "auto") -> str:
         return fingerprint(model, host.network_path)
+
+    @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return validate(model, role="exemplar")
 
     @classmethod
     def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
@@ -123,6 +131,10 @@ class LoadPointHint(io.ComfyNode):
         return fingerprint(model, host.network_path)
 
     @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return validate(model, role="pointhint")
+
+    @classmethod
     def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(load(model, dtype, role="pointhint"))
 
@@ -136,7 +148,8 @@ def _choices(role: str) -> list[io.Combo.Input]:
             display_name="model",
             options=host.network_names(role),
             tooltip="A network in the box, or a checkpoint (.safetensors, .pth, .pt, .bin) "
-            "in models/colorization. Press R after adding a file.",
+            "in models/colorization. Press R after adding a file. Those marked (download ...) are "
+            "fetched there when the workflow runs.",
         ),
         make(
             io.Combo.Input,
@@ -151,8 +164,17 @@ def _choices(role: str) -> list[io.Combo.Input]:
     ]
 
 
+def validate(name: str | None, role: str) -> bool | str:
+    """Instead of the host's look into the list: names may have lost or got the list's mark.
+
+    Returns:
+        True, also for None, which stands for a connection; or what is wrong.
+    """
+    return name is None or host.network_problem(str(name), role) or True
+
+
 def load(name: str, dtype: str, role: str) -> Colorizer:
-    """Open the network called `name` in the combo.
+    """Open the network called `name` in the combo; a published one is downloaded if need be.
 
     Raises:
         ValueError: an unknown name or precision; a file that is no checkpoint, or of another role.
@@ -160,7 +182,7 @@ def load(name: str, dtype: str, role: str) -> Colorizer:
     if dtype not in DTYPES:
         raise ValueError(f"precision is '{dtype}'; expected one of {', '.join(DTYPES)}.")
     colorizer = engine.load(
-        host.network_path(name),
+        host.network_file(name),
         device=host.device(),
         dtype=DTYPES[dtype] or host.best_dtype(),
         placement=host.HostPlacement,

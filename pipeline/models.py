@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..model_defs import registry
 from ..model_defs.checkpoint import SUFFIXES, CheckpointError
+from . import downloads
 
 MEMORIES = "memories"  # sub-folder of color memories, which are no networks
 TRAINING = "training"  # of networks that judge and start others in training
@@ -38,11 +39,16 @@ def boxed() -> dict[str, Path]:
 
 
 def of_role(path: Path, role: str) -> bool:
-    """Whether a file may hold a network of this role: only our own files tell without a load."""
+    """Whether a file may hold a network of this role: our own files tell, published ones by name.
+
+    Of others it is not known without a load.
+    """
     try:
         found = registry.role_of(str(path), path.stat().st_mtime_ns)
     except OSError:
         return False
+    if found is None and (published := downloads.find(path.name)):
+        found = published.role
     return found in (role, None)
 
 
@@ -60,11 +66,16 @@ def available() -> dict[str, Path]:
     return found
 
 
-def locate(source: str | Path) -> Path:
+def locate(source: str | Path, *, offline: bool = False) -> Path:
     """A file's path: `source` if it is a file, else the boxed or installed file of that name.
 
+    A published one that is not at hand is downloaded into the models folder, told of on stderr.
+
+    Args:
+        offline: download nothing.
     Raises:
         CheckpointError: nothing of that name; lists what there is.
+        DownloadError: a published one that cannot be had; says where to get it.
     """
     if Path(source).is_file():
         return Path(source)
@@ -73,7 +84,18 @@ def locate(source: str | Path) -> Path:
         return found[str(source)]
     if Path(source).exists():
         return Path(source)  # a folder, which reading refuses by name
-    raise CheckpointError(
-        f"{source}: no such file, and no model of that name. "
-        f"At hand: {', '.join(found) or 'none'}; put checkpoints into {models_folder()}."
+    published = downloads.find(str(source))
+    if published is None:
+        raise CheckpointError(
+            f"{source}: no such file, and no model of that name. "
+            f"At hand: {', '.join(found) or 'none'}; put checkpoints into {models_folder()}. "
+            f"Published: {', '.join(downloads.PUBLISHED)}."
+        )
+    if name := downloads.at_hand(published, found):
+        return found[name]
+    return downloads.fetch(
+        published,
+        models_folder(),
+        offline=offline,
+        progress=downloads.on_stderr(published.file),
     )

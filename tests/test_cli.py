@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_colorist import cli, cli_colorize
-from comfyui_colorist.model_defs import checkpoint, registry
+from comfyui_colorist import cli, cli_colorize, cli_common
 from comfyui_colorist.pipeline import files
 from PIL import Image
 
@@ -244,7 +243,7 @@ def test_usage_errors_leave_with_two(arguments, capsys):
 def test_dtypes_are_those_of_the_engine():
     from comfyui_colorist.pipeline import engine, finish
 
-    assert set(cli.DTYPES) == set(engine.DTYPES)
+    assert set(cli_common.DTYPES) == set(engine.DTYPES)
     assert set(cli_colorize.CONTROLS) == set(finish.Finish.__dataclass_fields__)
 
 
@@ -626,80 +625,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"colorist {comfyui_colorist.__version__}\n"
 
 
-# --- models, train -----------------------------------------------------------------------------
-
-
-def test_models_list(tmp_path, monkeypatch, mini_file, capsys):
-    monkeypatch.setenv("COLORIST_MODELS", str(tmp_path))
-    (tmp_path / "mine.safetensors").write_bytes(mini_file.read_bytes())
-    assert run("models", "list") == 0
-    assert "mine.safetensors" in capsys.readouterr().out
-    assert run("models", "list", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["folder"] == str(tmp_path)
-    assert {
-        "name": "mine.safetensors",
-        "file": str(tmp_path / "mine.safetensors"),
-        "bytes": mini_file.stat().st_size,
-        "boxed": False,
-    } in found["models"]
-
-
-@pytest.mark.parametrize("dtype", cli.DTYPES)
-def test_models_convert(tmp_path, mini_file, mini_network, dtype):
-    import torch
-
-    out = tmp_path / "new" / "x.safetensors"
-    assert run("models", "convert", mini_file, "-o", out, "--dtype", dtype) == 0
-    state, info = checkpoint.read(out)
-    assert info["architecture"] == "ddcolor"
-    assert info["origin"]["file"] == mini_file.name
-    assert len(info["origin"]["sha256"]) == 64
-    network, _, _ = registry.load(out)
-    assert network.config == mini_network.config
-    for name, tensor in mini_network.state_dict().items():
-        if tensor.is_floating_point():
-            assert state[name].dtype == getattr(torch, dtype)
-            assert torch.equal(state[name], tensor.to(state[name].dtype))
-
-
-def test_models_convert_of_a_published_form(tmp_path, mini_network):
-    """A plain .pth has no metadata; the converted file has, and is recognised by it alone."""
-    import torch
-
-    state = checkpoint.to_bytes(mini_network.state_dict(), {})
-    (tmp_path / "x.safetensors").write_bytes(state)
-    torch.save({"params": mini_network.state_dict()}, tmp_path / "x.pth")
-    with pytest.MonkeyPatch.context() as patch:
-        loaded = (mini_network, registry.module_of("ddcolor").spec(mini_network.config), {})
-        patch.setattr(registry, "load", lambda _: loaded)
-        assert run("models", "convert", tmp_path / "x.pth", "-o", tmp_path / "y.safetensors") == 0
-    assert registry.load(tmp_path / "y.safetensors")[0].config == mini_network.config
-
-
-def test_models_convert_refusals(tmp_path, mini_file, mini_network, capsys):
-    import torch
-
-    def message(*arguments: object) -> str:
-        assert run("models", "convert", *arguments) == 2
-        return capsys.readouterr().err
-
-    out = tmp_path / "x.safetensors"
-    assert "must end in .safetensors" in message(mini_file, "-o", tmp_path / "x.pth")
-    out.write_bytes(b"mine")
-    (tmp_path / "cut.safetensors").write_bytes(mini_file.read_bytes()[:500])
-    assert "is there already" in message(mini_file, "-o", out)
-    assert "is the input" in message(mini_file, "-o", mini_file, "--overwrite")
-    assert "damaged" in message(tmp_path / "cut.safetensors", "-o", tmp_path / "y.safetensors")
-    state = {name: tensor.clone() for name, tensor in mini_network.state_dict().items()}
-    first = next(name for name, tensor in state.items() if tensor.is_floating_point())
-    state[first].fill_(1e6)
-    info = checkpoint.read(mini_file)[1]
-    (tmp_path / "big.safetensors").write_bytes(checkpoint.to_bytes(state, info))
-    found = message(tmp_path / "big.safetensors", "-o", out, "--overwrite", "--dtype", "float16")
-    assert f"{first} does not fit into float16; use bfloat16." in found
-    assert out.read_bytes() == b"mine"
-    assert torch.isfinite(state[first]).all()
+# --- train, evaluate ---------------------------------------------------------------------------
 
 
 def test_train_hands_its_settings_on(monkeypatch, capsys):
@@ -742,7 +668,6 @@ def test_train_reports_missing_photos(tmp_path, capsys):
 
 
 def test_default_networks_are_in_the_box():
-    from comfyui_colorist import cli_common
     from comfyui_colorist.pipeline import models
 
     assert {cli_common.DEFAULT_MODEL, cli_common.DEFAULT_COLORFORMER} <= set(models.boxed())

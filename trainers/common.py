@@ -145,7 +145,7 @@ def start(settings: Settings, architecture: str) -> tuple[nn.Module, Spec]:
         CheckpointError: no such file or network.
         ValueError: one of another architecture.
     """
-    network, spec, _ = registry.load(models.locate(settings.weights))
+    network, spec, _ = registry.load(models.locate(settings.weights, offline=settings.offline))
     if spec.architecture != architecture:
         raise ValueError(
             f"weights is {settings.weights}, a {spec.architecture} network; expected one of the "

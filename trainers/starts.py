@@ -276,7 +276,7 @@ def take(encoder: nn.Module, path: str | Path, kind: Kind) -> str:
     return f"{name}: {len(given)} tensors taken{also}{rest}."
 
 
-def take_encoder(backbone: SmallBackbone, source: str) -> None:
+def take_encoder(backbone: SmallBackbone, source: str, *, offline: bool = False) -> None:
     """Put stages of a DDColor encoder, or a kernel's backbone, into a small backbone, in place.
 
     DDColor takes grey RGB with ImageNet's mean and std, the backbone L / 50 - 1. Grey sRGB is about
@@ -285,10 +285,11 @@ def take_encoder(backbone: SmallBackbone, source: str) -> None:
     Args:
         backbone: its last stage may have fewer blocks than the encoder's.
         source: file, boxed or installed name of a DDColor network, or of one with a kernel.
+        offline: download nothing.
     Raises:
         ValueError: no such network, or other sizes.
     """
-    given, spec, _ = registry.load(models.locate(source))
+    given, spec, _ = registry.load(models.locate(source, offline=offline))
     if getattr(given, "kernel", None):
         checkpoint.load_strict(backbone, given.kernel.backbone.state_dict(), source)
         return
@@ -312,19 +313,22 @@ def take_encoder(backbone: SmallBackbone, source: str) -> None:
     checkpoint.load_strict(backbone, state, source)
 
 
-def with_kernel(network: nn.Module, source: str, *, sideways: bool) -> nn.Module:
+def with_kernel(
+    network: nn.Module, source: str, *, sideways: bool, offline: bool = False
+) -> nn.Module:
     """A network with the kernel of another in place of its own, or of none.
 
     Args:
         network: a point-hint or exemplar network; it is not changed.
         source: file, boxed or installed name of a network with a kernel.
         sideways: see `deep_kernel.Config`.
+        offline: download nothing.
     Returns:
         a new one; what only networks with a kernel have starts as it is built.
     Raises:
         ValueError: no kernel there.
     """
-    donor = getattr(registry.load(models.locate(source))[0], "kernel", None)
+    donor = getattr(registry.load(models.locate(source, offline=offline))[0], "kernel", None)
     if donor is None:
         raise ValueError(
             f"kernel is {source}, a network without one; expected pointhint-nano, say."

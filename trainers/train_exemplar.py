@@ -494,7 +494,9 @@ def build(config: Config) -> tuple[exemplar.Exemplar, Spec]:
     if config.weights:
         network, spec = common.start(config, exemplar.NAME)
         if config.kernel:
-            network = starts.with_kernel(network, config.kernel, sideways=False)
+            network = starts.with_kernel(
+                network, config.kernel, sideways=False, offline=config.offline
+            )
         return network, replace(spec, resolution=config.resolution or spec.resolution)
     changes = {"attention": config.attention, "second_kv": config.second_kv}
     known = asdict(exemplar.PRESETS[config.architecture]) | {k: v for k, v in changes.items() if v}
@@ -515,11 +517,11 @@ def build(config: Config) -> tuple[exemplar.Exemplar, Spec]:
             "--no-freeze-backbone."
         )
     elif config.encoder:
-        starts.take_encoder(network.backbone, config.encoder)
+        starts.take_encoder(network.backbone, config.encoder, offline=config.offline)
     else:
         log.info("backbone: random start values (others: --backbone, --encoder, --weights)")
     if config.kernel:
-        network = starts.with_kernel(network, config.kernel, sideways=False)
+        network = starts.with_kernel(network, config.kernel, sideways=False, offline=config.offline)
     spec = exemplar.spec(network.config)
     return network, replace(spec, resolution=config.resolution or spec.resolution)
 

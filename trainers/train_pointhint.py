@@ -319,10 +319,10 @@ def build(config: Config) -> tuple[pointhint.PointHint, Spec]:
         )
         pointhint.initialise(network)
         if config.encoder and network.kernel:
-            starts.take_encoder(network.kernel.backbone, config.encoder)
+            starts.take_encoder(network.kernel.backbone, config.encoder, offline=config.offline)
         spec = replace(pointhint.spec(network.config), prior=config.prior)
     if config.kernel:
-        network = starts.with_kernel(network, config.kernel, sideways=True)
+        network = starts.with_kernel(network, config.kernel, sideways=True, offline=config.offline)
     if spec.prior != config.prior:
         was, ask = ("with", "--prior") if spec.prior else ("without", "--no-prior")
         raise ValueError(

@@ -5,7 +5,6 @@ looked for in the models folder, under `training/`, and downloaded there if need
 SHA-256 checked, or not at all. COLORIST_OFFLINE=1 (or HF_HUB_OFFLINE=1) forbids downloads.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -16,10 +15,9 @@ from pathlib import Path
 import torch
 
 from ..model_defs.checkpoint import SUFFIXES
-from ..pipeline import models
+from ..pipeline import downloads, models
 from ..pipeline.files import write_whole
 
-SWITCHES = ("COLORIST_OFFLINE", "HF_HUB_OFFLINE")
 log = logging.getLogger(__name__)
 
 
@@ -131,13 +129,9 @@ def find(source: str | Path, *, offline: bool = False) -> Path:
             f"{source}: no such file, and no known name. Give the path of a file, or one of "
             f"{', '.join(KNOWN)}."
         )
-    switch = next((s for s in SWITCHES if os.environ.get(s, "").upper() in _ON), "")
-    if offline or switch:
-        raise ValueError(_missing(name, f"downloads are switched off ({switch or 'offline'})"))
+    if switch := downloads.switched_off() or ("offline" if offline else ""):
+        raise ValueError(_missing(name, f"downloads are switched off ({switch})"))
     return _download(name)
-
-
-_ON = ("1", "ON", "YES", "TRUE")
 
 
 def _target(name: str) -> Path:
@@ -165,7 +159,7 @@ def _download(name: str) -> Path:
             raise ValueError(
                 _missing(name, f"its download failed ({type(error).__name__}: {reason})")
             ) from error
-        digest = _sha256(path)
+        digest = downloads.sha256(path)
         if digest != declared:
             raise ValueError(
                 f"{name}: what came from {known.url} has the SHA-256 {digest}, expected "
@@ -201,7 +195,7 @@ def fingerprint(path: str | Path) -> str:
             return note["sha256"][:12]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         pass  # no note, or not one of ours
-    return _sha256(path)[:12]
+    return downloads.sha256(path)[:12]
 
 
 def _note(path: Path) -> Path:
@@ -213,11 +207,3 @@ def _stamp(path: Path) -> dict[str, int]:
     """What changes when a file does."""
     status = path.stat()
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,10 +1,24 @@
-"""The model folder and Load Automatic Colorizer."""
+"""The model folder, Load Automatic Colorizer, and downloads."""
 
+import asyncio
 import os
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from comfyui_colorist.pipeline import downloads
 from safetensors.torch import save_file
+
+SERVING = Path(__file__).resolve().parents[1] / "pipeline" / "serving.py"
+serving = SimpleNamespace(**runpy.run_path(str(SERVING)))
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    for name in (*downloads.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def options(host, put):
@@ -27,7 +41,8 @@ def test_lists_networks_and_nothing_else(host, folder, network_bytes):
         (folder / name).write_bytes(b"x")
     listed = {name.replace(os.sep, "/") for name in options(host, "model")}
     boxed = set(host.bridge.models.boxed())
-    assert listed - boxed == {"a.safetensors", "b.pth", "sub/c.pt", "d.BIN"}
+    ahead = {name for name in listed if "(download " in name}
+    assert listed - boxed - ahead == {"a.safetensors", "b.pth", "sub/c.pt", "d.BIN"}
 
 
 def test_a_file_added_later_is_listed_and_loads(host, folder, network_bytes):
@@ -45,7 +60,7 @@ def test_boxed_networks_come_first(host, folder, network_bytes, monkeypatch):
     box.mkdir()
     (box / "tiny.safetensors").write_bytes(network_bytes())
     monkeypatch.setattr(host.bridge.models, "BOX", box)
-    assert options(host, "model") == ["tiny", "a.safetensors"]
+    assert options(host, "model")[:2] == ["tiny", "a.safetensors"]
     assert host.nodes.LoadAutomatic.execute("tiny", "fp32").args[0].name == "tiny.safetensors"
 
 
@@ -159,9 +174,8 @@ def test_folder_registration(host, folder, known, tmp_path):
     folders, suffixes = table["colorization"]
     assert set(suffixes) == {".safetensors", ".pth", ".pt", ".bin"}
     assert folders == ([str(yaml)] if known else []) + [str(folder)]
-    assert [n for n in host.bridge.network_names("automatic") if "." in n] == [
-        "mine.safetensors"
-    ] * known
+    names = [n for n in host.bridge.network_names("automatic") if "." in n and "(" not in n]
+    assert names == ["mine.safetensors"] * known
 
 
 def test_placement_goes_through_the_hosts_patcher(host, colorizer, monkeypatch):
@@ -226,3 +240,176 @@ def test_nothing_in_the_folder_keeps_the_pack_from_loading(host, folder):
         for name in ("odd.safetensors", "deep.safetensors", "cut.safetensors"):
             with pytest.raises(ValueError, match=name):
                 node.execute(name)
+
+
+# ---- published checkpoints ----
+
+
+@pytest.fixture
+def server(network_bytes, monkeypatch):
+    """Serves the miniature, which with a file by hand is all that is published."""
+    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    running = serving.FileServer(network_bytes())
+    hand = running.known(name="hand", file="by_hand.pth", path="", sha256="", bytes=0)
+    table = [downloads.Published(**facts) for facts in (running.known(), hand)]
+    monkeypatch.setattr(downloads, "PUBLISHED", {known.name: known for known in table})
+    fetch = downloads.fetch
+    monkeypatch.setattr(
+        downloads, "fetch", lambda *args, **options: fetch(*args, base=running.url, **options)
+    )
+    yield running
+    running.close()
+
+
+PLAIN, MARKED = "mine.safetensors", "mine.safetensors (download 0 MB)"
+
+
+def test_what_can_be_downloaded_is_listed_last(host, folder):
+    listed = options(host, "model")
+    assert listed[-3:] == [
+        "ddcolor_modelscope.pth (download 912 MB)",
+        "ddcolor_artistic.pth (download 912 MB)",
+        "ddcolor_paper_tiny.bin (download 220 MB)",
+    ]
+    assert "(download " not in listed[0]
+    for node in (host.nodes.LoadExemplar, host.nodes.LoadPointHint):
+        names = node.GET_SCHEMA().inputs[0].options
+        assert not [name for name in names if "(" in name or name.endswith(".pth")]
+
+
+@pytest.mark.parametrize("there", ["", "sub/", "yaml"])
+def test_what_is_there_is_listed_plainly(host, folder, there, tmp_path):
+    """Also in a folder, in one of extra_model_paths.yaml, and with another ending."""
+    place = folder / there
+    if there == "yaml":
+        place = tmp_path / "from_yaml"
+        host.folder_paths.add_model_folder_path("colorization", str(place))
+    place.mkdir(exist_ok=True)
+    (place / "ddcolor_modelscope.pth").write_bytes(b"x")
+    (place / "ddcolor_paper_tiny.pth").write_bytes(b"x")
+    listed = [name.replace(os.sep, "/") for name in options(host, "model") if "ddcolor_" in name]
+    before = there if there == "sub/" else ""
+    assert listed == [
+        before + "ddcolor_modelscope.pth",
+        before + "ddcolor_paper_tiny.pth",
+        "ddcolor_artistic.pth (download 912 MB)",
+    ]
+    find = host.bridge.network_path
+    for name in ("ddcolor_modelscope.pth", "ddcolor_modelscope.pth (download 912 MB)"):
+        assert find(name) == place / "ddcolor_modelscope.pth"
+    for name in ("ddcolor_paper_tiny.bin", "ddcolor_paper_tiny.bin (download 220 MB)"):
+        assert find(name) == place / "ddcolor_paper_tiny.pth"
+
+
+def test_files_by_hand_are_listed_for_their_role(host, folder):
+    for name in ("xcnet_model.pth", "net_g_200000.pth"):
+        (folder / name).write_bytes(b"x")
+    assert "xcnet_model.pth" in host.nodes.LoadExemplar.GET_SCHEMA().inputs[0].options
+    assert "net_g_200000.pth" not in host.nodes.LoadExemplar.GET_SCHEMA().inputs[0].options
+    assert "net_g_200000.pth" in options(host, "model")
+    assert "xcnet_model.pth" not in options(host, "model")
+
+
+@pytest.mark.parametrize("chosen", [MARKED, PLAIN, "mine.pth", "mine"])
+def test_a_published_network_is_downloaded(host, folder, server, chosen, monkeypatch):
+    told = []
+
+    class Bar:
+        def __init__(self, total):
+            assert total == len(server.content)
+
+        def update_absolute(self, done, total):
+            told.append((done, total))
+
+    monkeypatch.setattr(host.bridge.comfy.utils, "ProgressBar", Bar)
+    assert options(host, "model")[-1] == MARKED
+    assert host.nodes.LoadAutomatic.fingerprint_inputs(model=chosen).endswith("missing")
+    loaded = host.nodes.LoadAutomatic.execute(chosen, "auto").args[0]
+    assert loaded.name == PLAIN
+    assert told[-1] == (len(server.content), len(server.content))
+    assert (folder / PLAIN).read_bytes() == server.content
+    assert options(host, "model")[-1] == PLAIN
+    mark = host.nodes.LoadAutomatic.fingerprint_inputs
+    for name in (MARKED, PLAIN):
+        assert host.nodes.LoadAutomatic.execute(name, "auto").args[0].name == PLAIN
+        assert mark(model=name) == mark(model=chosen)
+    assert len(server.asked) == 1
+
+
+def test_an_interrupted_download_goes_on(host, folder, server, monkeypatch):
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt():
+        raise Interrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.mm, "throw_exception_if_processing_interrupted", interrupt)
+        with pytest.raises(Interrupt):
+            host.nodes.LoadAutomatic.execute(MARKED, "auto")
+    (folder / f"{PLAIN}.part").write_bytes(server.content[:100])
+    assert options(host, "model")[-1] == MARKED  # a part is no model
+    host.nodes.LoadAutomatic.execute(MARKED, "auto")
+    assert server.asked[-1] == "bytes=100-"
+    assert [path.name for path in folder.iterdir()] == [PLAIN]
+
+
+def test_a_failed_download_says_what_to_do(host, folder, server):
+    server.close()
+    with pytest.raises(ValueError, match="no connection") as error:
+        host.nodes.LoadAutomatic.execute(MARKED, "auto")
+    address = "https://huggingface.co/somebody/models/resolve/1/mine"
+    assert f"Get it from {address} (0 MB) and put it into {folder} as {PLAIN}." in str(error.value)
+
+
+def test_offline_lists_and_fetches_nothing(host, folder, server, monkeypatch):
+    monkeypatch.setenv("COLORIST_OFFLINE", "1")
+    assert MARKED not in options(host, "model")
+    expected = r"downloads are switched off \(COLORIST_OFFLINE\). Get it from https://"
+    with pytest.raises(ValueError, match=expected):
+        host.nodes.LoadAutomatic.execute(MARKED, "auto")
+    (folder / PLAIN).write_bytes(server.content)
+    assert host.nodes.LoadAutomatic.execute(MARKED, "auto").args[0].name == PLAIN
+    assert server.asked == []
+
+
+def test_names_are_checked_before_the_run(host, folder, server, monkeypatch):
+    check = host.nodes.LoadAutomatic.validate_inputs
+    assert check(model="ddcolor-nano") is True
+    assert check(model=MARKED) is check(model=PLAIN) is True
+    assert check(model=None) is True  # connected
+    assert "is not in the list" in check(model="../mine.safetensors")
+    assert "is not in the list" in check(model=5)
+    assert f"put it into {folder} as by_hand.pth" in check(model="by_hand.pth")
+    other = host.nodes.LoadExemplar.validate_inputs(model=MARKED)
+    assert "role 'automatic'; this node opens 'exemplar' networks" in other
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "downloads are switched off (HF_HUB_OFFLINE)" in check(model=MARKED)
+    (folder / PLAIN).write_bytes(server.content)
+    assert check(model=MARKED) is check(model=PLAIN) is True
+    assert server.asked == []
+
+
+def test_the_host_takes_both_names(host, folder, server, monkeypatch):
+    """A saved workflow runs with and without the mark, before and after the download."""
+    if not host.real:
+        pytest.skip("needs a real host")
+    import execution
+
+    import nodes
+
+    known = {"ColoristLoadAutomatic": host.nodes.LoadAutomatic}
+    monkeypatch.setattr(nodes, "NODE_CLASS_MAPPINGS", nodes.NODE_CLASS_MAPPINGS | known)
+
+    def problems(name):
+        inputs = {"model": name, "dtype": "auto"}
+        prompt = {"1": {"class_type": "ColoristLoadAutomatic", "inputs": inputs}}
+        good, errors, _ = asyncio.run(execution.validate_inputs("run", prompt, "1", {}))
+        assert good is not bool(errors)
+        return [error["details"] for error in errors]
+
+    for _ in range(2):
+        assert problems(MARKED) == problems(PLAIN) == problems("ddcolor-nano") == []
+        [found] = problems("nope.pth")
+        assert "is not in the list" in found
+        host.nodes.LoadAutomatic.execute(MARKED, "auto")

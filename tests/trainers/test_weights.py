@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comfyui_colorist.pipeline import downloads
 from comfyui_colorist.trainers import weights
 
 CONTENT = b"weights of a network"
@@ -18,7 +19,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 def folder(tmp_path, monkeypatch):
     """An empty models folder; its sub-folder for networks of others."""
     monkeypatch.setenv("COLORIST_MODELS", str(tmp_path / "models"))
-    for switch in weights.SWITCHES:
+    for switch in downloads.SWITCHES:
         monkeypatch.delenv(switch, raising=False)
     return tmp_path / "models" / "training"
 
@@ -120,7 +121,7 @@ def test_without_the_hub_s_library(folder, monkeypatch):
     assert nothing_left(folder)
 
 
-@pytest.mark.parametrize("how", ["argument", *weights.SWITCHES])
+@pytest.mark.parametrize("how", ["argument", *downloads.SWITCHES])
 def test_offline_says_what_is_missing(how, folder, hub, monkeypatch):
     asked = hub().asked
     if how != "argument":
@@ -168,7 +169,7 @@ def test_fingerprint(tmp_path, folder, hub, monkeypatch):
     hub()
     fetched = weights.find("vgg16")
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "_sha256", None)  # what was noted is not computed again
+        patch.setattr(downloads, "sha256", None)  # what was noted is not computed again
         assert weights.fingerprint(fetched) == DIGEST[:12]
     fetched.write_bytes(b"another network")
     assert weights.fingerprint(fetched) == hashlib.sha256(b"another network").hexdigest()[:12]
