@@ -1,7 +1,9 @@
-# make demo   environment, then a real photo coloured by the weights in the box -> demo/before_after.png
-# make test   environment, then the whole test suite
-# Needs only Python 3.10 to 3.13 (with venv) and git. COMFYUI_PATH=... runs the node tests in a real host, and with
-# PLAYWRIGHT_NODE_MODULES=... and Chromium the canvas in a browser (COMFYUI_PYTHON=... where the host has its own Python).
+# make demo        environment, then a real photo coloured by the weights in the box -> demo/before_after.png
+# make test        environment, then the whole test suite
+# make test-host   COMFYUI_PATH=...: environment, then nodes, example workflows and release archive in that ComfyUI, on the CPU;
+#                  with PLAYWRIGHT_NODE_MODULES=... and Chromium its front end as well. COMFYUI_PYTHON=...: the host's Python.
+# make archive     what a user installs, of TREE (HEAD) -> dist/comfyui-colorist-VERSION.zip
+# Needs only Python 3.10 to 3.13 (with venv) and git. docs/contributing.md tells more.
 
 SUITABLE = import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -9,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test test-host archive clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python docs/demo.py demo/before_after.png
@@ -19,8 +21,23 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q
 
+COMFYUI_PYTHON ?= $(firstword $(wildcard $(addprefix $(COMFYUI_PATH)/,.venv/bin/python venv/bin/python)) python3)
+
+test-host: $(VENV)/.test
+	@test -f "$(COMFYUI_PATH)/main.py" || { echo "COMFYUI_PATH=... must name a folder of ComfyUI."; exit 1; }
+	COMFYUI_PATH="$(abspath $(COMFYUI_PATH))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(BIN)/python -m pytest -q -rs tests/host
+
+TREE ?= HEAD
+DIST ?= dist
+VERSION = $(shell git show $(TREE):__init__.py | sed -n 's/^__version__ = "\(.*\)"/\1/p')
+
+archive:
+	mkdir -p $(DIST)
+	git archive --format=zip --prefix=comfyui-colorist/ --output=$(DIST)/comfyui-colorist-$(VERSION).zip $(TREE) -- . \
+		$(shell sed 's/.*/":(exclude)&"/' .comfyignore)
+
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo build dist *.egg-info
 
 $(VENV)/.%: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 with venv is needed and was not found."; exit 1; }

@@ -26,7 +26,6 @@ import json
 import logging
 import math
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -346,11 +345,18 @@ def protocol(config: Config, engines: dict[str, Colorizer], judges: Judges, size
 
 def _commit() -> str:
     """Short hash of the checkout, "" outside of one."""
+    git = Path(__file__).resolve().parents[1] / ".git"
     try:
-        where = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-        return subprocess.run(where, capture_output=True, text=True).stdout.strip()
-    except OSError:  # no git
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        name = head.removeprefix("ref: ")
+        if name == head:  # no branch
+            return head[:7]
+        if (git / name).is_file():
+            return (git / name).read_text(encoding="utf-8")[:7]
+        packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no checkout, or a work tree elsewhere
         return ""
+    return next((line[:7] for line in packed if line.endswith(f" {name}")), "")
 
 
 # --- For people ----------------------------------------------------------------------------------

@@ -11,14 +11,13 @@
  */
 
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 
 import {
   at, away, bluish, board, button, choosePhoto, click, colored, cutOff, drag, grayish, keys,
-  leave, near, onPage, open, openPage, page, part, pixel, points, previews, reddish, requests, run,
-  said, seen, settled, step, text, until, value, wheel,
+  launched, leave, near, onPage, open, openPage, page, part, pixel, points, previews, reddish,
+  requests, run, said, seen, settled, step, text, until, value, wheel,
 } from "./canvas_page.mjs";
 
 const VERSION_7 = '{"version": 7, "points": [{"place": [0.5, 0.5]}]}';
@@ -391,13 +390,7 @@ async function main() {
     names.forEach((name) => process.stdout.write(`${name}\n`));
     return;
   }
-  const modules = join(process.env.PLAYWRIGHT_NODE_MODULES, "playwright-core", "package.json");
-  const { chromium } = createRequire(modules)("playwright-core");
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-gpu"],
-  });
-  const context = await browser.newContext({ viewport: { width: 1300, height: 1000 } });
+  const { browser, context } = await launched({ width: 1300, height: 1000 });
   const skip = await openPage(context, given.url, given.renderer === "nodes2");
   if (skip) print({ skip });
   const noise = listen();

@@ -4,6 +4,8 @@
  */
 
 import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { join } from "node:path";
 
 const MODELS = {
   ColoristLoadPointHint: "mini-pointhint.safetensors", ColoristLoadAutomatic: "mini.safetensors",
@@ -225,6 +227,17 @@ async function preparePage(models) {
     app.canvas.ds.offset = [20, 40];
     app.graph.setDirtyCanvas(true, true);
   };
+}
+
+/** Chromium, and a window of this size in it. */
+export async function launched(viewport) {
+  const modules = join(process.env.PLAYWRIGHT_NODE_MODULES, "playwright-core", "package.json");
+  const { chromium } = createRequire(modules)("playwright-core");
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu"],
+  });
+  return { browser, context: await browser.newContext({ viewport }) };
 }
 
 /** Opens the front end in one of its renderers; a sentence where it has no such one. */

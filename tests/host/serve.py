@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "comfyui-colorist"  # of the pack's folder
 READY = 300  # seconds a host may take to start
+LOG = "host.log"  # in the base folder: what the host says
 FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
 # Of this machine alone: a proxy of the environment must not be asked.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -30,13 +31,22 @@ _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 @contextlib.contextmanager
 def served(checkout: str, python: str, models: Iterable = ()) -> Iterator[tuple[str, Path]]:
-    """Start the host, and stop it in the end; gives its address and its base folder.
+    """Start the host with this checkout as its pack; gives its address and its base folder.
 
     Args:
         checkout: folder of ComfyUI.
         python: an interpreter that has its requirements.
         models: checkpoints to copy into its models/colorization.
     """
+    with folders(models) as base:
+        (base / "custom_nodes" / NAME).symlink_to(ROOT, target_is_directory=True)
+        with running(checkout, python, base) as (url, _):
+            yield url, base
+
+
+@contextlib.contextmanager
+def folders(models: Iterable = ()) -> Iterator[Path]:
+    """A base folder for a host, without any pack; removed in the end."""
     with tempfile.TemporaryDirectory(prefix="colorist-host-") as name:
         base = Path(name)
         for folder in FOLDERS:
@@ -44,43 +54,55 @@ def served(checkout: str, python: str, models: Iterable = ()) -> Iterator[tuple[
         (base / "models" / "colorization").mkdir()
         for model in models:
             shutil.copy(model, base / "models" / "colorization")
-        (base / "custom_nodes" / NAME).symlink_to(ROOT, target_is_directory=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", name]
-        command += ["--disable-auto-launch", "--disable-api-nodes"]
-        command += ["--database-url", f"sqlite:///{base / 'user' / 'host.db'}"]
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        environment |= {"PYTHONPYCACHEPREFIX": str(base / "pycache"), "HF_HUB_OFFLINE": "1"}
-        log = base / "host.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                command, cwd=checkout, env=environment, stdout=file, stderr=subprocess.STDOUT
-            )
+        yield base
+
+
+@contextlib.contextmanager
+def running(
+    checkout: str, python: str, base: Path, cache: Path | None = None
+) -> Iterator[tuple[str, float]]:
+    """Start the host on a base folder, and stop it in the end.
+
+    Gives its address and the seconds until it answered. Compiled Python goes to `cache`, by default
+    into the base folder: the host's own folder is left as it is.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
+    command += ["--disable-auto-launch", "--disable-api-nodes"]
+    command += ["--database-url", f"sqlite:///{base / 'user' / 'host.db'}"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"PYTHONPYCACHEPREFIX": str(cache or base / "pycache"), "HF_HUB_OFFLINE": "1"}
+    log, began = base / LOG, time.monotonic()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=checkout, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        packs = any((base / "custom_nodes").iterdir())
+        _wait(url, process, log, expected="ColoristPointHints" if packs else "LoadImage")
+        yield url, time.monotonic() - began
+    finally:
+        process.send_signal(signal.SIGINT)
         try:
-            url = f"http://127.0.0.1:{port}"
-            _wait(url, process, log)
-            yield url, base
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
-def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
-    """Until the host answers and has our nodes; RuntimeError with its last words if it does not."""
+def _wait(url: str, process: subprocess.Popen, log: Path, expected: str) -> None:
+    """Until the host answers and has a node; RuntimeError with its last words if it does not."""
     began = time.monotonic()
     while process.poll() is None and time.monotonic() - began < READY:
-        time.sleep(0.5)
+        time.sleep(0.1)
         with contextlib.suppress(OSError), _open(f"{url}/object_info", timeout=60) as answer:
-            if "ColoristPointHints" in json.load(answer):
+            if expected in json.load(answer):
                 return
             break
-    raise RuntimeError(f"the host did not start with this pack:\n{log.read_text()[-3000:]}")
+    raise RuntimeError(f"the host did not start with {expected}:\n{log.read_text()[-3000:]}")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from comfyui_colorist.pipeline import downloads
 from comfyui_colorist.pipeline.models import boxed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,12 +35,28 @@ def test_workflow(host, folder, file):
             value = next(values)
             if getattr(put, "control_after_generate", None):
                 assert next(values) in ("fixed", "randomize")  # the front end's own widget
-            if put.id == "model":
+            if put.id == "model" and "models" in node["properties"]:
+                _is_published(value, node["properties"]["models"])
+            elif put.id == "model":
                 assert value in boxed()
             else:
                 assert value == CHOSEN.get(put.id, put.default)
         assert not list(values)
     assert not re.search(r"[/\\](home|root|Users|work|tmp)[/\\]", text)
+
+
+def _is_published(value, models):
+    """The front end offers to download it: from here, into this folder, where it is missing."""
+    known = downloads.find(value)
+    url = known.url(downloads.HUB)
+    assert models == [{"name": value, "url": url, "directory": "colorization"}]
+    assert known.fetchable and value == known.file
+    assert url.startswith(("https://huggingface.co/", "https://civitai.com/"))
+    assert Path(value).suffix in (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
+
+
+def test_one_workflow_offers_a_download():
+    assert any('"models": [' in file.read_text(encoding="utf-8") for file in FILES)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
