@@ -4,6 +4,7 @@ Only the standard library is imported at the top, so that `colorist --help` answ
 """
 
 import argparse
+import os
 import warnings
 
 from . import (
@@ -33,6 +34,8 @@ TRAINERS = {  # what `colorist train` takes -> its script
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code. Usage errors leave by SystemExit(2): argparse."""
+    # Large pages for large tensors, before torch looks (Linux; docs/performance.md).
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.run is not _evaluate:

@@ -75,7 +75,10 @@ def measure(preset: str, side: int, repeats: int) -> dict:
         "seconds": round(statistics.median(seconds), 3),
         "spread": [round(min(seconds), 3), round(max(seconds), 3)],
         "bytes_per_pixel": round((peak - before) / side**2),
-        "spec_bytes_per_pixel": module.spec(config).activation_bytes_per_pixel,
+        "spec_bytes_per_pixel": round(
+            module.spec(config).activation_bytes_per_pixel
+            + module.spec(config).activation_bytes / side**2
+        ),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": platform.machine(),

@@ -19,8 +19,19 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from .layers import UP_BLOCK_NAMES, UpBlock, blur, plain_weights, rename
+from .layers import (
+    STRIP,
+    UP_BLOCK_NAMES,
+    Linear,
+    UpBlock,
+    blur,
+    plain_weights,
+    rename,
+    strips,
+    up_block_bytes,
+)
 from .spec import Entries, MemorySizes, Spec
+from .winograd import Conv3x3, packed_bytes
 
 NAME = "colorformer"
 TABLE = 256  # whole numbers that a looked-up a or b can have: -128 ... 127
@@ -93,9 +104,11 @@ PRESETS = {
 
 def spec(config: Config) -> Spec:
     """What the pipeline must know to run this network."""
-    # Fitted to the peak of one float32 forward pass on a CPU (benchmarks/cost.py), rounded up: nano
-    # 850 bytes a pixel, the published one 5100. Most of it is the residual block at full size.
-    per_pixel = 18 * (config.refine_width + 3) + 12 * config.embed_dim
+    # Fitted to what a float32 forward pass on a CPU takes more at 512 than at 256 pixels
+    # (benchmarks/cost.py), rounded up: nano 430 bytes a pixel, the published one 910.
+    per_pixel = 16 * config.embed_dim
+    wide = config.refine_width + 3
+    packed = up_block_bytes(config.dims, config.decoder_dims) + 2 * packed_bytes(wide, wide)
     return Spec(
         architecture=NAME,
         role="automatic",
@@ -103,6 +116,7 @@ def spec(config: Config) -> Spec:
         multiple=32,
         resolution=256,
         activation_bytes_per_pixel=per_pixel,
+        activation_bytes=4 * STRIP + packed,
         published_picture="working",
         memory=MemorySizes(key_width=config.key_width, groups=config.groups),
     )
@@ -132,8 +146,8 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, heads: int, side: int):
         super().__init__()
         self.side, self.heads = side, heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.project = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.project = Linear(dim, dim)
         self.position_bias = nn.Parameter(torch.zeros((2 * side - 1) ** 2, heads))
 
     def bias(self) -> Tensor:
@@ -165,7 +179,7 @@ class GlobalLocalAttention(WindowAttention):
         super().__init__(dim, heads, side)
         self.pooled = pooled
         self.global_norm = nn.LayerNorm(dim)
-        self.global_kv = nn.Linear(dim, 2 * dim)
+        self.global_kv = Linear(dim, 2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -238,7 +252,7 @@ class GLHBlock(nn.Module):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(dim), attention
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(Linear(dim, 4 * dim), nn.GELU(), Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
@@ -251,7 +265,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(4 * dim)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = rearrange(x, "B (h dy) (w dx) C -> B h w (dx dy C)", dy=2, dx=2)
@@ -312,19 +326,19 @@ class ColorMemoryModule(nn.Module):
             self.register_buffer("components", torch.zeros(config.key_width, features))
             self.register_buffer("offset", torch.zeros(config.key_width))
         self.query_norm = nn.LayerNorm(channels)
-        self.project_query = nn.Linear(channels, config.query_width)
-        self.project_key = nn.Linear(config.key_width, config.query_width)
+        self.project_query = Linear(channels, config.query_width)
+        self.project_key = Linear(config.key_width, config.query_width)
         self.tables = nn.ModuleList(
             nn.Embedding(TABLE, config.color_table) for _ in "ab" if config.color_table
         )
         color_input = 2 * config.color_table or 2
         self.project_color = nn.ModuleList(
-            nn.Linear(color_input, colors) for _ in range(config.groups)
+            Linear(color_input, colors) for _ in range(config.groups)
         )
         self.joined_norm = nn.LayerNorm(joined)
-        self.mlp = nn.Sequential(nn.Linear(joined, joined), nn.GELU(), nn.Linear(joined, joined))
+        self.mlp = nn.Sequential(Linear(joined, joined), nn.GELU(), Linear(joined, joined))
         self.out_norm = nn.LayerNorm(joined)
-        self.out = nn.Linear(joined, channels)
+        self.out = Linear(joined, channels)
 
     def forward(self, x: Tensor, weights: Tensor, memory: Entries | None = None) -> Tensor:
         """Eq. 4 to 7: features F (B, h, w, c) and fusion weights lambda (B, n) -> (B, h, w, c)."""
@@ -381,11 +395,11 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv3x3(channels, channels)
+        self.conv2 = Conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.relu(self.conv2(F.relu(self.conv1(x))))
+        return self.conv2(self.conv1(x).relu_()).relu_() + x
 
 
 class Encoded(NamedTuple):
@@ -409,7 +423,7 @@ class ColorFormer(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
         self.encoder = Encoder(config)
         self.fusion_norm = nn.LayerNorm(config.dims[-1])
-        self.fusion = nn.Linear(config.dims[-1], config.groups)
+        self.fusion = Linear(config.dims[-1], config.groups)
         d4, d8, d16, d32 = config.dims
         out16, out8, out4 = config.decoder_dims
         self.blocks = nn.ModuleList(
@@ -450,7 +464,21 @@ class ColorFormer(nn.Module):
         picture, x, own_weights = encoded
         weights = own_weights if weights is None else weights
         x = self.memory(x.permute(0, 2, 3, 1), weights, memory).permute(0, 3, 1, 2)
-        x = blur(F.pixel_shuffle(F.relu(self.last(x)), 4))
+        height, parts = x.shape[2], []
+        ranges = strips(height, 16 * x.shape[0] * x.shape[3] * self.refine.conv1.in_channels)
+        if len(ranges) == 1:
+            return self._refined(x, picture)
+        for top, bottom in ranges:
+            # What lies above a pixel reaches it from 4 rows away (blur and three convolutions),
+            # what lies below from 3: one row of x more on either side makes strips exact.
+            first, last = max(top - 1, 0), min(bottom + 1, height)
+            part = self._refined(x[:, :, first:last], picture[:, :, 4 * first : 4 * last])
+            parts.append(part[:, :, 4 * (top - first) : 4 * (bottom - first)])
+        return torch.cat(parts, dim=2)
+
+    def _refined(self, x: Tensor, picture: Tensor) -> Tensor:
+        """Last stage and residual block of some rows: (B, c, h, w) -> ab (B, 2, 4h, 4w)."""
+        x = blur(F.pixel_shuffle(self.last(x).relu_(), 4))
         return self.out(self.refine(torch.cat([x, picture.to(x.dtype)], dim=1)))
 
     def semantics(self, gray_rgb: Tensor) -> Tensor:

@@ -18,13 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import (
+    STRIP,
     UP_BLOCK_NAMES,
     ConvNeXtBlock,
     LayerNorm2d,
+    Linear,
     UpBlock,
     blur,
+    linear,
     plain_weights,
     rename,
+    strips,
+    up_block_bytes,
 )
 from .spec import Spec
 
@@ -78,10 +83,9 @@ PRESETS = {
 
 def spec(config: Config) -> Spec:
     """What the pipeline must know to run this network."""
-    # Fitted to the peak of one float32 forward pass on a CPU, 512 and 1024 pixels, rounded up: nano
-    # 500 bytes a pixel, tiny 1630, large 1810. Most of it is the image embedding before its dot
-    # product.
-    per_pixel = 13 * config.width // 2 + 2 * config.dims[0]
+    # Fitted to what a float32 forward pass on a CPU takes more at 512 than at 256 pixels
+    # (benchmarks/cost.py), rounded up: nano 272 bytes a pixel, tiny 893, large 1103.
+    per_pixel = 4 * config.width + 2 * config.dims[0]
     return Spec(
         architecture=NAME,
         role="automatic",
@@ -89,6 +93,7 @@ def spec(config: Config) -> Spec:
         multiple=32,
         resolution=512,
         activation_bytes_per_pixel=per_pixel,
+        activation_bytes=4 * STRIP + up_block_bytes(config.dims, config.decoder_dims),
     )
 
 
@@ -125,11 +130,9 @@ class Encoder(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Encoder maps -> features at 1/16, 1/8, 1/4 and the image embedding before its last shuffle.
+    """Encoder maps -> features at 1/16, 1/8, 1/4.
 
-    The paper's E_i is blur(pixel_shuffle(embedding, 4)). Shuffle and blur act on each channel
-    alone, so they commute with the dot product of eq. 6; `Fusion` applies them to two channels
-    instead of D.
+    The paper's E_i is blur(pixel_shuffle(relu(embedding(features)), 4)), which `Fusion` makes.
     """
 
     def __init__(self, config: Config):
@@ -141,12 +144,12 @@ class PixelDecoder(nn.Module):
         )
         self.embedding = nn.Conv2d(out4, 16 * config.width, 1)  # channels ordered (sub-pixel, D)
 
-    def forward(self, taps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, taps: list[Tensor]) -> list[Tensor]:
         x, features = taps[3], []
         for block, skip in zip(self.blocks, (taps[2], taps[1], taps[0]), strict=True):
             x = block(x, skip)
             features.append(x)
-        return features, self.embedding(x).relu_()
+        return features
 
 
 # --- Color decoder (section 3.2.2) -----------------------------------------------------------
@@ -178,14 +181,14 @@ class Attention(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.heads = dim // HEAD_WIDTH
-        self.project_in = nn.Linear(dim, 3 * dim)
-        self.project_out = nn.Linear(dim, dim)
+        self.project_in = Linear(dim, 3 * dim)
+        self.project_out = Linear(dim, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query (B, Q, D), key and value (B, N, D) -> (B, Q, D)."""
         weights = zip(self.project_in.weight.chunk(3), self.project_in.bias.chunk(3), strict=True)
         q, k, v = (
-            F.linear(x, *weight).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            linear(x, *weight).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight in zip((query, key, value), weights, strict=True)
         )
         return self.project_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -201,7 +204,7 @@ class ColorDecoderBlock(nn.Module):
         super().__init__()
         self.cross_attention, self.cross_norm = Attention(dim), nn.LayerNorm(dim)
         self.self_attention, self.self_norm = Attention(dim), nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, ffn_width), nn.ReLU(), nn.Linear(ffn_width, dim))
+        self.mlp = nn.Sequential(Linear(dim, ffn_width), nn.ReLU(), Linear(ffn_width, dim))
         self.mlp_norm = nn.LayerNorm(dim)
 
     def forward(self, z: Tensor, query_position: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -231,11 +234,11 @@ class ColorDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.color_embedding = nn.Sequential(
             *(
-                nn.Linear(width, width),
+                Linear(width, width),
                 nn.ReLU(),
-                nn.Linear(width, width),
+                Linear(width, width),
                 nn.ReLU(),
-                nn.Linear(width, width),
+                Linear(width, width),
             )
         )
 
@@ -259,23 +262,33 @@ class Fusion(nn.Module):
     """F = E_c . E_i, ab = Conv(F), eq. 6 and 7; the program appends the normalised picture to F.
 
     Both steps are linear, so Conv is applied to E_c first: (2, Q) x (Q, D), and the Q full-size
-    query maps are never made. At 512x512 that is 13 GFLOP and 100 MB less, with equal numbers.
+    query maps are never made. Shuffle and blur act on each channel alone, so they come after the
+    dot product, on two channels instead of D; and E_i is made strip by strip, as it is used. At
+    512x512 that is 13 GFLOP and 370 MB less, with equal numbers. The sums are float32 in any
+    precision: they are the largest numbers of the network, and ab is read off them.
     """
 
     def __init__(self, queries: int):
         super().__init__()
         self.conv = nn.Conv2d(queries + 3, 2, 1)
 
-    def forward(self, color: Tensor, embedding: Tensor, picture: Tensor) -> Tensor:
-        batch, _, height, width = embedding.shape
+    def forward(
+        self, color: Tensor, features: Tensor, embedding: nn.Conv2d, picture: Tensor
+    ) -> Tensor:
+        batch, _, height, width = features.shape
         queries, dim = color.shape[1:]
-        weight = self.conv.weight.flatten(1)
-        mix = (weight[:, :queries] @ color).transpose(1, 2)  # (B, D, 2)
-        # A view in channels_last memory: (B, h w 16, D) @ (B, D, 2)
-        sub_pixels = embedding.permute(0, 2, 3, 1).reshape(batch, -1, dim) @ mix
-        sub_pixels = sub_pixels.view(batch, height, width, 16, 2).permute(0, 4, 3, 1, 2)
+        weight, bias = self.conv.weight.float(), self.conv.bias.float()
+        mix = (weight[:, :queries, 0, 0] @ color.float()).transpose(1, 2)  # (B, D, 2)
+        ranges, parts = strips(height, batch * width * 16 * dim), []
+        for top, bottom in ranges:
+            rows = features if len(ranges) == 1 else features[:, :, top:bottom]
+            image = embedding(rows).relu_()
+            # A view in channels_last memory: (B, h w 16, D) @ (B, D, 2)
+            part = image.permute(0, 2, 3, 1).reshape(batch, -1, dim).float() @ mix
+            parts.append(part.view(batch, -1, width, 16, 2))
+        sub_pixels = torch.cat(parts, dim=1).permute(0, 4, 3, 1, 2)
         ab = blur(F.pixel_shuffle(sub_pixels.reshape(batch, 32, height, width), 4))
-        return ab + F.conv2d(picture, self.conv.weight[:, queries:], self.conv.bias)
+        return ab + F.conv2d(picture.float(), weight[:, queries:], bias)
 
 
 class DDColor(nn.Module):
@@ -302,8 +315,9 @@ class DDColor(nn.Module):
                 "with H and W multiples of 32."
             )
         picture = ((gray_rgb - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        features, embedding = self.pixel_decoder(self.encoder(picture))
-        return self.fusion(self.color_decoder(features), embedding, picture)
+        features = self.pixel_decoder(self.encoder(picture))
+        color = self.color_decoder(features)
+        return self.fusion(color, features[-1], self.pixel_decoder.embedding, picture)
 
     def spectral_convolutions(self) -> Iterator[nn.Conv2d]:
         """Convolutions that the published training normalises spectrally (Miyato et al. 2018)."""

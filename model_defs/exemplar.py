@@ -23,8 +23,9 @@ from ..pipeline import kriging
 from ..pipeline.color import lab_to_rgb
 from . import deep_kernel, surety
 from .deep_kernel import DeepKernel
-from .layers import ConvNeXtBlock, SmallBackbone, rename
+from .layers import ConvNeXtBlock, Linear, SmallBackbone, linear, rename
 from .spec import Spec
+from .winograd import Conv3x3, packed_bytes
 
 NAME = "exemplar"
 AB = 110.0  # Lab units of a prediction of 1
@@ -141,15 +142,23 @@ PRESETS = {
 
 def spec(config: Config) -> Spec:
     """What the pipeline must know to run this network."""
-    # Fitted to the peak of one float32 forward pass on a CPU (benchmarks/cost.py), rounded up: nano
-    # 1400 bytes a pixel, the paper's 10220. Most of it is the decoder's finest stage.
+    # Fitted to what a float32 forward pass on a CPU takes more at 512 than at 256 pixels
+    # (benchmarks/cost.py), rounded up: nano 1200 bytes a pixel, the paper's 6230. Most of it is the
+    # decoder's finest stage.
+    wide, deep = config.width, 512
+    packed = sum(packed_bytes(before, wide) for before in (wide, 2 * wide)) * (6 - config.finest)
+    if config.backbone == "vgg19":
+        packed += (
+            8 * packed_bytes(deep, deep) + packed_bytes(256, deep) + 3 * packed_bytes(256, 256)
+        )
     return Spec(
         architecture=NAME,
         role="exemplar",
         model_input="Lab",
         multiple=16,
         resolution=224,
-        activation_bytes_per_pixel=(40 if config.full_res_head else 22) * config.width,
+        activation_bytes_per_pixel=24 * config.width,
+        activation_bytes=2**24 + packed,
         attention_bytes=0.4 * config.heads,
         published_picture="middle",
         aligned=config.backbone == "vgg19" and "axial" in config.attention,
@@ -178,7 +187,7 @@ class VGG19(nn.Module):
                 layers.append(nn.MaxPool2d(2))
                 continue
             # In place: of a convolution's output, which is no tap.
-            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
+            layers += [Conv3x3(before, width), nn.ReLU(inplace=True)]
             before = width
         self.features = nn.Sequential(*layers[: config.backbone_last + 1])
 
@@ -260,8 +269,8 @@ class AxialAttention(nn.Module):
         super().__init__()
         width, self.heads, self.axis = config.width, config.heads, axis
         self.scale, self.reach, self.half = config.scale, config.span, width // 2
-        self.project_in = nn.Linear(width, 2 * width)  # q, k, v
-        self.project_out = nn.Linear(width, width)
+        self.project_in = Linear(width, 2 * width)  # q, k, v
+        self.project_out = Linear(width, width)
         if config.positions:
             d_k, d_v = width // (2 * config.heads), width // config.heads
             self.relative = nn.Parameter(torch.randn(2 * span - 1, 2 * d_k + d_v) * d_v**-0.5)
@@ -273,7 +282,7 @@ class AxialAttention(nn.Module):
         weight, bias = self.project_in.weight[self.half :], self.project_in.bias[self.half :]
         cells = torch.cat([_cells(r.features, self.axis) for r in references], dim=2)
         length, count = cells.shape[2] // len(references), len(references)
-        k, v = F.linear(cells, weight, bias).split([self.half, 2 * self.half], dim=-1)
+        k, v = linear(cells, weight, bias).split([self.half, 2 * self.half], dim=-1)
         k, v = self._by_head(k), self._by_head(v)
         added = None
         if self.relative is not None:  # k_j . r^k[j-i]
@@ -299,21 +308,21 @@ class AxialAttention(nn.Module):
         """Queries (B, h, H, W) of the target -> what is found (B, h, H, W), its traces."""
         size = tuple(query.shape[2:])
         weight, bias = self.project_in.weight[: self.half], self.project_in.bias[: self.half]
-        q = self._by_head(F.linear(_cells(query, self.axis), weight, bias)) * self.scale
+        q = self._by_head(linear(_cells(query, self.axis), weight, bias)) * self.scale
         length = q.shape[3]
         logits = q @ keys.k.transpose(-2, -1)
         if self.relative is not None:
             r_q, _, r_v = self._tables(length, q.dtype)
             count = keys.k.shape[3] // length
             near = torch.einsum("BLhid,ijd->BLhij", q, r_q)
-            logits = logits + (near.repeat(1, 1, 1, 1, count) if count > 1 else near)
+            logits += near.repeat(1, 1, 1, 1, count) if count > 1 else near
         if keys.bias is not None:
-            logits = logits + keys.bias
+            logits += keys.bias
         weights = logits.softmax(-1)
         found = weights @ keys.v
         if self.relative is not None:
             each = weights.unflatten(4, (count, length)).sum(4) if count > 1 else weights
-            found = found + torch.einsum("BLhij,ijd->BLhid", each, r_v)
+            found += torch.einsum("BLhij,ijd->BLhid", each, r_v)
         found = self.project_out(rearrange(found, "B L h i d -> B L i (h d)"))
         traces = keys.traces.to(weights.dtype)
         traces = (weights.mean(2) if traces.shape[-1] else weights[:, :, 0]) @ traces
@@ -346,14 +355,14 @@ class StandardAttention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.heads, self.width = config.heads, config.width
-        self.project_in = nn.Linear(config.width, 3 * config.width)  # q, k, v
-        self.project_out = nn.Linear(config.width, config.width)
+        self.project_in = Linear(config.width, 3 * config.width)  # q, k, v
+        self.project_out = Linear(config.width, config.width)
 
     def keys(self, references: Sequence[Reference]) -> Keys:
         """Keys and values of all cells of all references."""
         cells = torch.cat([_cells(r.features, "wh") for r in references], dim=2)
         weight, bias = self.project_in.weight[self.width :], self.project_in.bias[self.width :]
-        kv = F.linear(cells, weight, bias)
+        kv = linear(cells, weight, bias)
         k, v = (rearrange(x, "G L s (h d) -> G L h s d", h=self.heads) for x in kv.chunk(2, -1))
         added = None
         doubted = any(r.trust is not None for r in references)
@@ -367,7 +376,7 @@ class StandardAttention(nn.Module):
         """Queries (B, h, H, W) of the target -> what is found (B, h, H, W), its traces."""
         size, batch = tuple(query.shape[2:]), query.shape[0]
         weight, bias = self.project_in.weight[: self.width], self.project_in.bias[: self.width]
-        q = F.linear(_cells(query, "wh"), weight, bias)
+        q = linear(_cells(query, "wh"), weight, bias)
         q = rearrange(q, "B 1 s (h d) -> B h s d", h=self.heads)
         # The traces ride along as further channels of the values; fused kernels want equal widths,
         # multiples of 8.
@@ -462,15 +471,15 @@ class DecoderStage(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.mix = nn.Conv2d(width, width, 3, padding=1)
-        self.refine = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.mix = Conv3x3(width, width)
+        self.refine = Conv3x3(2 * width, width)
 
     def forward(self, x: Tensor, fused: Tensor | None, skip: Tensor) -> Tensor:
-        x = F.relu(self.mix(x if fused is None else x + fused))
+        x = self.mix(x if fused is None else x + fused).relu_()
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
         down, right = (s - n for s, n in zip(skip.shape[2:], x.shape[2:], strict=True))
         x = F.pad(x, (0, right, 0, down)) if down or right else x  # odd sizes: as the program
-        return F.relu(self.refine(torch.cat([skip, x], dim=1)))
+        return self.refine(skip, x).relu_()
 
 
 class Head(nn.Sequential):
@@ -478,7 +487,10 @@ class Head(nn.Sequential):
 
     def __init__(self, width: int, hidden: int):
         super().__init__(
-            nn.Conv2d(width, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, 2, 1), nn.Tanh()
+            nn.Conv2d(width, hidden, 3, padding=1),
+            nn.ReLU(True),
+            nn.Conv2d(hidden, 2, 1),
+            nn.Tanh(),
         )
 
 
@@ -651,7 +663,7 @@ class Exemplar(nn.Module):
                     traces = surety.traces(AB * reference[:, 1:], trust, grid)
                 if self.config.reference_color:
                     tap = torch.cat([tap, self._pooled(reference, grid)], dim=1)
-                features = F.relu(self.project_reference[str(level)](tap))
+                features = self.project_reference[str(level)](tap).relu_()
                 at = None if trust is None else F.adaptive_avg_pool2d(trust, grid)
                 known[level].append(Reference(features, at, traces))
         keys = {
@@ -715,7 +727,7 @@ class Exemplar(nn.Module):
         _refuse(target.shape[2:])
         taps = self.backbone(self._seen(target, gray=True))
         projected = {
-            level: F.relu(project(taps["B" if level == "B" else int(level)]))
+            level: project(taps["B" if level == "B" else int(level)]).relu_()
             for level, project in self.project_target.items()
         }
         fused, traces = {}, {}

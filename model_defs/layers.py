@@ -7,6 +7,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .winograd import Conv3x3, packed_bytes
+
+# --- Linear layers ----------------------------------------------------------------------------
+
+LARGE = 2**22  # multiply-adds from which a convolution is worth its call
+STRIP = 2**22  # elements of the widest map of one strip: a processor's cache holds them
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`; on a CPU in float32 as a convolution of 1x1.
+
+    The same sums: torch gives convolutions to oneDNN and products to MKL, which on AMD's processors
+    takes twice the time (docs/performance.md).
+    """
+    if (
+        x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or not torch.backends.mkldnn.is_available()
+        or x.numel() * len(weight) < LARGE
+    ):
+        return F.linear(x, weight, bias)
+    rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, N, 1), channels_last
+    rows = F.conv2d(rows, weight[..., None, None], bias)
+    return rows.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
 # --- ConvNeXt (Liu et al. 2022, section 3): DDColor's encoder, the small backbone ----------------
 
 
@@ -20,6 +55,15 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def strips(rows: int, row: int) -> list[tuple[int, int]]:
+    """Ranges (top, bottom) of the rows of a map, of about STRIP elements each.
+
+    One range where gradients are wanted: they would keep all of it anyway.
+    """
+    many = rows if torch.is_grad_enabled() or torch.jit.is_tracing() else max(1, STRIP // row)
+    return [(top, min(top + many, rows)) for top in range(0, rows, many)]
+
+
 class ConvNeXtBlock(nn.Module):
     """Depthwise 7x7 -> LayerNorm -> MLP of factor 4 -> layer scale, around a shortcut."""
 
@@ -27,14 +71,14 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.depthwise = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.expand = nn.Linear(dim, 4 * dim)
-        self.project = nn.Linear(4 * dim, dim)
+        self.expand = Linear(dim, 4 * dim)
+        self.project = Linear(4 * dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
-        y = self.gamma * self.project(F.gelu(self.expand(y)))
-        return x + y.permute(0, 3, 1, 2)
+        y = self.project(F.gelu(self.expand(y)))
+        return torch.addcmul(x.permute(0, 2, 3, 1), self.gamma, y).permute(0, 3, 1, 2)
 
 
 # --- Backbone of the small exemplar network and of the deep kernel --------------------------------
@@ -101,13 +145,20 @@ class UpBlock(nn.Module):
         self.up = nn.Conv2d(below, 4 * out, 1, bias=False)
         self.up_norm = nn.BatchNorm2d(4 * out)
         self.skip_norm = nn.BatchNorm2d(skip)
-        self.mix = nn.Conv2d(out + skip, out, 3, padding=1, bias=False)
+        self.mix = Conv3x3(out + skip, out, bias=False)
         self.mix_norm = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        up = blur(F.pixel_shuffle(F.relu(self.up_norm(self.up(x))), 2))
-        joined = F.relu(torch.cat([up, self.skip_norm(skip)], dim=1))
-        return self.mix_norm(F.relu(self.mix(joined)))
+        up = blur(F.pixel_shuffle(self.up_norm(self.up(x)).relu_(), 2))
+        # The paper's ReLU follows their joining; what is shuffled up has gone through one.
+        return self.mix_norm(self.mix(up, self.skip_norm(skip).relu_()).relu_())
+
+
+def up_block_bytes(dims: Sequence[int], decoder_dims: Sequence[int]) -> int:
+    """Bytes of the packed filters of the three stages."""
+    return sum(
+        packed_bytes(skip + out, out) for skip, out in zip(dims[-2::-1], decoder_dims, strict=True)
+    )
 
 
 # Published name -> ours, for stages that the published programs call `decoder.layers.N`.

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from . import deep_kernel
 from .deep_kernel import DeepKernel
-from .layers import ConvNeXtBlock
+from .layers import ConvNeXtBlock, Linear
 from .spec import Spec
 
 NAME = "pointhint"
@@ -125,7 +125,7 @@ def spec(config: Config) -> Spec:
     # Fitted to the peak of one float32 forward pass on a CPU, 448 to 896 pixels, rounded up
     # (benchmarks/cost.py): nano 185 bytes a pixel, t 198, s 297. Most of it is the first stage.
     # A kernel of width 64, which runs before the network, takes 330: its decoder at 1/2.
-    per_pixel = 124 + config.mlp_ratio * config.inner[0]
+    per_pixel = 176 + config.mlp_ratio * config.inner[0]
     if config.kernel:
         per_pixel = max(per_pixel, round(5.5 * config.kernel.width))
     return Spec(
@@ -266,11 +266,11 @@ class Attention(nn.Module):
     def __init__(self, channels: int, inner: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * inner)
-        self.project = _zero(nn.Linear(inner, channels))
+        self.qkv = Linear(channels, 3 * inner)
+        self.project = _zero(Linear(inner, channels))
 
 
-def _zero(layer: nn.Linear) -> nn.Linear:
+def _zero(layer: Linear) -> Linear:
     """A layer that adds nothing to the stream before it is trained."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -378,7 +378,7 @@ class Block(nn.Module):
         self.norm4 = nn.LayerNorm(channels)
         hidden = config.mlp_ratio * inner
         self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(), _zero(nn.Linear(hidden, channels))
+            Linear(channels, hidden), nn.GELU(), _zero(Linear(hidden, channels))
         )
 
     def forward(self, z: Tensor, position: Tensor, groups: Groups) -> Tensor:
@@ -418,11 +418,11 @@ class Stabilizer(nn.Module):
     def __init__(self, channels: int, inner: int, *, linear: bool):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.narrow = nn.Linear(channels, inner)
+        self.narrow = Linear(channels, inner)
         self.conv = None
         if not linear:
             self.conv = nn.Conv2d(inner, inner, 3, padding=1, padding_mode="replicate")
-        self.widen = _zero(nn.Linear(inner, channels))
+        self.widen = _zero(Linear(inner, channels))
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.narrow(self.norm(z))
@@ -488,7 +488,7 @@ class PointHint(nn.Module):
         self.config = config
         self.kernel = DeepKernel(config.kernel) if config.kernel else None
         self.inputs = 4 if config.hint_mask else 3
-        self.embed = nn.Linear(self.inputs * PATCH**2, config.channels[0])
+        self.embed = Linear(self.inputs * PATCH**2, config.channels[0])
         self.stages = nn.ModuleList(Stage(config, stage) for stage in range(4))
         self.stabilizer = _stabilizer(config)
         if config.merge == "keep":
@@ -496,10 +496,10 @@ class PointHint(nn.Module):
             self.upsample = nn.Identity()
         else:
             self.merging = nn.ModuleList(
-                nn.Sequential(nn.LayerNorm(4 * c), nn.Linear(4 * c, 2 * c, bias=False))
+                nn.Sequential(nn.LayerNorm(4 * c), Linear(4 * c, 2 * c, bias=False))
                 for c in config.channels[:-1]
             )
-            self.upsample = _zero(nn.Linear(config.channels[-1], 3 * LAST_PATCH**2))
+            self.upsample = _zero(Linear(config.channels[-1], 3 * LAST_PATCH**2))
         copy = torch.eye(3, self.inputs)  # L, a, b of each pixel; nothing of the mask
         with torch.no_grad():
             self.embed.weight.copy_(torch.block_diag(*[copy] * PATCH**2))

@@ -42,6 +42,8 @@ class Spec:
     """Default working resolution: square root of the working image's area, in pixels."""
     activation_bytes_per_pixel: int
     """Peak of one float32 forward pass, per working pixel; scaled by the dtype's size."""
+    activation_bytes: int = 2**24
+    """What it takes beside that, whatever the size: maps made in strips, packed filters."""
     attention_bytes: float = 0.0
     """What each reference adds to that, for each pixel of the working image's longer side."""
     published_picture: Literal["photo", "working", "middle"] = "photo"

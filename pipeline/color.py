@@ -38,24 +38,32 @@ def _check(x: Tensor, channels: int, name: str) -> None:
         )
 
 
+# Intermediate results are written over: on whole photos fresh memory costs more than arithmetic.
+
+
 def srgb_to_linear(c: Tensor) -> Tensor:
     """IEC 61966-2-1 decoding of values in 0..1, any shape."""
-    return torch.where(c > 0.04045, ((c + 0.055) / 1.055).clamp_min(0) ** 2.4, c / 12.92)
+    curve = (c + 0.055).div_(1.055).clamp_min_(0).pow_(2.4)
+    return _where(c > 0.04045, curve, c / 12.92)
 
 
 def linear_to_srgb(c: Tensor) -> Tensor:
     """IEC 61966-2-1 encoding, any shape; negative values continue the linear part."""
-    return torch.where(
-        c > 0.0031308, 1.055 * c.clamp_min(0.0031308) ** (1 / 2.4) - 0.055, 12.92 * c
-    )
+    curve = c.clamp_min(0.0031308).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
+    return _where(c > 0.0031308, curve, 12.92 * c)
 
 
 def _f(t: Tensor) -> Tensor:
-    return torch.where(t > EPSILON, t.clamp_min(EPSILON) ** (1 / 3), (KAPPA * t + 16) / 116)
+    return _where(t > EPSILON, t.clamp_min(EPSILON).pow_(1 / 3), (KAPPA * t).add_(16).div_(116))
 
 
 def _f_inverse(f: Tensor) -> Tensor:
-    return torch.where(f > 6 / 29, f * f * f, (116 * f - 16) / KAPPA)
+    return _where(f > 6 / 29, f * f * f, (116 * f).sub_(16).div_(KAPPA))
+
+
+def _where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """`torch.where`, over `no` where no gradient is wanted."""
+    return torch.where(condition, yes, no, **({} if no.requires_grad else {"out": no}))
 
 
 def rgb_to_lab(rgb: Tensor, white: Sequence[float] | None = None) -> Tensor:
@@ -77,9 +85,14 @@ def lightness(rgb: Tensor) -> Tensor:
     Equals rgb_to_lab(rgb)[..., :1, :, :] at a third of the work.
     """
     _check(rgb, 3, "rgb")
-    r, g, b = RGB_TO_XYZ[1]
-    red, green, blue = srgb_to_linear(rgb).unbind(-3)
-    return 116 * _f(r * red + g * green + b * blue).unsqueeze(-3) - 16
+    red, green, blue = rgb.unbind(-3)
+    if torch.equal(red, green) and torch.equal(red, blue):  # a black-and-white photo
+        y = srgb_to_linear(red)
+    else:
+        r, g, b = RGB_TO_XYZ[1]  # they sum up to 1
+        red, green, blue = srgb_to_linear(rgb).unbind(-3)
+        y = (r * red).add_(green, alpha=g).add_(blue, alpha=b)
+    return (116 * _f(y)).sub_(16).unsqueeze(-3)
 
 
 def lab_to_rgb(lab: Tensor, white: Sequence[float] | None = None) -> Tensor:
@@ -93,7 +106,7 @@ def _lab_to_linear(lab: Tensor, white: Sequence[float] | None = None) -> Tensor:
     fy = (L + 16) / 116
     x, y, z = _f_inverse(fy + a / 500), _f_inverse(fy), _f_inverse(fy - b / 200)
     rows = torch.linalg.inv(_to_white(white)).tolist()
-    return torch.stack([m[0] * x + m[1] * y + m[2] * z for m in rows], dim=-3)
+    return torch.stack([(m[0] * x).add_(y, alpha=m[1]).add_(z, alpha=m[2]) for m in rows], dim=-3)
 
 
 def gray_rgb(L: Tensor) -> Tensor:
@@ -123,7 +136,7 @@ def to_gamut(lab: Tensor, steps: int = 14) -> Tensor:
     """
     _check(lab, 3, "lab")
     linear = _lab_to_linear(lab)
-    outside = ((linear < -1e-6) | (linear > 1 + 1e-6)).any(dim=-3)
+    outside = (linear.amin(dim=-3) < -1e-6) | (linear.amax(dim=-3) > 1 + 1e-6)
     if outside.any():
         points = lab.movedim(-3, 0)[:, outside][..., None]  # (3, N, 1): one column of pixels
         low, high = torch.zeros_like(points[0]), torch.ones_like(points[0])
@@ -133,7 +146,7 @@ def to_gamut(lab: Tensor, steps: int = 14) -> Tensor:
             low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
         fitted = _lab_to_linear(torch.cat([points[:1], points[1:] * low]))
         linear.movedim(-3, 0)[:, outside] = fitted[..., 0]
-    return linear_to_srgb(linear).clamp(0, 1)
+    return linear_to_srgb(linear).clamp_(0, 1)
 
 
 def _in_gamut(points: Tensor, scale: Tensor) -> Tensor:

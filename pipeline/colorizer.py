@@ -74,7 +74,9 @@ class Colorizer:
         per_pixel = self.spec.activation_bytes_per_pixel
         per_pixel += self.spec.attention_bytes * side * references
         size = torch.finfo(self.dtype).bits / 32
-        return round(images * shape.working_pixels * per_pixel * size)
+        return round(
+            (images * shape.working_pixels * per_pixel + self.spec.activation_bytes) * size
+        )
 
     @torch.inference_mode()
     def colorize(
@@ -248,7 +250,7 @@ class Colorizer:
         chroma: Callable[[Tensor, Tensor, geometry.Geometry], Iterator[Tensor]],
     ) -> Iterator[int]:
         """Colour (b, H, W, C) into `out` (b, N, H, W, 3 or 4); yields each i of N once done."""
-        rgb = repaired(picture.movedim(-1, 1), self.name)
+        rgb = repaired(picture, self.name).movedim(-1, 1)
         if rgb.shape[1] == 1:
             rgb = rgb.expand(-1, 3, -1, -1)
         if out.shape[-1] == 4:

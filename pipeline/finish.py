@@ -66,7 +66,7 @@ def apply_finish(
     ab = shape_chroma(ab, controls)
     upsampler = Upsampler(ab, L, rgb.shape[2:], controls.upsample)
     for top, bottom in strips(*rgb.shape[2:], rgb.shape[0]):
-        rows = rgb[:, :, top:bottom].to(ab.device, torch.float32)
+        rows = rgb[:, :, top:bottom].to(ab.device, torch.float32).contiguous()
         rows_mask = None if mask is None else mask[:, None, top:bottom].to(ab.device, torch.float32)
         out[:, :, top:bottom] = compose(rows, upsampler, top, controls, rows_mask)
 

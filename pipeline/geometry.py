@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LONGEST = 4  # the longer side is at most this times the resolution, whatever the aspect ratio
-STRIP_PIXELS = 2**20  # pixels handled at once where a full-size pass works strip by strip
+STRIP_PIXELS = 2**18  # handled at once where a full-size pass goes strip by strip: stays in a cache
 
 
 @dataclass(frozen=True)

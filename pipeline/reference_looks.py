@@ -99,7 +99,8 @@ def looks(colorizer: Colorizer, pictures: Tensor) -> Looks:
         ValueError: the network has no encoder that gives maps at 1/4 and 1/8.
     """
     placement = colorizer.placement
-    required = SIDE * SIDE * colorizer.spec.activation_bytes_per_pixel
+    spec = colorizer.spec
+    required = SIDE * SIDE * spec.activation_bytes_per_pixel + spec.activation_bytes
     at_once = AT_ONCE
     if placement.device.type != "cpu":
         at_once = min(AT_ONCE, placement.images_at_once(required))
