@@ -5,7 +5,7 @@ from torch import Tensor
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.finish import Finish
 from ..pipeline.upsample import METHODS
-from . import controls, host
+from . import controls, host, words
 from .host import io, make
 
 
@@ -20,17 +20,15 @@ class Colorize(io.ComfyNode):
             description="Colours black-and-white photos. Keeps size, lightness and every detail of "
             "the photo: only colour is added.",
             search_aliases=[
-                "colourise",
-                "colorise",
-                "colourize",
-                "colorization",
-                "black and white",
-                "b&w to colour",
-                "grayscale to color",
-                "old photo restoration",
+                *words.COLORING,
+                *words.RESTORING,
+                "automatic",
+                *words.FILM,
             ],
             inputs=[
-                controls.image("image", "One photo or a batch. Colour in it is not looked at."),
+                controls.image(
+                    "image", "One photo or a batch. The network sees its lightness alone."
+                ),
                 controls.colorizer(),
                 controls.mask(),
                 controls.resolution(),

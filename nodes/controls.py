@@ -54,7 +54,11 @@ def resolution(*, advanced: bool = False) -> io.Int.Input:
     )
 
 
-def strength(*, advanced: bool = False) -> io.Float.Input:
+def strength(
+    tooltip: str = "0 leaves the photo as it is, 1 gives the full new colour.",
+    *,
+    advanced: bool = False,
+) -> io.Float.Input:
     return slider(
         "strength",
         advanced=advanced,
@@ -62,7 +66,7 @@ def strength(*, advanced: bool = False) -> io.Float.Input:
         min=0.0,
         max=1.0,
         step=0.05,
-        tooltip="0 leaves the photo as it is, 1 gives the full new colour.",
+        tooltip=tooltip,
     )
 
 
@@ -100,8 +104,8 @@ def fade() -> io.Float.Input:
         step=1.0,
         advanced=True,
         tooltip="Where the network is unsure its colour is weak: such colour fades to neutral, "
-        "strong colour stays. The number is the vividness of which half is left (5 is a faint "
-        "tint, 20 is skin). 0 = off.",
+        "strong colour stays. The number is the vividness of which half is left, counted as in "
+        "chroma ceiling (5 is a faint tint, skin is about 25). 0 = off.",
     )
 
 
@@ -126,8 +130,8 @@ def upsample() -> io.Combo.Input:
         options=list(METHODS),
         default=METHODS[0],
         advanced=True,
-        tooltip="How colour is brought from the network's size to the photo's. The "
-        "first choice is the best; the others are for comparison.",
+        tooltip="How colour is brought from the network's size to the photo's. edge: along the "
+        "photo's own edges, the best. bilinear and nearest are for comparison.",
     )
 
 

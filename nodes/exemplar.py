@@ -7,7 +7,7 @@ from ..pipeline.colorizer import Colorizer
 from ..pipeline.exemplar import THRESHOLD, ExemplarColorizer
 from ..pipeline.finish import Finish
 from ..pipeline.upsample import METHODS
-from . import controls, host
+from . import controls, host, words
 from .host import io, make
 from .load import Automatic, Exemplar
 
@@ -24,18 +24,18 @@ class ColorizeByReference(io.ComfyNode):
             "coloured, and tells where the references leave it unsure. Keeps size, lightness and "
             "every detail of the photo.",
             search_aliases=[
-                "colorize",
-                "colourise",
+                *words.COLORING,
+                *words.RESTORING,
                 "color transfer",
+                "colour transfer",
                 "exemplar",
-                "reference",
-                "black and white",
                 "xcnet",
+                *words.FILM,
             ],
             inputs=[
                 controls.image(
                     "image",
-                    "One photo, or the frames of a shot. Colour in it is not looked at.",
+                    "One photo, or the frames of a shot. The network sees its lightness alone.",
                 ),
                 controls.image(
                     "reference",
@@ -48,22 +48,25 @@ class ColorizeByReference(io.ComfyNode):
                     display_name="exemplar colorizer",
                     tooltip="From Load Exemplar Colorizer.",
                 ),
-                controls.image("reference_2", "Another reference of another size.", optional=True),
-                controls.image("reference_3", "One more reference.", optional=True),
+                controls.image(
+                    "reference_2", "Another reference, of any size; joins the first.", optional=True
+                ),
+                controls.image("reference_3", "One more reference, of any size.", optional=True),
                 io.Mask.Input(
                     "ignore",
                     display_name="ignore in reference",
                     optional=True,
                     tooltip="Where the first reference is not to be looked at: 1 (painted) = "
                     "ignore. Connect the mask of Load Image: transparent or painted parts of the "
-                    "reference then give no colour.",
+                    "reference then give no colour. One mask for all pictures of reference or one "
+                    "each, any size. An empty mask ignores nothing.",
                 ),
                 Automatic.Input(
                     "colorizer",
                     display_name="fallback colorizer",
                     optional=True,
-                    tooltip="From Load Automatic Colorizer: takes over, smoothly, where the "
-                    "references tell little.",
+                    tooltip="From Load Automatic Colorizer or Apply Color Memory: takes over, "
+                    "smoothly, where the references tell little.",
                 ),
                 controls.slider(
                     "threshold",
@@ -158,7 +161,7 @@ def without(reference: Tensor, ignore: Tensor | None) -> Tensor:
     if len(ignore) not in (1, len(reference)):
         raise ValueError(
             f"'ignore in reference' has {len(ignore)} masks for {len(reference)} references; "
-            "give one, or one for each."
+            "give one, or one each."
         )
     alpha = 1 - ignore.to(reference)[..., None].clamp(0, 1)
     alpha = alpha.expand(len(reference), -1, -1, -1)

@@ -6,11 +6,16 @@ from pathlib import Path
 from ..model_defs.spec import Spec
 from ..pipeline import engine
 from ..pipeline.colorizer import Colorizer
-from . import host
+from . import host, words
 from .host import io, make
 
 # As shown -> as meant.
 DTYPES = {"auto": "", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+LOADERS = {  # of the roles
+    "automatic": "Load Automatic Colorizer",
+    "exemplar": "Load Exemplar Colorizer",
+    "pointhint": "Load Point-Hint Colorizer",
+}
 Automatic = io.Custom("COLORIZER")
 Exemplar = io.Custom("EXEMPLAR_COLORIZER")
 PointHint = io.Custom("POINT_HINT_COLORIZER")
@@ -27,17 +32,21 @@ class LoadAutomatic(io.ComfyNode):
             description="Opens a network that colours photos by itself, for the Colorize node. "
             "Networks in the box need no download; others go into models/colorization.",
             search_aliases=[
-                "colorize",
-                "colourise",
-                "colorizer",
+                *words.COLORING,
+                *words.RESTORING,
                 "ddcolor",
                 "colorformer",
-                "black and white",
+                "checkpoint",
+                "download",
             ],
             inputs=_choices("automatic"),
             outputs=[
                 Automatic.Output(
-                    "colorizer", display_name="colorizer", tooltip="Connect to Colorize."
+                    "colorizer",
+                    display_name="colorizer",
+                    tooltip="Connect to Colorize, Colorize by Reference (fallback colorizer) or "
+                    "Colorize by Point Hints (base colorizer). A ColorFormer network: to Colorize "
+                    "Variations, Build Color Memory and Apply Color Memory, too.",
                 )
             ],
         )
@@ -63,17 +72,10 @@ class LoadExemplar(io.ComfyNode):
             node_id="ColoristLoadExemplar",
             display_name="Load Exemplar Colorizer",
             category="Colorist/loaders",
-            description="Opens a network that colours photos as a reference is coloured, for the "
-            "Colorize by Reference node. The network in the box needs no download; others go into "
-            "models/colorization.",
-            search_aliases=[
-                "colorize",
-                "colourise",
-                "colorizer",
-                "reference",
-                "xcnet",
-                "black and white",
-            ],
+            description="Opens a network that colours photos as a reference (exemplar) is "
+            "coloured, for the Colorize by Reference node. The network in the box needs no "
+            "download; others go into models/colorization.",
+            search_aliases=[*words.COLORING, "reference", "xcnet", "checkpoint"],
             inputs=_choices("exemplar"),
             outputs=[
                 Exemplar.Output(
@@ -108,14 +110,7 @@ class LoadPointHint(io.ComfyNode):
             description="Opens a network that spreads the colours of points you place, for the "
             "Colorize by Point Hints node. The network in the box needs no download; others go "
             "into models/colorization.",
-            search_aliases=[
-                "colorize",
-                "colourise",
-                "colorizer",
-                "hints",
-                "interactive",
-                "black and white",
-            ],
+            search_aliases=[*words.COLORING, "hints", "interactive", "checkpoint"],
             inputs=_choices("pointhint"),
             outputs=[
                 PointHint.Output(
@@ -158,8 +153,9 @@ def _choices(role: str) -> list[io.Combo.Input]:
             options=list(DTYPES),
             default="auto",
             advanced=True,
-            tooltip="auto: bf16 on a GPU made for it, else fp32. fp16 overflows in some "
-            "networks and then gives grey or spotted pictures.",
+            tooltip="auto: bf16 on a GPU made for it, else fp32. fp32 is exact and slowest, bf16 "
+            "needs half the memory. fp16 overflows in some networks and then gives grey or "
+            "spotted pictures.",
         ),
     ]
 
@@ -196,7 +192,8 @@ def check_role(name: str, spec: Spec, role: str) -> None:
     if spec.role != role:
         raise ValueError(
             f"{name} is a network of the role '{spec.role}' ({spec.architecture}); "
-            f"this node opens '{role}' networks. Choose another file."
+            f"this node opens '{role}' networks. "
+            f"Open it with {LOADERS.get(spec.role, 'another node')}, or choose another."
         )
 
 

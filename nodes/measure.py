@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..pipeline import measure
 from ..pipeline.flicker import Flicker
-from . import controls, host
+from . import controls, host, words
 from .host import io, make
 
 SHOWN = {  # score -> what it is called, digits, unit
@@ -30,38 +30,40 @@ class MeasureColor(io.ComfyNode):
             node_id="ColoristMeasure",
             display_name="Measure Color",
             category="Colorist/measure",
-            description="Tells in numbers how colourful pictures are, how near to their true "
+            description="Tells in numbers how colourful photos are, how near to their true "
             "colours, and how much a film flickers.",
             search_aliases=[
-                "colourise",
-                "black and white",
+                *words.COLORING,
                 "psnr",
                 "ssim",
                 "ciede2000",
                 "colorfulness",
+                "colourfulness",
                 "delta e",
                 "flicker",
                 "compare",
+                "metrics",
             ],
             inputs=[
-                controls.image("image", "The coloured pictures."),
+                controls.image("image", "The coloured photos, or the frames of a film."),
                 controls.image(
                     "truth",
-                    "The same pictures in their true colours, same size: one for all, or one each. "
+                    "The same photos in their true colours, same size: one for all, or one each. "
                     "Adds PSNR, SSIM, CIEDE2000 and the difference in colourfulness.",
                     optional=True,
                 ),
                 controls.image(
                     "reference",
-                    "The reference whose colours were asked for, any size: adds HIS. Read it with "
-                    "SSIM, so truth is needed, too.",
+                    "The reference whose colours were asked for, any size: adds HIS, how alike "
+                    "the amounts of each colour are (1 = the same). Read it with SSIM, so truth "
+                    "is needed, too.",
                     optional=True,
                 ),
                 io.Boolean.Input(
                     "film",
                     display_name="film",
                     default=False,
-                    tooltip="The pictures are the frames of a film, in order: adds flicker, the "
+                    tooltip="The images are the frames of a film, in order: adds flicker, the "
                     "mean change of colour along motion from frame to frame.",
                 ),
             ],
@@ -72,16 +74,40 @@ class MeasureColor(io.ComfyNode):
                 io.String.Output(
                     "json",
                     display_name="JSON",
-                    tooltip="The same with all digits, and each picture.",
+                    tooltip="The same with all digits, and for each image.",
                 ),
                 *(
-                    io.Float.Output(name, display_name=shown, tooltip=f"Mean{unless}.")
-                    for name, shown, unless in (
-                        ("colorfulness", "colourfulness", ""),
-                        ("psnr", "PSNR", "; 0 without truth"),
-                        ("ssim", "SSIM", "; 0 without truth"),
-                        ("ciede2000", "CIEDE2000", "; 0 without truth"),
-                        ("flicker", "flicker", "; 0 unless film"),
+                    io.Float.Output(name, display_name=shown, tooltip=tooltip)
+                    for name, shown, tooltip in (
+                        (
+                            "colorfulness",
+                            "colourfulness",
+                            "0 is grey, everyday photos have about 45. Mean of all images.",
+                        ),
+                        (
+                            "psnr",
+                            "PSNR",
+                            "Nearness to the truth in dB: higher is nearer. Mean of all images; "
+                            "0 without truth.",
+                        ),
+                        (
+                            "ssim",
+                            "SSIM",
+                            "Likeness to the truth: 1 = the same. Mean of all images; 0 without "
+                            "truth.",
+                        ),
+                        (
+                            "ciede2000",
+                            "CIEDE2000",
+                            "Difference of colour from the truth: lower is nearer, about 1 is just "
+                            "noticeable. Mean of all images; 0 without truth.",
+                        ),
+                        (
+                            "flicker",
+                            "flicker",
+                            "Change of colour along motion from frame to frame: below 1 is hardly "
+                            "seen. Mean of all frames; 0 unless film.",
+                        ),
                     )
                 ),
             ],

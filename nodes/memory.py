@@ -14,14 +14,14 @@ from ..pipeline import memory as memories
 from ..pipeline import memory_builder
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.memory import ColorMemory
-from . import controls, host
+from . import controls, host, words
 from .host import io, make
 from .load import fingerprint
 
 Memory = io.Custom("COLOR_MEMORY")
 CATEGORY = "Colorist/memory"
 IMAGES = "(images)"  # in the combo of folders: the connected images
-ALIASES = ["colorize", "colourise", "black and white", "color memory", "colorformer"]
+ALIASES = [*words.COLORING, "colour memory", "colorformer"]
 
 LONGEST = 200  # bytes of a name that someone chooses; file systems take 255
 REFUSED = '/\\:*?"<>|'  # in a name, by one system or another
@@ -37,11 +37,12 @@ class BuildMemory(io.ComfyNode):
             display_name="Build Color Memory",
             category=CATEGORY,
             description="Learns which colours belong to what from your own colour photos, in a "
-            "minute or so and without training, for a ColorFormer network.",
-            search_aliases=[*ALIASES, "palette", "own photos"],
+            "minute or so and without training, for a ColorFormer network. Needs the Python "
+            "package scikit-learn.",
+            search_aliases=[*ALIASES, "palette", "own photos", "learn colors"],
             inputs=[
                 controls.colorizer(
-                    "A ColorFormer network from Load Automatic Colorizer. The memory fits this "
+                    "From Load Automatic Colorizer: a ColorFormer network. The memory fits this "
                     "network alone."
                 ),
                 controls.image(
@@ -91,7 +92,7 @@ class BuildMemory(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="Photos used and skipped, patches, entries.",
+                    tooltip="Photos used and left out, patches, entries.",
                 ),
             ],
         )
@@ -135,11 +136,14 @@ class ApplyMemory(io.ComfyNode):
             node_id="ColoristApplyMemory",
             display_name="Apply Color Memory",
             category=CATEGORY,
-            description="The same network with another color memory: it then takes its colours "
-            "from there. The network it came from stays as it is.",
+            description="Gives a ColorFormer network another color memory: it then takes its "
+            "colours from there. The network that came in stays as it is.",
             search_aliases=ALIASES,
             inputs=[
-                controls.colorizer("The ColorFormer network that the memory was built with."),
+                controls.colorizer(
+                    "From Load Automatic Colorizer: the ColorFormer network that the memory was "
+                    "built with."
+                ),
                 Memory.Input(
                     "memory",
                     display_name="memory",
@@ -150,7 +154,8 @@ class ApplyMemory(io.ComfyNode):
                 controls.Automatic.Output(
                     "with_memory",
                     display_name="colorizer",
-                    tooltip="Connect to Colorize or Colorize Variations.",
+                    tooltip="Connect to Colorize, Colorize Variations, Colorize by Reference "
+                    "(fallback colorizer) or Colorize by Point Hints (base colorizer).",
                 )
             ],
         )
@@ -182,7 +187,11 @@ class SaveMemory(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Memory.Output("saved", display_name="memory", tooltip="The memory that came in."),
+                Memory.Output(
+                    "saved",
+                    display_name="memory",
+                    tooltip="The memory that came in. Connect to Apply Color Memory.",
+                ),
                 io.String.Output(
                     "file",
                     display_name="file",
@@ -214,7 +223,8 @@ class LoadMemory(io.ComfyNode):
             node_id="ColoristLoadMemory",
             display_name="Load Color Memory",
             category=CATEGORY,
-            description="Brings back a color memory, for Apply Color Memory.",
+            description="Opens a color memory that was kept as a file, for the Apply Color Memory "
+            "node.",
             search_aliases=ALIASES,
             inputs=[
                 make(
@@ -222,8 +232,8 @@ class LoadMemory(io.ComfyNode):
                     "file",
                     display_name="file",
                     options=host.memory_names(),
-                    tooltip="A file in models/colorization/memories. Save Color Memory writes "
-                    "them; press R after adding one.",
+                    tooltip="A file (.safetensors) in models/colorization/memories, where Save "
+                    "Color Memory keeps them. Press R after adding a file.",
                 ),
             ],
             outputs=[

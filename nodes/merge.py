@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..pipeline.finish import Finish
 from ..pipeline.merge import merge_chroma
-from . import controls, host
+from . import controls, host, words
 from .host import io, make
 
 
@@ -20,16 +20,18 @@ class MergeChroma(io.ComfyNode):
             "generator's small coloured picture becomes colour on your full-size photo, along its "
             "edges.",
             search_aliases=[
-                "colorize",
-                "colourise",
+                *words.COLORING,
                 "transfer color",
+                "transfer colour",
                 "luminance",
+                "lightness",
                 "lab merge",
-                "black and white",
                 "detail restore",
             ],
             inputs=[
-                controls.image("luminance", "The full-size photo. Its lightness is kept exactly."),
+                controls.image(
+                    "luminance", "The full-size photo, or a batch. Its lightness is kept exactly."
+                ),
                 controls.image(
                     "color",
                     "The same picture in colour, any size: from an image generator or editor. One "
@@ -41,9 +43,7 @@ class MergeChroma(io.ComfyNode):
                 controls.chroma_ceiling(),
             ],
             outputs=[
-                io.Image.Output(
-                    "merged", display_name="image", tooltip="The photo in the other image's colour."
-                )
+                io.Image.Output("merged", display_name="image", tooltip="The coloured photos.")
             ],
         )
 

@@ -11,7 +11,7 @@ from ..pipeline.finish import Finish
 from ..pipeline.follow import Follower
 from ..pipeline.pointhint import PointHintColorizer
 from ..pipeline.upsample import METHODS
-from . import canvas, controls, host
+from . import canvas, controls, host, words
 from .host import io, make
 from .load import Automatic, PointHint
 
@@ -32,14 +32,15 @@ class ColorizeByPointHints(io.ComfyNode):
             "on the picture in the node, or corrects an automatic network's colours by them. Keeps "
             "size, lightness and every detail of the photo.",
             search_aliases=[
-                "colorize",
-                "colourise",
-                "hints",
+                *words.COLORING,
+                *words.RESTORING,
                 "color points",
+                "colour points",
                 "interactive",
                 "scribble",
                 "user guided",
-                "black and white",
+                "hand tint",
+                *words.FILM,
             ],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -47,7 +48,7 @@ class ColorizeByPointHints(io.ComfyNode):
                 controls.image(
                     "image",
                     "One photo, or the frames of a shot: the points serve all. The canvas shows "
-                    "the first. Colour in it is not looked at.",
+                    "the first. The network sees its lightness alone.",
                 ),
                 PointHint.Input(
                     "pointhint",
@@ -58,8 +59,9 @@ class ColorizeByPointHints(io.ComfyNode):
                     "colorizer",
                     display_name="base colorizer",
                     optional=True,
-                    tooltip="From Load Automatic Colorizer: colours the photo first, and the "
-                    "points correct it. Without points the result has its colours.",
+                    tooltip="From Load Automatic Colorizer or Apply Color Memory: colours the "
+                    "photo first, and the points correct it. Without points the result has its "
+                    "colours.",
                 ),
                 controls.image(
                     "reference",

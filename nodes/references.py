@@ -12,7 +12,7 @@ from ..pipeline.batch import as_batch
 from ..pipeline.geometry import Geometry, shrink
 from ..pipeline.reference_looks import ENCODER
 from ..pipeline.references import Ranking
-from . import controls, host
+from . import controls, host, words
 from .host import io, make
 from .load import load
 from .memory import IMAGES, folder_fingerprint
@@ -33,19 +33,17 @@ class FindReference(io.ComfyNode):
             "black-and-white one: what shows the same kind of thing in the same light. Connect it "
             "to Colorize by Reference. Needs no download.",
             search_aliases=[
-                "colorize",
-                "colourise",
-                "black and white",
-                "reference",
+                *words.COLORING,
                 "exemplar",
                 "similar photos",
                 "image search",
+                "gallery",
             ],
             inputs=[
                 controls.image(
                     "image",
                     "The photo to colour, or the frames of one shot: references are then ranked "
-                    "for all frames together. Colour in it is not looked at.",
+                    "for all frames together. The network sees its lightness alone.",
                 ),
                 controls.image(
                     "gallery",

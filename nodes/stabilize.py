@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..pipeline.stabilize import Controls, Stabilizer, State
-from . import controls, host
+from . import controls, host, words
 from .host import io, make
 
 FilmState = io.Custom("FILM_STATE")
@@ -21,13 +21,11 @@ class StabilizeChroma(io.ComfyNode):
             description="Takes the flicker out of a coloured film: colour is carried along what "
             "moves and averaged. Only colour changes; a cut, or something new, begins anew.",
             search_aliases=[
-                "colourise",
+                *words.COLORING,
+                *words.FILM,
                 "deflicker",
                 "flicker",
                 "temporal consistency",
-                "video colorization",
-                "film",
-                "black and white",
             ],
             inputs=[
                 controls.image("image", "The frames of a coloured film, in order."),
@@ -38,7 +36,7 @@ class StabilizeChroma(io.ComfyNode):
                     tooltip="From the Stabilize Chroma of the part before, where a film is worked "
                     "on in parts: its colour then goes on in this one.",
                 ),
-                controls.strength(),
+                controls.strength("0 leaves the film as it is, 1 gives the fully steadied colour."),
                 make(
                     io.Int.Input,
                     "frames",
@@ -62,7 +60,7 @@ class StabilizeChroma(io.ComfyNode):
                 make(
                     io.Int.Input,
                     "resolution",
-                    display_name="resolution",
+                    display_name="motion resolution",
                     default=256,
                     min=16,
                     max=1024,

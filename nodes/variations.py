@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.finish import Finish
-from . import controls, host
+from . import controls, host, words
 from .host import io
 
 
@@ -19,19 +19,19 @@ class Variations(io.ComfyNode):
             description="Colours each photo several times, each time differently, so that you can "
             "choose. For ColorFormer networks.",
             search_aliases=[
-                "colorize",
-                "colourise",
-                "colorization",
-                "black and white",
+                *words.COLORING,
+                *words.RESTORING,
                 "gallery",
                 "diverse",
                 "random colors",
                 "colorformer",
             ],
             inputs=[
-                controls.image("image", "One photo or a batch. Colour in it is not looked at."),
+                controls.image(
+                    "image", "One photo or a batch. The network sees its lightness alone."
+                ),
                 controls.colorizer(
-                    "From Load Automatic Colorizer, or Apply Color Memory: a ColorFormer network. "
+                    "From Load Automatic Colorizer or Apply Color Memory: a ColorFormer network. "
                     "Others have but one result and are refused."
                 ),
                 controls.mask(),
@@ -41,9 +41,9 @@ class Variations(io.ComfyNode):
                     default=4,
                     min=1,
                     max=16,
-                    tooltip="Results for each photo. The network has groups of colours (most have "
-                    "4), and each leads in turn: more results than groups are nearer to each "
-                    "other.",
+                    tooltip="How many results for each photo. The network has groups of colours "
+                    "(most have 4), and each leads in turn: more results than groups are nearer "
+                    "to each other.",
                 ),
                 io.Int.Input(
                     "seed",

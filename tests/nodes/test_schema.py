@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,11 @@ def test_ids_are_the_documented_ones(schemas):
     }
 
 
+def test_a_wrong_network_is_sent_to_a_loader_that_there_is(host, schemas):
+    named = set(host.nodes.load.LOADERS.values())
+    assert named == {s.display_name for _, s in schemas if s.category == "Colorist/loaders"}
+
+
 def test_every_node_explains_itself(schemas):
     for _, schema in schemas:
         assert schema.category.startswith("Colorist/")
@@ -48,11 +54,59 @@ def test_every_node_explains_itself(schemas):
             assert put.tooltip, (schema.node_id, put.id)
 
 
-def test_help_pages_name_every_input(schemas):
+def rows(page: str, heading: str) -> dict[str, list[str]]:
+    """First cell -> the others, without marks, of the table that begins with `heading`."""
+    table = page[page.index(f"\n| {heading} |") + 1 :].split("\n\n")[0]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+    return {first: [re.sub(r"[*`]", "", cell) for cell in others] for first, *others in cells}
+
+
+def default_shown(put) -> str:
+    """As a help page shows it; with its range, where that tells something."""
+    default = getattr(put, "default", None)
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, str):
+        return "no points" if put.id == "hints" else default
+    return f"{default:g}" + ("" if put.id == "seed" else f" ({put.min:g} to {put.max:g})")
+
+
+def test_help_pages_say_what_tooltips_say(schemas):
+    """In the same order; a page may say more after that."""
     for _, schema in schemas:
         page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8")
+        inputs, outputs = rows(page, "input"), rows(page, "output")
+        assert list(inputs) == [put.display_name for put in schema.inputs]
+        assert list(outputs) == [put.display_name for put in schema.outputs]
         for put in schema.inputs:
-            assert f"| {put.display_name} |" in page, (schema.node_id, put.id)
+            default, text = inputs[put.display_name]
+            assert default == default_shown(put), (schema.node_id, put.id)
+            says = ("Optional. " if put.optional else "") + put.tooltip
+            assert text.startswith(says), (schema.node_id, put.id)
+        for put in schema.outputs:
+            assert outputs[put.display_name][0].startswith(put.tooltip), (schema.node_id, put.id)
+
+
+def test_help_pages_tell_what_is_folded(host, schemas):
+    if "advanced" not in inspect.signature(host.io.Int.Input).parameters:
+        pytest.skip("this host has no advanced inputs")
+    for _, schema in schemas:
+        page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8")
+        told = re.findall(r"^Under \*advanced\* where ComfyUI has that fold: (.+)\.$", page, re.M)
+        folded = [put.display_name for put in schema.inputs if getattr(put, "advanced", None)]
+        assert told == ([", ".join(folded)] if folded else []), schema.node_id
+
+
+def test_an_input_of_one_name_is_the_same_everywhere(schemas):
+    """Its kind, default, range and step; a name that means something else is another name."""
+    facts = {}
+    for _, schema in schemas:
+        for put in schema.inputs:
+            if hasattr(put, "min") and put.display_name not in ("count", "seed"):
+                own = (put.id, put.default, put.min, put.max, put.step)
+                assert facts.setdefault(put.display_name, own) == own, (schema.node_id, put.id)
 
 
 def test_ids_of_inputs_and_outputs_differ(schemas):
@@ -77,7 +131,8 @@ def test_search_words_reach_hosts_that_know_them(host, schemas):
     if "search_aliases" not in inspect.signature(host.io.Schema).parameters:
         pytest.skip("this host has no search_aliases")
     for _, schema in schemas:
-        assert {"colourise", "black and white"} <= set(schema.search_aliases)
+        assert {"colorize", "colourise", "black and white", "b&w"} <= set(schema.search_aliases)
+        assert len(schema.search_aliases) == len(set(schema.search_aliases)), schema.node_id
 
 
 def test_few_widgets_are_in_sight(host, schemas):
