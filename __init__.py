@@ -5,7 +5,7 @@ engine = colorist.load("ddcolor_modelscope.pth", device="cuda")
 rgb = engine.colorize(rgb)
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 WEB_DIRECTORY = "./web"
 # Public name -> (sub-module, name there); imported when first asked for: our import stays cheap.
