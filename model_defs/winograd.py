@@ -35,7 +35,8 @@ FILTERS = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-_packed: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # module -> (of which, filters)
+# module -> (its weight, in which state, filters)
+_packed: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class Conv3x3(nn.Conv2d):
@@ -82,9 +83,11 @@ def _filters(module: nn.Conv2d, tiles: tuple[int, int]) -> list[list[Tensor]]:
     weight = module.weight
     version = 0 if weight.is_inference() else weight._version  # counts changes in place
     state = weight.data_ptr(), version, tiles
-    if module not in _packed or _packed[module][0] != state:
-        _packed[module] = state, pack(weight, tiles)
-    return _packed[module][1]
+    of, packed_in, filters = _packed.get(module, (lambda: None, None, None))
+    if of() is not weight or packed_in != state:  # another may come to lie at the same address
+        filters = pack(weight, tiles)
+        _packed[module] = weakref.ref(weight), state, filters
+    return filters
 
 
 def strip(height: int, width: int) -> tuple[int, int]:
