@@ -3,10 +3,11 @@
 Ji, Jiang, Luo, Tao, Chu, Xie, Wang, Tai: "ColorFormer: Image Colorization via Color Memory assisted
 Hybrid-attention Transformer", ECCV 2022. Published weights: jixiaozhong/ColorFormer.
 
-The file follows figures 2 to 4: GLH-Transformer encoder -> memory decoder, in which the Color
-Memory stands between third and last stage. What the published program adds to the paper is named
-where it stands. Encoder tokens are (B, H, W, C), decoder maps (B, C, H, W); `T` tokens of a window,
-`m` memory entries, `k` width of a key, `n` groups of colours.
+The file follows figures 2 to 4: encoder -> memory decoder, in which the Color Memory stands between
+third and last stage. The encoder is the paper's GLH-Transformer or, for a network that is light on
+a CPU, EfficientNet-Lite; table 2 compares encoders under one memory likewise. What the published
+program adds to the paper is named where it stands. Encoder tokens are (B, H, W, C), decoder maps
+(B, C, H, W); `T` tokens of a window, `m` memory entries, `k` width of a key, `n` groups of colours.
 """
 
 import re
@@ -19,6 +20,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from . import efficientnet_lite
+from .efficientnet_lite import EfficientNetLite
 from .layers import (
     STRIP,
     UP_BLOCK_NAMES,
@@ -41,16 +44,21 @@ TABLE = 256  # whole numbers that a looked-up a or b can have: -128 ... 127
 class Config:
     """Everything that changes a tensor's shape; JSON-serialisable."""
 
+    encoder: str = "glh"
+    """Kind of encoder: glh (the paper's) or efficientnet-lite."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Blocks of each encoder stage: four stages of glh, GL-MSA and SW-MSA in turn; seven of
+    efficientnet-lite."""
+    dims: tuple[int, ...] = ()
+    """efficientnet-lite: channels of each stage."""
     embed_dim: int = 96
-    """Encoder channels at 1/4; doubled at 1/8, 1/16, 1/32."""
-    depths: tuple[int, int, int, int] = (2, 2, 6, 2)
-    """Transformer blocks in each stage: GL-MSA and SW-MSA in turn."""
+    """glh: channels at 1/4; doubled at 1/8, 1/16, 1/32."""
     heads: tuple[int, int, int, int] = (3, 6, 12, 24)
-    """Attention heads in each stage."""
+    """glh: attention heads in each stage."""
     window: int = 7
-    """Side of a window in tokens."""
+    """glh: side of a window in tokens."""
     pooled: tuple[int, int, int, int] = (8, 4, 2, 1)
-    """Side of the pooled map that gives the global keys and values in each stage."""
+    """glh: side of the pooled map that gives the global keys and values in each stage."""
     decoder_dims: tuple[int, int, int] = (512, 512, 256)
     """Decoder channels at 1/16, 1/8, 1/4."""
     entries: int = 512
@@ -71,28 +79,59 @@ class Config:
     """Channels at full resolution, before the picture joins them."""
 
     def __post_init__(self) -> None:
-        for name in ("depths", "heads", "pooled", "decoder_dims"):
+        for name in ("depths", "dims", "heads", "pooled", "decoder_dims"):
             object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
-        odd = [h for d, h in zip(self.dims, self.heads, strict=True) if d % h]
-        if odd:
-            raise ValueError(f"colorformer: {odd[0]} heads do not divide the channels {self.dims}.")
+        if self.encoder not in ENCODERS:
+            raise ValueError(
+                f"colorformer: encoder is '{self.encoder}'; expected one of {', '.join(ENCODERS)}."
+            )
+        stages = ENCODERS[self.encoder].stages
+        if (len(self.depths), len(self.dims)) != stages:
+            raise ValueError(
+                f"colorformer: depths has {len(self.depths)} and dims {len(self.dims)} numbers; "
+                f"the encoder {self.encoder} needs {stages[0]} and {stages[1]}."
+            )
+        odd = [h for d, h in zip(self.tap_dims, self.heads, strict=True) if d % h]
+        if self.encoder == "glh" and odd:
+            raise ValueError(
+                f"colorformer: {odd[0]} heads do not divide the channels {self.tap_dims}."
+            )
 
     @property
-    def dims(self) -> tuple[int, ...]:
+    def tap_dims(self) -> tuple[int, ...]:
         """Encoder channels at 1/4, 1/8, 1/16, 1/32."""
-        return tuple(self.embed_dim * 2**i for i in range(4))
+        if self.encoder == "glh":
+            return tuple(self.embed_dim * 2**i for i in range(4))
+        return tuple(self.dims[stage] for stage in efficientnet_lite.TAPS)
+
+
+class EncoderKind(NamedTuple):
+    """Facts about an encoder beside its layers."""
+
+    stages: tuple[int, int]
+    """Length of `Config.depths` and `Config.dims`."""
+    mean: tuple[float, float, float]
+    """Mean of RGB in 0..1 that the input is normalised by."""
+    std: tuple[float, float, float]
+    """Standard deviation likewise."""
+
+
+ENCODERS = {
+    "glh": EncoderKind((4, 0), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "efficientnet-lite": EncoderKind(
+        (7, 7), (efficientnet_lite.MEAN,) * 3, (efficientnet_lite.STD,) * 3
+    ),
+}
 
 
 PRESETS = {
     "colorformer": Config(),
-    # Windows of 4 fit the maps of small pictures without padding.
     "colorformer-nano": Config(
-        embed_dim=32,
-        heads=(1, 2, 4, 8),
-        window=4,
-        decoder_dims=(160, 96, 64),
+        encoder="efficientnet-lite",
+        depths=efficientnet_lite.VARIANTS["lite1"].depths,
+        dims=efficientnet_lite.VARIANTS["lite1"].dims,
+        decoder_dims=(256, 128, 80),
         entries=256,
-        key_width=32,
         query_width=64,
         color_width=64,
         color_table=0,
@@ -105,10 +144,10 @@ PRESETS = {
 def spec(config: Config) -> Spec:
     """What the pipeline must know to run this network."""
     # Fitted to what a float32 forward pass on a CPU takes more at 512 than at 256 pixels
-    # (benchmarks/cost.py), rounded up: nano 430 bytes a pixel, the published one 910.
-    per_pixel = 16 * config.embed_dim
+    # (benchmarks/cost.py), rounded up: nano 610 to 810 bytes a pixel, the published one 910.
+    per_pixel = 16 * config.embed_dim if config.encoder == "glh" else 32 * config.tap_dims[0]
     wide = config.refine_width + 3
-    packed = up_block_bytes(config.dims, config.decoder_dims) + 2 * packed_bytes(wide, wide)
+    packed = up_block_bytes(config.tap_dims, config.decoder_dims) + 2 * packed_bytes(wide, wide)
     return Spec(
         architecture=NAME,
         role="automatic",
@@ -122,7 +161,7 @@ def spec(config: Config) -> Spec:
     )
 
 
-# --- Encoder: GLH-Transformer (section 3.2) --------------------------------------------------
+# --- Encoder (section 3.2) -------------------------------------------------------------------
 
 
 def _to_windows(x: Tensor, side: int) -> Tensor:
@@ -272,7 +311,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x))
 
 
-class Encoder(nn.Module):
+class GLHTransformer(nn.Module):
     """Picture (B, 3, H, W) -> four normalised maps (B, C, h, w) at 1/4 ... 1/32."""
 
     def __init__(self, config: Config):
@@ -281,7 +320,7 @@ class Encoder(nn.Module):
         self.patch_norm = nn.LayerNorm(config.embed_dim)
         self.stages, self.merging, self.norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for dim, depth, heads, pooled in zip(
-            config.dims, config.depths, config.heads, config.pooled, strict=True
+            config.tap_dims, config.depths, config.heads, config.pooled, strict=True
         ):
             blocks = []
             for i in range(depth):
@@ -293,7 +332,7 @@ class Encoder(nn.Module):
                 blocks.append(GLHBlock(attention, dim))
             self.stages.append(nn.Sequential(*blocks))
             self.norms.append(nn.LayerNorm(dim))
-        self.merging.extend(PatchMerging(dim) for dim in config.dims[:-1])
+        self.merging.extend(PatchMerging(dim) for dim in config.tap_dims[:-1])
 
     def forward(self, picture: Tensor) -> list[Tensor]:
         x = self.patch_norm(self.patches(picture).permute(0, 2, 3, 1))
@@ -304,6 +343,30 @@ class Encoder(nn.Module):
             x = stage(x)
             taps.append(norm(x).permute(0, 3, 1, 2))  # the next stage starts before this norm
         return taps
+
+
+class LiteEncoder(EfficientNetLite):
+    """EfficientNet-Lite whose map at 1/32 is normalised over channels.
+
+    Memory keys are made of that map, and its length differs much from place to place and from one
+    training to another. The norm has no parameters: nothing but the encoder's own weights decides
+    what a key means. The other maps meet a batch norm in the decoder.
+    """
+
+    def __init__(self, depths: tuple[int, ...], dims: tuple[int, ...]):
+        super().__init__(depths, dims)
+        self.norm = nn.LayerNorm(dims[-1], elementwise_affine=False)
+
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        *taps, last = super().forward(picture)
+        return [*taps, self.norm(last.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)]
+
+
+def build_encoder(config: Config) -> nn.Module:
+    """Encoder of the kind and sizes in `config`: picture (B, 3, H, W) -> maps at 1/4 ... 1/32."""
+    if config.encoder == "glh":
+        return GLHTransformer(config)
+    return LiteEncoder(config.depths, config.dims)
 
 
 # --- Memory decoder (section 3.3) ------------------------------------------------------------
@@ -322,7 +385,7 @@ class ColorMemoryModule(nn.Module):
         self.register_buffer("keys", torch.zeros(config.entries, config.key_width))
         self.register_buffer("values", torch.zeros(config.groups, config.entries, 2))
         if config.projection:  # keys = features @ components^T + offset
-            features = config.dims[-1]
+            features = config.tap_dims[-1]
             self.register_buffer("components", torch.zeros(config.key_width, features))
             self.register_buffer("offset", torch.zeros(config.key_width))
         self.query_norm = nn.LayerNorm(channels)
@@ -419,12 +482,13 @@ class ColorFormer(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
-        self.encoder = Encoder(config)
-        self.fusion_norm = nn.LayerNorm(config.dims[-1])
-        self.fusion = Linear(config.dims[-1], config.groups)
-        d4, d8, d16, d32 = config.dims
+        kind = ENCODERS[config.encoder]
+        self.register_buffer("mean", torch.tensor(kind.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(kind.std).view(1, 3, 1, 1))
+        self.encoder = build_encoder(config)
+        d4, d8, d16, d32 = config.tap_dims
+        self.fusion_norm = nn.LayerNorm(d32)
+        self.fusion = Linear(d32, config.groups)
         out16, out8, out4 = config.decoder_dims
         self.blocks = nn.ModuleList(
             [UpBlock(d32, d16, out16), UpBlock(out16, d8, out8), UpBlock(out8, d4, out4)]

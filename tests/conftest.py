@@ -98,12 +98,16 @@ def mini_colorformer_config():
 @pytest.fixture(scope="session")
 def mini_colorformer_network(mini_colorformer_config):
     """Seeded weights, eval mode; attention that looks at few entries, colours that can be seen."""
+    return _mini_colorformer(mini_colorformer_config)
+
+
+def _mini_colorformer(config):
     import torch
     from comfyui_colorist.model_defs import registry
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = registry.build("colorformer", mini_colorformer_config)
+        network = registry.build("colorformer", config)
         for name, parameter in network.named_parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
@@ -122,13 +126,40 @@ def mini_colorformer_network(mini_colorformer_config):
 @pytest.fixture(scope="session")
 def mini_colorformer_file(mini_colorformer_network, tmp_path_factory) -> Path:
     """The miniature ColorFormer as one of our checkpoint files."""
+    path = tmp_path_factory.mktemp("models") / "mini-colorformer.safetensors"
+    return _write_colorformer(mini_colorformer_network, path)
+
+
+def _write_colorformer(network, path: Path) -> Path:
     from comfyui_colorist.model_defs import checkpoint
 
-    path = tmp_path_factory.mktemp("models") / "mini-colorformer.safetensors"
-    config = dataclasses.asdict(mini_colorformer_network.config)
-    info = {"architecture": "colorformer", "config": config}
-    path.write_bytes(checkpoint.to_bytes(mini_colorformer_network.state_dict(), info))
+    info = {"architecture": "colorformer", "config": dataclasses.asdict(network.config)}
+    path.write_bytes(checkpoint.to_bytes(network.state_dict(), info))
     return path
+
+
+@pytest.fixture(scope="session")
+def mini_lite_colorformer_config(mini_colorformer_config):
+    """The miniature ColorFormer on an EfficientNet-Lite."""
+    return dataclasses.replace(
+        mini_colorformer_config,
+        encoder="efficientnet-lite",
+        depths=(1,) * 7,
+        dims=(4, 6, 8, 8, 12, 12, 24),
+    )
+
+
+@pytest.fixture(scope="session")
+def mini_lite_colorformer_network(mini_lite_colorformer_config):
+    """Its seeded weights, eval mode."""
+    return _mini_colorformer(mini_lite_colorformer_config)
+
+
+@pytest.fixture(scope="session")
+def mini_lite_colorformer_file(mini_lite_colorformer_network, tmp_path_factory) -> Path:
+    """The same as one of our checkpoint files."""
+    path = tmp_path_factory.mktemp("models") / "mini-lite-colorformer.safetensors"
+    return _write_colorformer(mini_lite_colorformer_network, path)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Backbone starts: ImageNet weights of others put into our encoders before training.
 
-DDColor's encoder is a ConvNeXt (Liu et al., CVPR 2022, arXiv:2201.03545), ColorFormer's a Swin-T
+DDColor's encoder is a ConvNeXt (Liu et al., CVPR 2022, arXiv:2201.03545) or an EfficientNet-Lite
+(Tan, Le, ICML 2019, arXiv:1905.11946), ColorFormer's an EfficientNet-Lite or a Swin-T
 (Liu et al., ICCV 2021, arXiv:2103.14030) whose every other block also looks at the pooled map, the
 exemplar network's backbone VGG-19. Each naming, the authors', timm's, torchvision's, is a table.
 The weights stay with the user, see `weights.find`.
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 
 from ..model_defs import checkpoint, registry
 from ..model_defs.checkpoint import CheckpointError
+from ..model_defs.efficientnet_lite import VARIANTS, EfficientNetLite
 from ..model_defs.layers import SmallBackbone, rename
 from ..pipeline import models
 
-Kind = Literal["convnext", "swin", "vgg19"]
+Kind = Literal["convnext", "efficientnet-lite", "swin", "vgg19"]
 
 
 class Naming(NamedTuple):
@@ -66,7 +68,7 @@ def _renamed(path: str | Path, namings: list[Naming], what: str) -> dict[str, Te
 # --- ConvNeXt --------------------------------------------------------------------------------
 
 _CONVNEXT = [
-    Naming("our own", "stages.0.0.depthwise.weight", []),
+    Naming("our own", "stages.0.0.expand.weight", []),
     Naming(
         "the authors'",  # published DDColor files, too, once `encoder.arch.` is off
         "stages.0.0.dwconv.weight",
@@ -115,11 +117,123 @@ _CONVNEXT = [
 
 
 def convnext(path: str | Path) -> dict[str, Tensor]:
-    """ImageNet weights of a ConvNeXt under the names of `ddcolor.Encoder`.
+    """ImageNet weights of a ConvNeXt under the names of `ddcolor.ConvNeXt`.
 
     Its norms behind each stage are not among them: a ConvNeXt has only one, behind the pooling.
     """
     return _renamed(path, _CONVNEXT, "ConvNeXt")
+
+
+# --- EfficientNet-Lite -----------------------------------------------------------------------
+
+_LITE = [
+    Naming("our own", "stem.weight", []),
+    Naming(
+        "the PyTorch port's",  # blocks are counted through
+        "_blocks.0._depthwise_conv.weight",
+        [
+            (r"^_conv_stem\.", "stem."),
+            (r"^_bn0\.", "stem_norm."),
+            (r"^_blocks\.0\._bn1\.", "blocks.0.depthwise_norm."),
+            (r"^_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand."),
+            (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand_norm."),
+            (r"^_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise."),
+            (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise_norm."),
+            (r"^_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project."),
+            (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project_norm."),
+        ],
+        ("_conv_head.", "_bn1.", "_fc."),
+    ),
+    Naming(
+        "timm's",
+        "blocks.0.0.conv_dw.weight",
+        [
+            (r"^conv_stem\.", "stem."),
+            (r"^bn1\.", "stem_norm."),
+            (r"^blocks\.0\.(\d+)\.conv_pw\.", r"stages.0.\1.project."),
+            (r"^blocks\.0\.(\d+)\.bn1\.", r"stages.0.\1.depthwise_norm."),
+            (r"^blocks\.0\.(\d+)\.bn2\.", r"stages.0.\1.project_norm."),
+            (r"^blocks\.(\d)\.(\d+)\.conv_pw\.", r"stages.\1.\2.expand."),
+            (r"^blocks\.(\d)\.(\d+)\.bn1\.", r"stages.\1.\2.expand_norm."),
+            (r"^blocks\.(\d)\.(\d+)\.conv_dw\.", r"stages.\1.\2.depthwise."),
+            (r"^blocks\.(\d)\.(\d+)\.bn2\.", r"stages.\1.\2.depthwise_norm."),
+            (r"^blocks\.(\d)\.(\d+)\.conv_pwl\.", r"stages.\1.\2.project."),
+            (r"^blocks\.(\d)\.(\d+)\.bn3\.", r"stages.\1.\2.project_norm."),
+        ],
+        ("conv_head.", "bn2.", "classifier."),
+    ),
+]
+_LITE_EPSILON = 1e-3  # of its batch norms
+
+
+def efficientnet_lite(path: str | Path) -> dict[str, Tensor]:
+    """ImageNet weights of an EfficientNet-Lite under the names of `EfficientNetLite`.
+
+    Batch norm is folded into the convolution before it.
+
+    Raises:
+        CheckpointError: another network, or a norm of which a tensor is missing.
+    """
+    state = _blocks_by_stage(_renamed(path, _LITE, "EfficientNet-Lite"))
+    folded = {}
+    for key, tensor in state.items():
+        layer, _, kind = key.rpartition(".")
+        norm = f"{layer}_norm."
+        if layer.endswith("_norm"):
+            continue
+        if kind != "weight" or not any(name.startswith(norm) for name in state):
+            folded[key] = tensor
+            continue
+        try:
+            scale = state[norm + "weight"] / (state[norm + "running_var"] + _LITE_EPSILON).sqrt()
+            folded[layer + ".bias"] = state[norm + "bias"] - state[norm + "running_mean"] * scale
+        except KeyError as error:
+            raise CheckpointError(
+                f"{Path(path).name}: the batch norm behind {layer} has no {error}; the file is cut "
+                "short or damaged. Get it again."
+            ) from error
+        folded[key] = tensor * scale.view(-1, 1, 1, 1)
+    return folded
+
+
+def open_lite(path: str | Path) -> EfficientNetLite:
+    """An EfficientNet-Lite of the sizes in `path`, without its classifier.
+
+    Raises:
+        CheckpointError: another network, or one of unknown sizes.
+    """
+    state = efficientnet_lite(path)
+    sizes = _sizes(state)
+    known = {name: v for name, v in VARIANTS.items() if sizes == tuple(map(list, v))}
+    if not known:
+        raise CheckpointError(
+            f"{Path(path).name}: an EfficientNet-Lite of {_told(sizes)}; expected one of "
+            f"{', '.join(VARIANTS)}."
+        )
+    encoder = EfficientNetLite(*next(iter(known.values())))
+    checkpoint.load_strict(encoder, state, Path(path).name)
+    return encoder
+
+
+def _blocks_by_stage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """blocks.N -> stages.STAGE.BLOCK: a stage begins where the width of blocks changes."""
+    widths = {
+        int(key.split(".")[1]): len(tensor)
+        for key, tensor in state.items()
+        if re.match(r"blocks\.\d+\.project\.weight$", key)
+    }
+    place, stage, block, before = {}, -1, 0, None
+    for number in sorted(widths):
+        if widths[number] != before:
+            stage, block, before = stage + 1, 0, widths[number]
+        place[str(number)] = f"stages.{stage}.{block}."
+        block += 1
+    renamed = {}
+    for key, tensor in state.items():
+        first, _, rest = key.partition(".")
+        number, _, name = rest.partition(".")
+        renamed[place[number] + name if first == "blocks" and number in place else key] = tensor
+    return renamed
 
 
 # --- Swin, GLH-Transformer -------------------------------------------------------------------
@@ -190,7 +304,7 @@ _SWIN = [
 
 
 def swin(path: str | Path) -> dict[str, Tensor]:
-    """ImageNet weights of a Swin or a GLH-Transformer under the names of `colorformer.Encoder`.
+    """ImageNet weights of Swin or GLH-Transformer under the names of `colorformer.GLHTransformer`.
 
     Swin knows no pooled tokens: their keys and values start from the k and v rows of its qkv, so
     that a global token is read as a local one is. Their norm, and the norms behind the first three
@@ -231,9 +345,17 @@ def vgg19(path: str | Path) -> dict[str, Tensor]:
 
 # --- Into an encoder -------------------------------------------------------------------------
 
-_READERS = {"convnext": convnext, "swin": swin, "vgg19": vgg19}
+_READERS = {
+    "convnext": convnext,
+    "efficientnet-lite": efficientnet_lite,
+    "swin": swin,
+    "vgg19": vgg19,
+}
+# colorformer.Config.encoder -> kind
+COLORFORMER: dict[str, Kind] = {"glh": "swin", "efficientnet-lite": "efficientnet-lite"}
 _NEW = {  # what the files cannot have, and the encoder starts as it is built
     "convnext": r"norms\.",
+    "efficientnet-lite": r"$.",
     "swin": r"norms\.[012]\.|.*\.global_norm\.",
     "vgg19": r"$.",
 }
@@ -243,9 +365,10 @@ def take(encoder: nn.Module, path: str | Path, kind: Kind) -> str:
     """Put ImageNet weights into an encoder, in place.
 
     Args:
-        encoder: `ddcolor.Encoder`, `colorformer.Encoder` or `exemplar.VGG19`.
+        encoder: `ddcolor.ConvNeXt`, `EfficientNetLite`, `colorformer.GLHTransformer` or
+            `exemplar.VGG19`.
         path: weights, see `weights.find`.
-        kind: convnext, swin or vgg19.
+        kind: convnext, efficientnet-lite, swin or vgg19.
     Returns:
         One sentence for the log: what was taken, and what keeps its start values.
     Raises:
@@ -293,6 +416,11 @@ def take_encoder(backbone: SmallBackbone, source: str, *, offline: bool = False)
     if getattr(given, "kernel", None):
         checkpoint.load_strict(backbone, given.kernel.backbone.state_dict(), source)
         return
+    if spec.architecture == "ddcolor" and given.config.encoder != "convnext":
+        raise ValueError(
+            f"encoder is {source}, a DDColor with the encoder {given.config.encoder}; expected one "
+            "with a ConvNeXt, or a network with a kernel such as pointhint-nano."
+        )
     if spec.architecture != "ddcolor":
         raise ValueError(
             f"encoder is {source}, a {spec.architecture} network; expected a DDColor, or one with "
@@ -349,7 +477,7 @@ def _sizes(state: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
         if key.startswith("stages."):
             _, stage, block, part, *_ = key.split(".")
             blocks.setdefault(stage, set()).add(block)
-            if part in ("norm", "norm1"):
+            if part in ("project", "norm1"):
                 channels[stage] = len(tensor)
     stages = sorted(blocks)
     return [len(blocks[stage]) for stage in stages], [channels.get(stage, 0) for stage in stages]

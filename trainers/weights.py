@@ -94,6 +94,15 @@ KNOWN = {
         licence="Apache-2.0",
         repository="timm/convnext_tiny.fb_in22k",
     ),
+    **{
+        f"efficientnet_lite{size}": Source(
+            what=f"EfficientNet-Lite{size}, ImageNet-1k",
+            use="start of ddcolor-nano's and colorformer-nano's encoder, feature loss",
+            licence="Apache-2.0",
+            repository=f"timm/tf_efficientnet_lite{size}.in1k",
+        )
+        for size in range(3)
+    },
     "swin_tiny": Source(
         what="Swin-T, windows of 7, ImageNet-22k",
         use="start of colorformer's encoder",

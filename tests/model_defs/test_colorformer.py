@@ -6,7 +6,7 @@ import runpy
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyui_colorist.model_defs import colorformer, registry
+from comfyui_colorist.model_defs import checkpoint, colorformer, efficientnet_lite, registry
 from comfyui_colorist.model_defs.layers import rename
 from comfyui_colorist.model_defs.spec import Entries
 from safetensors.torch import load_file, save_file
@@ -44,6 +44,12 @@ def tabled(mini_colorformer_config):
         network.memory.values = torch.randint(-100, 100, network.memory.values.shape).float()
         torch.nn.init.normal_(network.out.weight)
     return network.eval()
+
+
+@pytest.fixture(params=["mini_colorformer_network", "mini_lite_colorformer_network"])
+def either(request):
+    """A miniature with each kind of encoder."""
+    return request.getfixturevalue(request.param)
 
 
 def as_published(network, fill):
@@ -110,7 +116,7 @@ def test_presets_have_the_published_sizes(fill):
     trainable = sum(p.numel() for p in network.parameters())
     assert trainable == 44_780_126
     nano = registry.build("colorformer", colorformer.PRESETS["colorformer-nano"], device="meta")
-    assert sum(p.numel() for p in nano.parameters()) <= 6e6
+    assert sum(p.numel() for p in nano.parameters()) <= 8e6
 
 
 # --- The paper's equations ---------------------------------------------------------------------
@@ -231,8 +237,8 @@ def test_numbers_a_table_was_not_trained_for_give_way_to_known_ones(tabled):
     assert found[1, 1].tolist() == [own[..., 0].max(), own[..., 1].max()]
 
 
-def test_another_memory_and_other_weights_for_one_picture(mini_colorformer_network):
-    network, x = mini_colorformer_network, torch.rand(1, 1, 64, 32).expand(-1, 3, -1, -1)
+def test_another_memory_and_other_weights_for_one_picture(either):
+    network, x = either, torch.rand(1, 1, 64, 32).expand(-1, 3, -1, -1)
     own = Entries(network.memory.keys.clone(), network.memory.values.clone())
     other = Entries(own.keys[:3] + 1, own.values[:, :3].flip(-1))  # fewer entries, other colours
     one_group = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
@@ -247,23 +253,62 @@ def test_another_memory_and_other_weights_for_one_picture(mini_colorformer_netwo
     assert torch.equal(network.memory.values, own.values)
 
 
+# --- EfficientNet-Lite in place of the GLH-Transformer ------------------------------------------
+
+
+def test_lite_maps_are_those_of_the_plain_encoder_and_the_last_is_normalised(
+    mini_lite_colorformer_network,
+):
+    """What keys are made of has one scale everywhere, whatever the picture."""
+    network = mini_lite_colorformer_network
+    plain = efficientnet_lite.EfficientNetLite(network.config.depths, network.config.dims)
+    plain.load_state_dict(network.encoder.state_dict())
+    gray = torch.rand(2, 1, 96, 64).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        maps = plain((gray - 127 / 255) / (128 / 255))
+        taps, semantics = network.encoder(network.normalised(gray)), network.semantics(gray)
+    sizes = [(24, 16), (12, 8), (6, 4), (3, 2)]
+    for tap, size, dim in zip(taps, sizes, network.config.tap_dims, strict=True):
+        assert tap.shape == (2, dim, *size)
+    torch.testing.assert_close(taps[:3], maps[:3])
+    last = maps[3].movedim(1, -1)
+    last = last - last.mean(-1, keepdim=True)
+    last = last / (last.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(semantics, last, atol=1e-4, rtol=1e-4)
+    assert network.memory.components.shape == (8, 24)
+
+
+def test_lite_in_half_precision(mini_lite_colorformer_file):
+    import comfyui_colorist
+
+    rgb = torch.rand(64, 96, 3, generator=torch.Generator().manual_seed(0))
+    exact, rounded = (
+        comfyui_colorist.load(mini_lite_colorformer_file, device="cpu", dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert rounded.encoder == exact.encoder
+    want, found = (engine.colorize(rgb, resolution=64) for engine in (exact, rounded))
+    assert (found - want).abs().mean() < 0.02
+    assert (want - rgb).abs().mean() > 0.02
+
+
 # --- Any size ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 224), (160, 96)])
-def test_batch_equals_images_one_by_one(mini_colorformer_network, size):
+def test_batch_equals_images_one_by_one(either, size):
     x = torch.rand(3, 1, *size).expand(-1, 3, -1, -1)
     with torch.inference_mode():
-        together = mini_colorformer_network(x)
-        apart = torch.cat([mini_colorformer_network(image[None]) for image in x])
+        together = either(x)
+        apart = torch.cat([either(image[None]) for image in x])
     assert together.shape == (3, 2, *size)
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 48, 64), (1, 1, 64, 64), (3, 64, 64), (1, 3, 0, 64)])
-def test_refuses_other_shapes(mini_colorformer_network, shape):
+def test_refuses_other_shapes(either, shape):
     with pytest.raises(ValueError, match="multiples of 32"):
-        mini_colorformer_network(torch.rand(shape))
+        either(torch.rand(shape))
 
 
 # --- Files -------------------------------------------------------------------------------------
@@ -302,22 +347,48 @@ def test_unfolded_spectral_norm_gives_the_same_network(tabled, fill):
         torch.testing.assert_close(network.eval()(x), tabled(x), atol=1e-3, rtol=1e-3)
 
 
-def test_own_file_keeps_config_and_numbers(mini_colorformer_file, mini_colorformer_network):
-    network, spec, _ = registry.load(mini_colorformer_file)
-    assert network.config == mini_colorformer_network.config
+@pytest.mark.parametrize("kind", ["mini", "mini_lite"])
+def test_own_file_keeps_config_and_numbers(kind, request):
+    given = request.getfixturevalue(f"{kind}_colorformer_network")
+    network, spec, _ = registry.load(request.getfixturevalue(f"{kind}_colorformer_file"))
+    assert network.config == given.config
     assert (spec.memory.key_width, spec.memory.groups) == (8, 4)
-    for key, tensor in mini_colorformer_network.state_dict().items():
+    for key, tensor in given.state_dict().items():
         assert torch.equal(network.state_dict()[key], tensor), key
+
+
+def test_files_from_before_the_choice_of_encoders_load(tmp_path, mini_colorformer_network):
+    """colorformer-nano of version 1.0: its config names no encoder."""
+    config = dataclasses.asdict(mini_colorformer_network.config)
+    del config["encoder"], config["dims"]
+    path = tmp_path / "old.safetensors"
+    info = {"architecture": "colorformer", "config": config}
+    path.write_bytes(checkpoint.to_bytes(mini_colorformer_network.state_dict(), info))
+    assert registry.load(path)[0].config == mini_colorformer_network.config
 
 
 def test_config_refuses_heads_that_do_not_divide():
     with pytest.raises(ValueError, match="do not divide"):
-        dataclasses.replace(colorformer.PRESETS["colorformer-nano"], heads=(3, 2, 4, 8))
+        colorformer.Config(embed_dim=32, heads=(3, 2, 4, 8))
 
 
-def test_training_reaches_every_parameter(mini_colorformer_config):
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"encoder": "resnet"}, "encoder is 'resnet'; expected one of glh, efficientnet-lite"),
+        ({"depths": (1, 1, 1, 1)}, "depths has 4 and dims 7 numbers; .* needs 7 and 7"),
+        ({"dims": ()}, "depths has 7 and dims 0 numbers"),
+        ({"encoder": "glh"}, "the encoder glh needs 4 and 0"),
+    ],
+)
+def test_config_refuses_other_encoders(mini_lite_colorformer_config, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dataclasses.replace(mini_lite_colorformer_config, **changes)
+
+
+def test_training_reaches_every_parameter(either):
     """No part of the paper's figure is left out of the graph."""
-    network = registry.build("colorformer", mini_colorformer_config)
+    network = registry.build("colorformer", either.config)
     torch.nn.init.normal_(network.memory.keys)
     torch.nn.init.normal_(network.memory.values, std=30)
     network(torch.rand(2, 3, 64, 64)).square().mean().backward()

@@ -174,8 +174,6 @@ def test_presets_have_the_published_sizes(fill):
     shapes = {key.replace("weight_orig", "weight"): tuple(shape) for key, shape, _ in tensors}
     for ours, tensor in network.state_dict().items():
         assert tuple(tensor.shape) == shapes[names[ours]], ours
-    nano = registry.build("ddcolor", ddcolor.PRESETS["ddcolor-nano"], device="meta")
-    assert sum(p.numel() for p in nano.parameters()) <= 6e6
 
 
 @pytest.mark.parametrize("form", ["params", "flat", "module.", "head_cls", "safetensors"])

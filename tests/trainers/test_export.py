@@ -11,7 +11,7 @@ from comfyui_colorist import cli_common
 from comfyui_colorist.model_defs import checkpoint, registry
 from comfyui_colorist.trainers import export
 
-ARCHITECTURES = ("ddcolor", "colorformer", "exemplar", "pointhint")
+ARCHITECTURES = ("ddcolor", "colorformer", "lite_colorformer", "exemplar", "pointhint")
 
 
 def mini_of(architecture, request):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import colorformer, ddcolor, exemplar
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
+from comfyui_colorist.model_defs.efficientnet_lite import EfficientNetLite
 from comfyui_colorist.trainers import starts
 
 NEXT = ddcolor.Config(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), width=32)
@@ -75,7 +76,7 @@ def handed(monkeypatch):
 
 def next_state():
     """Under our names, without the norms behind the stages."""
-    state = randomised(ddcolor.Encoder(NEXT).state_dict())
+    state = randomised(ddcolor.ConvNeXt(NEXT).state_dict())
     return {key: tensor for key, tensor in state.items() if not key.startswith("norms.")}
 
 
@@ -149,7 +150,7 @@ def next_published(state):
 )
 def test_convnext_is_read_under_all_names(naming, saved):
     state = next_state()
-    encoder = ddcolor.Encoder(NEXT)
+    encoder = ddcolor.ConvNeXt(NEXT)
     said = starts.take(encoder, saved(naming(state)), "convnext")
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
@@ -165,7 +166,7 @@ def test_convnext_is_read_under_all_names(naming, saved):
 
 def test_convnext_of_another_size_is_refused(saved):
     file = saved(next_timm(next_state()), "convnext_tiny.pth")
-    encoder = ddcolor.Encoder(ddcolor.Config(depths=(1, 1, 3, 1), dims=(8, 16, 24, 48), width=32))
+    encoder = ddcolor.ConvNeXt(ddcolor.Config(depths=(1, 1, 3, 1), dims=(8, 16, 24, 48), width=32))
     with pytest.raises(
         CheckpointError,
         match="convnext_tiny.pth: a convnext of 1, 1, 2, 1 blocks of 8, 16, 24, 32 channels; this "
@@ -173,21 +174,23 @@ def test_convnext_of_another_size_is_refused(saved):
     ):
         starts.take(encoder, file, "convnext")
     with pytest.raises(CheckpointError, match=r"no Swin under a known naming \(\d+ tensors, first"):
-        starts.take(colorformer.Encoder(SWIN), file, "swin")
-    with pytest.raises(ValueError, match="kind is 'resnet'; expected one of convnext, swin, vgg19"):
+        starts.take(colorformer.GLHTransformer(SWIN), file, "swin")
+    with pytest.raises(
+        ValueError, match="kind is 'resnet'; expected one of convnext, efficientnet"
+    ):
         starts.take(encoder, file, "resnet")
     broken = next_timm(next_state())
     broken.pop("stages.2.blocks.1.gamma")
     with pytest.raises(CheckpointError, match="1 tensors missing: stages.2.1.gamma"):
-        starts.take(ddcolor.Encoder(NEXT), saved(broken), "convnext")
+        starts.take(ddcolor.ConvNeXt(NEXT), saved(broken), "convnext")
 
 
 def test_weights_keep_the_encoders_dtype_and_share_no_memory(saved):
     state = {key: tensor.half() for key, tensor in next_state().items()}
-    encoder = ddcolor.Encoder(NEXT)
+    encoder = ddcolor.ConvNeXt(NEXT)
     starts.take(encoder, saved(state), "convnext")
     assert {tensor.dtype for tensor in encoder.state_dict().values()} == {torch.float32}
-    encoder = colorformer.Encoder(SWIN)
+    encoder = colorformer.GLHTransformer(SWIN)
     starts.take(encoder, saved(swin_authors(swin_state())), "swin")
     attention = encoder.stages[0][0].attention
     before = attention.qkv.weight.detach().clone()
@@ -196,12 +199,163 @@ def test_weights_keep_the_encoders_dtype_and_share_no_memory(saved):
     assert torch.equal(attention.qkv.weight, before)
 
 
+# --- EfficientNet-Lite -----------------------------------------------------------------------
+
+LITE = (1, 2, 1, 1, 1, 1, 1), (4, 6, 8, 10, 12, 14, 16)
+
+
+def lite_blocks():
+    """(stage, block, has an expansion) of all blocks, in their order."""
+    return [(s, b, s > 0) for s, depth in enumerate(LITE[0]) for b in range(depth)]
+
+
+def lite_state():
+    """Layers of the published form: convolutions without bias, each with its batch norm."""
+    layers = {"stem": None}
+    for stage, block, expands in lite_blocks():
+        for layer in ("expand", "depthwise", "project")[not expands :]:
+            layers[f"stages.{stage}.{block}.{layer}"] = None
+    with torch.random.fork_rng():
+        shapes = EfficientNetLite(*LITE).state_dict()
+    state = {}
+    for layer in layers:
+        weight = shapes[f"{layer}.weight"]
+        width = len(weight)
+        norms = ("weight", "bias", "running_mean", "running_var")
+        state |= {f"{layer}.weight": weight}
+        state |= {f"{layer}_norm.{part}": torch.empty(width) for part in norms}
+        state[f"{layer}_norm.num_batches_tracked"] = torch.tensor(7)
+    state = randomised(state)
+    for key, tensor in state.items():
+        if key.endswith("running_var"):
+            tensor.abs_().add_(0.5)
+    return state
+
+
+def lite_port(state):
+    """Blocks are counted through, as in the wheels on the Python package index."""
+    names = [(r"^stem\.", "_conv_stem."), (r"^stem_norm\.", "_bn0.")]
+    for number, (stage, block, _) in enumerate(lite_blocks()):
+        for ours, theirs in (("expand", "_expand_conv"), ("depthwise", "_depthwise_conv")):
+            names.append((rf"^stages\.{stage}\.{block}\.{ours}\.", f"_blocks.{number}.{theirs}."))
+        names.append((rf"^stages\.{stage}\.{block}\.project\.", f"_blocks.{number}._project_conv."))
+        for i, ours in enumerate(("expand", "depthwise", "project")):
+            names.append(
+                (rf"^stages\.{stage}\.{block}\.{ours}_norm\.", f"_blocks.{number}._bn{i}.")
+            )
+    return rewritten(state, names) | {
+        "_conv_head.weight": torch.ones(8, 16, 1, 1),
+        "_bn1.weight": torch.ones(8),
+        "_fc.bias": torch.ones(5),
+    }
+
+
+def lite_timm(state):
+    first = [
+        (r"^stages\.0\.(\d+)\.depthwise_norm\.", r"blocks.0.\1.bn1."),
+        (r"^stages\.0\.(\d+)\.project_norm\.", r"blocks.0.\1.bn2."),
+        (r"^stages\.0\.(\d+)\.project\.", r"blocks.0.\1.conv_pw."),
+    ]
+    others = [
+        (r"\.expand\.", ".conv_pw."),
+        (r"\.depthwise\.", ".conv_dw."),
+        (r"\.project\.", ".conv_pwl."),
+        (r"\.expand_norm\.", ".bn1."),
+        (r"\.depthwise_norm\.", ".bn2."),
+        (r"\.project_norm\.", ".bn3."),
+        (r"^stages\.", "blocks."),
+        (r"^stem\.", "conv_stem."),
+        (r"^stem_norm\.", "bn1."),
+    ]
+    return rewritten(state, first + others) | {
+        "conv_head.weight": torch.ones(8, 16, 1, 1),
+        "bn2.weight": torch.ones(8),
+        "classifier.bias": torch.ones(5),
+    }
+
+
+def lite_unfolded(state, x):
+    """The network as published, layer by layer: maps at all four taps."""
+
+    def layer(name, x, stride=1, groups=1, act=True):
+        weight = state[f"{name}.weight"]
+        surplus = max(weight.shape[-1] - stride, 0)
+        first = surplus // 2
+        x = F.pad(x, (first, surplus - first, first, surplus - first))
+        x = F.conv2d(x, weight, stride=stride, groups=groups)
+        norm = [
+            state[f"{name}_norm.{p}"] for p in ("running_mean", "running_var", "weight", "bias")
+        ]
+        x = F.batch_norm(x, *norm, eps=1e-3)
+        return F.relu6(x) if act else x
+
+    x, maps = layer("stem", x, stride=2), {}
+    for stage, block, expands in lite_blocks():
+        name, given = f"stages.{stage}.{block}", x
+        stride = (1, 2, 2, 2, 1, 2, 1)[stage] if block == 0 else 1
+        if expands:
+            x = layer(f"{name}.expand", x)
+        x = layer(f"{name}.depthwise", x, stride, groups=x.shape[1])
+        x = layer(f"{name}.project", x, act=False)
+        x = x + given if x.shape == given.shape else x
+        maps[stage] = x
+    return [maps[stage] for stage in (1, 2, 4, 6)]
+
+
+@pytest.mark.parametrize("naming", [lite_port, lite_timm])
+def test_lite_computes_what_the_published_network_does(naming, saved):
+    state = lite_state()
+    encoder = EfficientNetLite(*LITE)
+    said = starts.take(encoder, saved(naming(state)), "efficientnet-lite")
+    assert said == f"given.pth: {len(encoder.state_dict())} tensors taken."
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for ours, theirs in zip(encoder(x), lite_unfolded(state, x), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_encoder_of_a_trained_ddcolor_is_taken(saved):
+    encoder = EfficientNetLite(*LITE)
+    given = {f"encoder.{key}": tensor + 1 for key, tensor in encoder.state_dict().items()}
+    given |= {"pixel_decoder.embedding.weight": torch.ones(3), "mean": torch.ones(3)}
+    starts.take(encoder, saved(given), "efficientnet-lite")
+    taken = encoder.state_dict()
+    assert all(
+        torch.equal(taken[key.removeprefix("encoder.")], given[key])
+        for key in given
+        if key.startswith("encoder.")
+    )
+
+
+def test_other_files_are_no_lite(saved):
+    encoder = EfficientNetLite(*LITE)
+    with pytest.raises(CheckpointError, match=r"no EfficientNet-Lite under a known naming \(\d+ t"):
+        starts.take(encoder, saved(next_timm(next_state())), "efficientnet-lite")
+    with pytest.raises(CheckpointError, match="no ConvNeXt under a known naming"):
+        starts.take(ddcolor.ConvNeXt(NEXT), saved(lite_port(lite_state())), "convnext")
+    cut = {k: t for k, t in lite_port(lite_state()).items() if "_blocks.7" not in k}
+    with pytest.raises(CheckpointError, match="efficientnet-lite of 1, 2, 1, 1, 1, 1 blocks of"):
+        starts.take(encoder, saved(cut), "efficientnet-lite")
+    damaged = lite_port(lite_state())
+    damaged.pop("_blocks.3._bn1.running_var")
+    with pytest.raises(
+        CheckpointError, match="batch norm behind stages.2.0.depthwise has no .*var"
+    ):
+        starts.take(encoder, saved(damaged), "efficientnet-lite")
+    without = lite_port(lite_state())
+    without.pop("_blocks.3._depthwise_conv.weight")
+    with pytest.raises(CheckpointError, match="missing: stages.2.0.depthwise.weight"):
+        starts.take(encoder, saved(without), "efficientnet-lite")
+    with pytest.raises(CheckpointError, match="expected one of lite0, lite1, lite2"):
+        starts.open_lite(saved(lite_port(lite_state())))
+
+
 # --- Swin ------------------------------------------------------------------------------------
 
 
 def swin_state(glh: bool = False):
     """Under our names, without what only a GLH-Transformer has."""
-    state = randomised(colorformer.Encoder(SWIN).state_dict())
+    state = randomised(colorformer.GLHTransformer(SWIN).state_dict())
     if glh:
         return state
     return {
@@ -261,11 +415,11 @@ def swin_torchvision(state):
 @pytest.mark.parametrize("naming", [dict, swin_authors, swin_timm, swin_torchvision])
 def test_swin_is_read_under_all_names(naming, saved):
     state = swin_state()
-    encoder = colorformer.Encoder(SWIN)
+    encoder = colorformer.GLHTransformer(SWIN)
     said = starts.take(encoder, saved(naming(state)), "swin")
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
-    for stage, dim in zip(encoder.stages, SWIN.dims, strict=True):
+    for stage, dim in zip(encoder.stages, SWIN.tap_dims, strict=True):
         own, pooled = stage[0].attention.qkv, stage[0].attention.global_kv
         assert torch.equal(pooled.weight, own.weight[dim:])
         assert torch.equal(pooled.bias, own.bias[dim:])
@@ -281,7 +435,7 @@ def test_glh_is_taken_whole(prefix, saved):
     places = [(r"^merging\.(\d)\.", r"layers.\1.downsample."), (r"^norms\.", "norm")]
     given = rewritten(state, SWIN_NAMES + places) | DERIVED
     given |= {"norm_cls.weight": torch.ones(64), "head_cls.weight": torch.ones(5, 64)}
-    encoder = colorformer.Encoder(SWIN)
+    encoder = colorformer.GLHTransformer(SWIN)
     said = starts.take(encoder, saved({prefix + key: t for key, t in given.items()}), "swin")
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
@@ -320,8 +474,8 @@ def names_of(root, file):
 
 def test_published_networks_fit(root, handed):
     with torch.device("meta"):
-        encoder = ddcolor.Encoder(ddcolor.PRESETS["ddcolor-tiny"])
-        other = colorformer.Encoder(colorformer.PRESETS["colorformer"])
+        encoder = ddcolor.ConvNeXt(ddcolor.PRESETS["ddcolor-tiny"])
+        other = colorformer.GLHTransformer(colorformer.PRESETS["colorformer"])
     said = starts.take(encoder, handed(names_of(root, "ddcolor_paper_tiny.keys.json")), "convnext")
     assert said == f"handed.pth: {len(encoder.state_dict())} tensors taken."
     said = starts.take(other, handed(names_of(root, "colorformer.keys.json")), "swin")
@@ -338,7 +492,7 @@ def test_timm_and_torchvision_convnexts_fit(name, preset, handed):
             timm.create_model(name, num_classes=21841).state_dict(),
             vision.get_model(name).state_dict(),
         )
-        encoder = ddcolor.Encoder(ddcolor.PRESETS[preset])
+        encoder = ddcolor.ConvNeXt(ddcolor.PRESETS[preset])
     for state in given:
         assert "kept: norms.0, norms.1, norms.2, norms.3." in starts.take(
             encoder, handed(state), "convnext"
@@ -354,7 +508,7 @@ def test_timm_and_torchvision_swins_fit(handed):
             ).state_dict(),
             vision.swin_t().state_dict(),
         )
-        encoder = colorformer.Encoder(colorformer.PRESETS["colorformer"])
+        encoder = colorformer.GLHTransformer(colorformer.PRESETS["colorformer"])
     for state in given:
         assert starts.take(encoder, handed(state), "swin").endswith("norms.0, norms.1, norms.2.")
 
@@ -390,7 +544,7 @@ def test_convnext_computes_what_timm_s_does(whose, picture, saved):
     if whose == "authors":  # timm itself says what their names mean
         state = next_authors(next_state()) | {"norm.bias": torch.ones(32)}
         model.load_state_dict(convnext.checkpoint_filter_fn(state, model))
-    encoder = ddcolor.Encoder(NEXT)
+    encoder = ddcolor.ConvNeXt(NEXT)
     starts.take(encoder, saved(state), "convnext")
     close(encoder(picture), model.eval().forward_intermediates(picture, intermediates_only=True))
 
@@ -400,7 +554,7 @@ def test_convnext_computes_what_torchvision_s_does(picture, saved):
     dims = [*NEXT.dims, None]
     setting = [vision.CNBlockConfig(*dims[i : i + 2], depth) for i, depth in enumerate(NEXT.depths)]
     model = vision.ConvNeXt(setting, num_classes=5).eval()
-    encoder = ddcolor.Encoder(NEXT)
+    encoder = ddcolor.ConvNeXt(NEXT)
     starts.take(encoder, saved(randomised(model.state_dict())), "convnext")
     maps = []
     for i, layer in enumerate(model.features):
@@ -434,7 +588,7 @@ def test_swin_computes_what_timm_s_does(whose, unpooled, saved):
     if whose == "authors":
         state = swin_authors(swin_state()) | {"head.bias": torch.ones(5)}
         model.load_state_dict(swin.checkpoint_filter_fn(state, model))
-    encoder = colorformer.Encoder(SWIN)
+    encoder = colorformer.GLHTransformer(SWIN)
     starts.take(encoder, saved(state), "swin")
     made = encoder(picture)
     maps = model.eval().forward_intermediates(picture, intermediates_only=True)
@@ -449,7 +603,7 @@ def test_swin_computes_what_torchvision_s_does(unpooled, saved):
     model = vision.SwinTransformer(
         [4, 4], 8, list(SWIN.depths), list(SWIN.heads), [4, 4], num_classes=5
     )
-    encoder = colorformer.Encoder(SWIN)
+    encoder = colorformer.GLHTransformer(SWIN)
     starts.take(encoder, saved(randomised(model.eval().state_dict())), "swin")
     maps = []
     for i, layer in enumerate(model.features):
