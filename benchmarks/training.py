@@ -138,7 +138,7 @@ def _start(trainer: str, preset: str, folder: Path) -> tuple[object, ...]:
     if preset == "nano" and trainer == "pointhint":  # the second of its runs
         return "--weights", "pointhint-nano"
     if preset == "nano":
-        return ("--encoder", "ddcolor-nano") if trainer == "exemplar" else ()
+        return ("--encoder", "pointhint-nano") if trainer == "exemplar" else ()
     if trainer in ("ddcolor", "colorformer"):
         return "--vgg", vgg(folder, 16)
     return ("--backbone", vgg(folder, 19)) if trainer == "exemplar" else ()

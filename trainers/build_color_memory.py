@@ -3,9 +3,9 @@
     # For a trained network: in the space of its own keys
     python trainers/build_color_memory.py --model colorformer-nano --photos photos/ \\
         --out mine.safetensors
-    # For a network whose decoder is to be trained with it: a new space, by PCA
-    python trainers/build_color_memory.py --model runs/encoder/weights.safetensors --fresh \\
-        --entries 256 --photos shard-*.tar --out runs/memory.safetensors
+    # For a network that is to be trained with it: a new space, by PCA
+    python trainers/build_color_memory.py --model colorformer-nano --backbone efficientnet_lite1 \\
+        --fresh --entries 256 --photos shard-*.tar --out runs/memory.safetensors
     # The first, installed
     colorist memory build photos/ -o mine.safetensors --model colorformer-nano
 
@@ -30,9 +30,11 @@ from PIL import Image
 from torch import Tensor
 
 from .. import cli_common
+from ..model_defs import colorformer, registry
 from ..pipeline import engine, memory, memory_builder
+from ..pipeline.colorizer import Colorizer
 from ..pipeline.files import PictureError
-from . import common
+from . import common, starts, weights
 from .data import Photos
 
 PRESETS: dict[str, dict] = {}
@@ -46,15 +48,19 @@ class Config:
     """Folders and .tar shards of colour photos."""
     out: Path = Path("memory.safetensors")
     model: str = "colorformer-nano"
-    """File, boxed or installed network whose encoder looks at the photos."""
+    """File, boxed or installed network whose encoder looks at the photos; with `backbone` a preset
+    of ColorFormer."""
+    backbone: str | None = None
+    """ImageNet weights for the encoder of a network that is to be trained, as for
+    train_colorformer.py."""
     entries: int = memory_builder.ENTRIES
     seed: int = 0
     side: int = 0
     """Photos are scaled to about side x side pixels; 0 = the network's working size."""
     fresh: bool = False
     """A new space of keys by PCA, for a network that is to be trained with this memory."""
-    index: Path | None = None
-    """CSV with `key` and `licence_kind` of the photos."""
+    index: tuple[Path, ...] = ()
+    """CSV files with `key` and `licence_kind` of the photos."""
     skip_licences: tuple[str, ...] = ()
     """Licence kinds to leave out."""
     limit: int = 0
@@ -62,6 +68,8 @@ class Config:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     dtype: str = "float32"
     """float32, bfloat16 or float16, of the network."""
+    offline: bool = False
+    """Download nothing."""
     overwrite: bool = False
     """Replace `out` if it is there."""
 
@@ -70,6 +78,8 @@ class Config:
             raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
         if self.out.suffix != ".safetensors":
             raise ValueError(f"out is {self.out}; the name must end in .safetensors.")
+        if self.backbone and self.dtype != "float32":
+            raise ValueError(f"dtype is {self.dtype}; with --backbone expected float32.")
         if not 0 <= self.seed < memory_builder.SEEDS:
             raise ValueError(f"seed is {self.seed}; expected 0 to {memory_builder.SEEDS - 1}.")
 
@@ -107,7 +117,11 @@ def main(config: Config) -> memory.ColorMemory:
     cli_common.refuse_existing(config.out, config.overwrite)
     cli_common.refuse_unwritable(config.out.parent)
     pictures = Pictures(Photos(config.photos, config.index, config.skip_licences), config.limit)
-    colorizer = engine.load(config.model, device=config.device, dtype=config.dtype)
+    colorizer = (
+        untrained(config)
+        if config.backbone
+        else engine.load(config.model, device=config.device, dtype=config.dtype)
+    )
     side = config.side or None
     memory_builder.refuse(colorizer, pictures, config.entries, side, config.seed, config.fresh)
     began = time.monotonic()
@@ -126,6 +140,26 @@ def main(config: Config) -> memory.ColorMemory:
     if line := cli_common.left_out(built.provenance["grey"], built.provenance["unreadable"]):
         print(line)
     return built
+
+
+def untrained(config: Config) -> Colorizer:
+    """Return a new network with the encoder `config.backbone`, ready to build a memory with.
+
+    Raises:
+        ValueError: no preset of ColorFormer.
+    """
+    if config.model not in colorformer.PRESETS:
+        raise ValueError(
+            f"model is {config.model}; with --backbone expected a preset of ColorFormer: "
+            f"{', '.join(colorformer.PRESETS)}."
+        )
+    network = registry.build(colorformer.NAME, colorformer.PRESETS[config.model])
+    path = weights.find(config.backbone, offline=config.offline)
+    starts.take(network.encoder, path, starts.COLORFORMER[network.config.encoder])
+    network.eval().to(config.device)
+    colorizer = engine.wrap(network, colorformer.spec(network.config))
+    colorizer.name = f"{config.model} on {path.name}"
+    return colorizer
 
 
 if __name__ == "__main__":

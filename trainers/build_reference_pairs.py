@@ -46,8 +46,8 @@ class Config:
     photos: tuple[str, ...] = ()
     """Folders and .tar shards of colour photos."""
     out: Path = Path("pairs.json")
-    index: Path | None = None
-    """CSV with `key` and `licence_kind` of the photos."""
+    index: tuple[Path, ...] = ()
+    """CSV files with `key` and `licence_kind` of the photos."""
     skip_licences: tuple[str, ...] = ()
     """Licence kinds to leave out."""
     limit: int = 0

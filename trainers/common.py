@@ -27,6 +27,7 @@ from ..model_defs import checkpoint, registry
 from ..model_defs.spec import Spec
 from ..pipeline import color, models
 from ..pipeline.files import write_whole
+from . import weights
 from .data import Batch, Photos
 from .streams import Shards
 
@@ -38,7 +39,9 @@ LIMITS = {  # setting -> least and most
     **dict.fromkeys(("learning_rate", "weight_decay", "clip", "huber"), (0.0, math.inf)),
     **dict.fromkeys(("pixel", "perceptual", "adversarial", "colorfulness"), (0.0, math.inf)),
     **dict.fromkeys(("histogram", "variation", "color_enhance"), (0.0, math.inf)),
-    **dict.fromkeys(("average", "recolor"), (0.0, 1.0)),
+    **dict.fromkeys(("average", "recolor", "damage"), (0.0, 1.0)),
+    **dict.fromkeys(("feature", "psnr", "encoder_rate"), (0.0, math.inf)),
+    "frozen_stages": (0, math.inf),
     "smallest": (0.05, 1.0),
     "fade": (0.0, 50.0),
     "gain": (0.0, 4.0),
@@ -58,8 +61,8 @@ class Settings:
     """Folders and .tar shards; URLs and pipe:COMMAND of shards are streamed, {000..099} is many."""
     stream: bool = False
     """Read local shards from front to back, too, as slow disks and networks like it."""
-    index: Path | None = None
-    """CSV with `key` and `licence_kind` of the photos."""
+    index: tuple[Path, ...] = ()
+    """CSV files with `key` and `licence_kind` of the photos."""
     skip_licences: tuple[str, ...] = ()
     """Licence kinds to leave out."""
     held_out: int = 24
@@ -136,6 +139,15 @@ def check_choice(given: str | None, architecture: str, presets: Mapping[str, obj
         f"architecture is '{architecture}'; expected one of {', '.join(presets)}, or weights "
         "to start from (--weights FILE)."
     )
+
+
+def check_feature(weight: float, network: str | None) -> None:
+    """Raise ValueError for a feature loss without a network."""
+    if weight and not network:
+        raise ValueError(
+            f"feature is {weight}, but no network is named whose maps it compares: "
+            "--feature-network efficientnet_lite1, or the file of an EfficientNet-Lite."
+        )
 
 
 def start(settings: Settings, architecture: str) -> tuple[nn.Module, Spec]:
@@ -333,25 +345,68 @@ def crop_at(crop: tuple[int, ...], crop_until: tuple[int, ...], step: int) -> in
     return crop[min(sum(step >= until for until in crop_until), len(crop) - 1)]
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on matrices and filters; none on norms, biases (tables, too) and vectors."""
-    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    decayed = [p.ndim > 1 and not name.endswith("bias") for name, p in trained]
-    matrices = [p for (_, p), yes in zip(trained, decayed, strict=True) if yes]
-    vectors = [p for (_, p), yes in zip(trained, decayed, strict=True) if not yes]
+def parameter_groups(
+    network: nn.Module, weight_decay: float, encoder_rate: float = 1.0
+) -> list[dict]:
+    """Weight decay on matrices and filters; none on norms, biases (tables, too) and vectors.
+
+    Args:
+        encoder_rate: factor on the learning rate of `network.encoder`, kept as `factor` of a group.
+    """
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and not name.endswith("bias")
+            slower = encoder_rate != 1 and name.startswith("encoder.")
+            groups.setdefault((slower, not decayed), []).append(parameter)
     return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if plain else weight_decay,
+            "factor": encoder_rate if slower else 1.0,
+        }
+        for (slower, plain), parameters in sorted(groups.items())
     ]
 
 
+_FIRST_STAGE = {"stages": 0, "downsample": 0, "norms": 0, "merging": 1}  # where numbers count from
+
+
+def freeze(encoder: nn.Module, stages: int) -> None:
+    """Keep the weights of everything up to and with the first `stages` stages, in place.
+
+    Raises:
+        ValueError: more than the encoder has.
+    """
+    if stages > len(encoder.stages):
+        raise ValueError(
+            f"frozen_stages is {stages}; this encoder has {len(encoder.stages)} stages."
+        )
+    for name, parameter in encoder.named_parameters():
+        part, number, *_ = name.split(".")
+        stage = _FIRST_STAGE[part] + int(number) if part in _FIRST_STAGE else 0
+        if stage < stages:
+            parameter.requires_grad_(False)
+
+
 def provenance(settings: Settings, photos: Photos | Shards, steps: int, seconds: float) -> dict:
-    """What a result came of, for its metadata."""
-    return photos.counted() | {
+    """Origin of a result, for its metadata: photos, settings, encoder, and the runs before it."""
+    origin = photos.counted() | {
         "steps": steps,
         "seconds": round(seconds),
         "config": jsonable(settings),
     }
+    if isinstance(photos, Photos):
+        origin["photo_list_sha256"] = photos.digest()
+    if backbone := getattr(settings, "backbone", None):
+        path = weights.find(backbone, offline=settings.offline)
+        origin["backbone"] = {"file": path.name, "sha256": weights.fingerprint(path)}
+    if settings.weights:
+        path = models.locate(settings.weights, offline=settings.offline)
+        before = checkpoint.read_info(path).get("training")
+        if isinstance(before, dict):
+            origin["before"] = [*before.pop("before", []), before]
+    return origin
 
 
 def jsonable(settings: Settings) -> dict:
@@ -405,9 +460,16 @@ def gray_seen(device: torch.device) -> Callable[[Batch], tuple[Tensor]]:
     """Photos -> what automatic colorizers see of them: grey RGB (B, 3, H, W) in 0..1."""
 
     def seen(batch: Batch) -> tuple[Tensor]:
-        return (color.gray_rgb(color.lightness(unit(batch.pictures[0], device))).contiguous(),)
+        return (gray_input(batch, device),)
 
     return seen
+
+
+def gray_input(batch: Batch, device: torch.device) -> Tensor:
+    """What an automatic colorizer sees of a batch: grey RGB (B, 3, H, W) in 0..1, maybe damaged."""
+    if len(batch.pictures) > 1:
+        return unit(batch.pictures[1], device).expand(-1, 3, -1, -1).contiguous()
+    return color.gray_rgb(color.lightness(unit(batch.pictures[0], device))).contiguous()
 
 
 def unit(pictures: Tensor, device: torch.device) -> Tensor:

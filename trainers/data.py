@@ -7,6 +7,7 @@ have seen, and several processes together what one alone would.
 """
 
 import csv
+import hashlib
 import io
 import itertools
 import logging
@@ -26,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..pipeline import color, profiles
+from . import damage
 from .streams import Place, Shards, expanded, is_photo, is_stream
 
 GREY = 2.0  # mean C* of a photo below which it has no colours to teach
@@ -48,7 +50,7 @@ class Photos(Sequence[Image.Image]):
 
     Args:
         sources: folders and .tar files.
-        index: CSV with columns `key` (the file's stem) and `licence_kind`.
+        index: CSV files with columns `key` (the file's stem) and `licence_kind`.
         skip_licences: photos whose `licence_kind` is one of these are left out.
     Attributes:
         keys: of each photo: its path below the source, without suffix.
@@ -58,7 +60,7 @@ class Photos(Sequence[Image.Image]):
     def __init__(
         self,
         sources: Sequence[str | Path],
-        index: Path | None = None,
+        index: Sequence[Path] = (),
         skip_licences: Sequence[str] = (),
     ):
         # File, offset, size; size -1: the whole file.
@@ -98,6 +100,11 @@ class Photos(Sequence[Image.Image]):
         """How many there are."""
         return {"photos": len(self)}
 
+    def digest(self) -> str:
+        """SHA-256, in hex, of the sorted keys, one a line."""
+        lines = "".join(f"{key}\n" for key in sorted(self.keys))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
     def part(self, indices: Sequence[int]) -> "Photos":
         """Some of the photos, in this order."""
         part = Photos.none()
@@ -133,17 +140,19 @@ def _files(source: Path) -> list[tuple[str, tuple[Path, int, int]]]:
         ) from error
 
 
-def keys_to_skip(index: Path | None, licences: Sequence[str]) -> set[str]:
-    """Keys of the photos whose `licence_kind` in the CSV `index` is one of `licences`."""
-    if index is None:
-        return set()
-    with Path(index).open(newline="", encoding="utf-8") as file:
-        return {row["key"] for row in csv.DictReader(file) if row["licence_kind"] in licences}
+def keys_to_skip(indices: Sequence[Path], licences: Sequence[str]) -> set[str]:
+    """Keys of the photos whose `licence_kind` in the CSV files `indices` is one of `licences`."""
+    skipped = set()
+    for path in indices:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            skipped |= {row["key"] for row in rows if row["licence_kind"] in licences}
+    return skipped
 
 
 def open_photos(
     sources: Sequence[str],
-    index: Path | None = None,
+    index: Sequence[Path] = (),
     skip_licences: Sequence[str] = (),
     stream: bool = False,
 ) -> Photos | Shards:
@@ -316,6 +325,7 @@ def batches(
     batch: int,
     seed: int,
     smallest: float = 0.6,
+    damaged: float = 0.0,
     **how: object,
 ) -> Iterator[Batch]:
     """Endless batches of random squares of side size(step).
@@ -326,14 +336,30 @@ def batches(
     Args:
         batch: photos in a step, over all processes.
         smallest: see `random_crop`.
+        damaged: part of the photos whose gray version is damaged, see `damage.damage`. Above 0 a
+            batch holds the gray versions, (b, 1, S, S), as its second pictures.
         how: see `cut_batches`.
     """
 
-    def cut(image: Image.Image, rng: np.random.Generator, step: int, _: int) -> tuple[Tensor]:
-        return (random_crop(image, size(step), rng, smallest),)
+    def cut(image: Image.Image, rng: np.random.Generator, step: int, _: int) -> tuple[Tensor, ...]:
+        crop = random_crop(image, size(step), rng, smallest)
+        return with_damage(crop, rng, damaged) if damaged else (crop,)
 
     at_least = partial(pixels_needed, size, smallest)
     return cut_batches(photos, cut, at_least, batch=batch, seed=seed, **how)
+
+
+def with_damage(crop: Tensor, rng: np.random.Generator, share: float) -> tuple[Tensor, Tensor]:
+    """(3, S, S) uint8 -> the crop, maybe with a border; gray (1, S, S), damaged in `share` of them.
+
+    The gray of an undamaged crop is neutral sRGB of its lightness.
+    """
+    if rng.random() < share:
+        target, gray = damage.damage(crop.numpy().transpose(1, 2, 0), rng)
+        crop = torch.from_numpy(np.ascontiguousarray(target.transpose(2, 0, 1)))
+        return crop, torch.from_numpy(gray)[None]
+    gray = color.gray_rgb(color.lightness(crop[None].float() / 255))[0, :1]
+    return crop, (gray * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def pixels_needed(size: Callable[[int], int], smallest: float, step: int) -> int:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..model_defs import efficientnet_lite
 from ..pipeline.measure import colorfulness, soft_histogram
-from . import networks
+from . import networks, starts
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,16 @@ def pixel_loss(ab: Tensor, true_ab: Tensor, beta: float = 0.0) -> Tensor:
     then is nearer to its mean than to its median, which for most things is grey.
     """
     return F.smooth_l1_loss(ab, true_ab, beta=beta)
+
+
+def psnr_loss(rgb: Tensor, true_rgb: Tensor) -> Tensor:
+    """Mean over pictures of -PSNR / 10 = log10(MSE) over (B, 3, H, W) in 0..1.
+
+    Each picture counts by the factor of its error, not by its size: neutral photos teach to stay
+    neutral as much as vivid ones teach color.
+    """
+    mse = (rgb - true_rgb).square().mean(dim=(1, 2, 3))
+    return torch.log10(mse + 1e-4).mean()
 
 
 def colorfulness_loss(rgb: Tensor) -> Tensor:
@@ -128,6 +139,32 @@ class PerceptualLoss(nn.Module):
         for weight, x, y in zip(self.weights, self.vgg(rgb), true, strict=True):
             loss = loss + weight * F.l1_loss(x, y)
         return loss
+
+
+class FeatureLoss(nn.Module):
+    """Distance of two pictures in the maps of an ImageNet encoder, which sees color.
+
+    As LPIPS (Zhang et al. 2018, eq. 1) without learned weights: maps normalised to unit length over
+    channels, squared distance, mean over places, sum over the four maps.
+
+    Args:
+        weights: an ImageNet checkpoint of EfficientNet-Lite.
+    """
+
+    def __init__(self, weights: str | Path):
+        super().__init__()
+        self.encoder = starts.open_lite(weights).eval().requires_grad_(False)
+
+    def forward(self, rgb: Tensor, true_rgb: Tensor) -> Tensor:
+        """Two (B, 3, H, W) in 0..1; the true one gets no gradient."""
+        with torch.no_grad():
+            true = self._maps(true_rgb)
+        maps = self._maps(rgb)
+        return sum((x - y).square().sum(1).mean() for x, y in zip(maps, true, strict=True))
+
+    def _maps(self, rgb: Tensor) -> list[Tensor]:
+        taps = self.encoder((rgb - efficientnet_lite.MEAN) / efficientnet_lite.STD)
+        return [F.normalize(tap.float(), dim=1, eps=1e-3) for tap in taps]
 
 
 # --- Exemplar (XCNet paper, section 3.3) -----------------------------------------------------

@@ -162,6 +162,14 @@ def perceptual(config: Settings, device: torch.device) -> losses.PerceptualLoss 
     return losses.PerceptualLoss(path).to(device)
 
 
+def feature_loss(config: Settings, device: torch.device) -> losses.FeatureLoss | None:
+    """The feature loss of `config.feature_network`, or None where its weight is 0."""
+    if not config.feature:
+        return None
+    path = weights.find(config.feature_network, offline=config.offline)
+    return losses.FeatureLoss(path).to(device, memory_format=torch.channels_last)
+
+
 # --- The end ---------------------------------------------------------------------------------
 
 

@@ -3,10 +3,8 @@
     # The paper's settings, on one GPU; ImageNet weights for its encoder and its perceptual loss
     python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --vgg vgg16_bn \\
         --out runs/mine
-    # With the paper's memory: a network that has the encoder, the memory of it, then the training
-    python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --steps 1 \\
-        --learning-rate 0 --out runs/start
-    python trainers/build_color_memory.py --model runs/start/weights.safetensors --fresh \\
+    # With the paper's memory, built with the encoder that the training starts from
+    python trainers/build_color_memory.py --model colorformer --backbone swin_tiny --fresh \\
         --photos photos/ --out memory.safetensors
     python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --vgg vgg16_bn \\
         --memory memory.safetensors --out runs/mine
@@ -19,13 +17,14 @@
     # Published or own weights, your photos
     colorist train colorformer --preset finetune --weights net_g_200000.pth --photos photos/ \\
         --out tuned
-    # From nothing, as the network in the box: an encoder first, with a memory of random numbers;
-    # then its memory; then the decoder, with that memory and the encoder as it is
-    python trainers/train_colorformer.py --preset nano --photos shard-*.tar --out runs/encoder
-    python trainers/build_color_memory.py --model runs/encoder/weights.safetensors --fresh \\
-        --entries 256 --photos shard-*.tar --out runs/memory.safetensors
-    python trainers/train_colorformer.py --preset nano-decoder --photos shard-*.tar \\
-        --weights runs/encoder/weights.safetensors --memory runs/memory.safetensors --out runs/nano
+    # The bundled network: a memory of its ImageNet encoder, the decoder with both as they are, then
+    # everything. --backbone also accepts a trained ddcolor-nano, for its encoder
+    python trainers/build_color_memory.py --model colorformer-nano --backbone efficientnet_lite1 \\
+        --fresh --entries 256 --photos shard-*.tar --out runs/memory.safetensors
+    python trainers/train_colorformer.py --preset nano --backbone efficientnet_lite1 \\
+        --memory runs/memory.safetensors --photos shard-*.tar --out runs/first
+    python trainers/train_colorformer.py --preset nano-last --photos shard-*.tar \\
+        --weights runs/first/weights.safetensors --out runs/nano
 
 Started again with the same --out a run goes on where it stopped, bit for bit on a CPU. Result:
 OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows photos that
@@ -71,13 +70,21 @@ class Config(common.Settings):
     architecture: str = "colorformer"
     """Preset of the network: colorformer, colorformer-nano."""
     backbone: str | None = None
-    """ImageNet weights of a Swin-T or GLH-Transformer for the encoder: file, or swin_tiny. The
-    paper pre-trains the encoder as a classifier (section 3.4)."""
+    """ImageNet weights for the encoder, as in the paper (section 3.4): a file, or the name of a
+    Swin-T (swin_tiny) or an EfficientNet-Lite (efficientnet_lite1), as the architecture has it."""
     memory: Path | None = None
     """Color memory (build_color_memory.py --fresh; section 3.4); without it, and without one in
     `weights`, the memory is random numbers, which the paper finds nearly as good (table 2)."""
     freeze_encoder: bool = False
-    """Keep the encoder as it is, so that the memory's keys stay features of this encoder."""
+    """Freeze all stages of the encoder, so that the memory's keys stay features of this encoder."""
+    frozen_stages: int = 0
+    """Stages of the encoder, from the input on, that keep their weights; with all of them frozen
+    (7 of an EfficientNet-Lite, 4 of a GLH-Transformer) only the decoder is trained."""
+    encoder_rate: float = 1.0
+    """Factor on the learning rate of the encoder."""
+    damage: float = 0.0
+    """Part of the photos whose gray input is damaged as old prints and scans are: grain, blur,
+    scratches, faded tones, borders, ... (trainers/damage.py); the colors of the photo stay."""
     recolor: float = 0.0
     """Part of the batches in which memory and photos are recoloured alike: the network then learns
     to take its colours from the memory, so that another one changes them. 0 in the paper."""
@@ -107,10 +114,19 @@ class Config(common.Settings):
     """Weight of the content loss (eq. 8)."""
     huber: float = 0.0
     """Error in ab units below which the content loss is quadratic; 0 = L1 throughout (paper)."""
+    psnr: float = 0.0
+    """Weight of -PSNR / 10 of the result, in RGB."""
     perceptual: float = 5.0
     """Weight of the perceptual loss (eq. 9)."""
     adversarial: float = 1.0
     """Weight of the adversarial loss (eq. 10)."""
+    colorfulness: float = 0.0
+    """Weight of the colorfulness loss of DDColor (eq. 8 there)."""
+    feature: float = 0.0
+    """Weight of the feature loss: distance of the maps that an unchanged ImageNet encoder
+    (`feature_network`) makes of the result and of the photo."""
+    feature_network: str | None = None
+    """EfficientNet-Lite of the feature loss: file, or a name such as efficientnet_lite1."""
     discriminator_width: int = 64
     """Channels of its first block; the published program's."""
     spectral_norm: bool = True
@@ -121,24 +137,28 @@ class Config(common.Settings):
         common.check_choice(self.weights, self.architecture, colorformer.PRESETS)
         if self.weights and self.backbone:
             raise ValueError("weights and backbone both name a start for the encoder; give one.")
+        common.check_feature(self.feature, self.feature_network)
         if self.schedule not in ("halving", "cosine"):
             raise ValueError(f"schedule is '{self.schedule}'; expected halving or cosine.")
 
+    @property
+    def sees_rgb(self) -> bool:
+        """True if a loss needs the gradient of the result in RGB."""
+        perceptual = self.perceptual if self.vgg else 0
+        return any((self.psnr, perceptual, self.adversarial, self.colorfulness, self.feature))
+
 
 _NANO = {
-    "architecture": "colorformer-nano",
-    "resolution": 128,
-    "batch": 32,
-    "crop": (64, 96, 128),
+    "batch": 16,
     "smallest": 0.6,
-    "learning_rate": 1.5e-3,
     "weight_decay": 0.05,
     "schedule": "cosine",
-    "warmup": 300,
     "huber": 20.0,
     "adversarial": 0.0,
     "spectral_norm": False,
     "clip": 1.0,
+    "damage": 0.3,
+    "recolor": 0.5,
 }
 PRESETS = {
     "paper": {},
@@ -154,20 +174,32 @@ PRESETS = {
         "dtype": "auto",
         "spectral_norm": False,  # of weights that were trained with it nothing changes
     },
-    # The network in the box, in two runs: two CPU cores, photos of 160 pixels. Small squares first,
-    # where a step costs a quarter and what is sky or grass can be seen as well.
-    "nano": _NANO | {"steps": 6_500, "crop_until": (6_000, 6_500)},
-    "nano-decoder": _NANO
+    # The bundled network, in two runs on a CPU. First the decoder, on an encoder that knows things
+    # from ImageNet (--backbone) and its memory (--memory).
+    "nano": _NANO
     | {
-        "architecture": "",
+        "architecture": "colorformer-nano",
+        "resolution": 192,
         "freeze_encoder": True,
-        "recolor": 0.5,
-        "steps": 3_100,
-        # 160 pixels are more than one window at 1/32. Without such squares the decoder trusts what
-        # the frozen encoder says of a single window, and colours pink what lies beyond.
-        "crop": (64, 160),
-        "crop_until": (2_500,),
+        "steps": 6_000,
+        "crop": (128,),
         "learning_rate": 1e-3,
+        "warmup": 100,
+    },
+    # Then the encoder too, on larger squares; its stages up to 1/8 would double the time. It moves
+    # little, so that keys which the stored projection makes of its features still mean to the
+    # decoder what the memory's keys do.
+    "nano-last": _NANO
+    | {
+        "architecture": "",  # that of --weights
+        "resolution": 256,
+        "frozen_stages": 3,
+        "encoder_rate": 0.05,
+        "steps": 3_000,
+        "crop": (160, 192),
+        "crop_until": (2_000,),
+        "learning_rate": 3e-4,
+        "warmup": 100,
     },
 }
 
@@ -191,12 +223,14 @@ def main(config: Config) -> None:
         network, spec = build(config)
         network.to(device, memory_format=torch.channels_last).train()
         perceptual = run.perceptual(config, device)
-    network.encoder.requires_grad_(not config.freeze_encoder)
+        feature = run.feature_loss(config, device)
+    stages = len(network.encoder.stages) if config.freeze_encoder else config.frozen_stages
+    common.freeze(network.encoder, stages)
     average = common.Average(network, config.average)
     discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
 
     optimizer = torch.optim.AdamW(
-        common.parameter_groups(network, config.weight_decay),
+        common.parameter_groups(network, config.weight_decay, config.encoder_rate),
         lr=config.learning_rate,
         betas=(0.9, 0.99),
     )
@@ -224,6 +258,7 @@ def main(config: Config) -> None:
         batch=config.batch,
         seed=config.seed,
         smallest=config.smallest,
+        damaged=config.damage,
         threads=config.threads,
     )
     source = photos_from(
@@ -261,7 +296,7 @@ def main(config: Config) -> None:
             batch = report.next(source)
             rate = config.learning_rate * rate_factor(config, step)
             for group in (*optimizer.param_groups, *judge_optimizer.param_groups):
-                group["lr"] = rate
+                group["lr"] = rate * group.get("factor", 1.0)
             random = common.generator(config.seed, step)
             recoloring = (
                 draw_recoloring(network.memory, random)
@@ -273,8 +308,9 @@ def main(config: Config) -> None:
                     # Forward: colour of the grey picture, joined with the true L
                     true_rgb = common.unit(part.pictures[0], device)
                     L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
-                    ab, true_ab = model(L, true_ab, recoloring)
-                    rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
+                    ab, true_ab = model(common.gray_input(part, device), true_ab, recoloring)
+                    with torch.set_grad_enabled(config.sees_rgb):
+                        rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
                     if recoloring is not None:
                         true_rgb = color.lab_to_rgb(torch.cat([L, true_ab], dim=1)).clamp(0, 1)
 
@@ -290,9 +326,16 @@ def main(config: Config) -> None:
 
                     # Generator, eq. 11
                     terms["pixel"] = losses.pixel_loss(ab, true_ab, config.huber)
+                    if config.psnr:
+                        terms["psnr"] = losses.psnr_loss(rgb, true_rgb)
                     if perceptual is not None:
                         with accelerator.autocast():
                             terms["perceptual"] = perceptual(rgb, true_rgb)
+                    if feature is not None:
+                        with accelerator.autocast():
+                            terms["feature"] = feature(rgb, true_rgb)
+                    if config.colorfulness:
+                        terms["colorfulness"] = losses.colorfulness_loss(rgb)
                     if config.adversarial:
                         with run.frozen(discriminator):
                             terms["adversarial"] = losses.adversarial_loss(discriminator(rgb), True)
@@ -335,9 +378,10 @@ def build(config: Config) -> tuple[colorformer.ColorFormer, Spec]:
         nn.init.normal_(network.memory.values, std=30)  # about as wide as the colours of photos
         if config.backbone:
             path = weights.find(config.backbone, offline=config.offline)
-            log.info("encoder: %s", starts.take(network.encoder, path, "swin"))
+            kind = starts.COLORFORMER[network.config.encoder]
+            log.info("encoder: %s", starts.take(network.encoder, path, kind))
         else:
-            log.info("encoder: random start values (ImageNet's: --backbone swin_tiny)")
+            log.info("encoder: random start values (ImageNet's: --backbone NAME or FILE)")
     if config.memory:
         take_memory(network, memory.load(config.memory))
     if config.spectral_norm:
@@ -440,12 +484,18 @@ class Training(nn.Module):
         self.network = network
 
     def forward(
-        self, L: Tensor, true_ab: Tensor, recoloring: Recoloring | None
+        self, gray_rgb: Tensor, true_ab: Tensor, recoloring: Recoloring | None
     ) -> tuple[Tensor, Tensor]:
-        """L (B, 1, H, W), true ab (B, 2, H, W) -> predicted ab; what it should be."""
-        encoded, entries = self.network.encode(color.gray_rgb(L).contiguous()), None
+        """Return predicted ab and the ab that it should be.
+
+        Args:
+            gray_rgb: input of the network, (B, 3, H, W) in 0..1.
+            true_ab: ab of the photos, (B, 2, H, W).
+            recoloring: change of photos and memory, if any.
+        """
+        encoded, entries = self.network.encode(gray_rgb), None
         if recoloring is not None:
-            with torch.autocast(L.device.type, enabled=False):  # the truth is float32
+            with torch.autocast(gray_rgb.device.type, enabled=False):  # the truth is float32
                 true_ab, entries = recolored(true_ab, encoded, self.network.memory, recoloring)
         return self.network.decode(encoded, entries), true_ab
 

@@ -9,10 +9,13 @@
     python trainers/train_ddcolor.py --photos 'https://host/photos-{000..099}.tar' --out runs/mine
     # Published or own weights, your photos
     colorist train ddcolor --preset finetune --weights ddcolor_tiny.pth --photos photos/ --out tuned
-    # The network in the box
-    python trainers/train_ddcolor.py --preset nano --photos shard-*.tar --out runs/first
-    python trainers/train_ddcolor.py --preset nano-last --photos shard-*.tar \\
-        --weights runs/first/weights.safetensors --out runs/nano
+    # The bundled network, on a CPU
+    python trainers/train_ddcolor.py --preset nano --photos shard-*.tar \\
+        --backbone efficientnet_lite1 --dtype bfloat16 --out runs/decoders
+    python trainers/train_ddcolor.py --preset nano-stages --photos shard-*.tar --dtype bfloat16 \\
+        --weights runs/decoders/weights.safetensors --out runs/stages
+    python trainers/train_ddcolor.py --preset nano-last --photos shard-*.tar --dtype bfloat16 \\
+        --weights runs/stages/weights.safetensors --out runs/nano
 
 Started again with the same --out a run goes on where it stopped, bit for bit on a CPU. Result:
 OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows photos that
@@ -55,7 +58,16 @@ class Config(common.Settings):
     architecture: str = "ddcolor-large"
     """Preset of the network: ddcolor-large, ddcolor-tiny, ddcolor-nano."""
     backbone: str | None = None
-    """ImageNet weights of a ConvNeXt for the encoder, as in the paper: file, or convnext_large."""
+    """ImageNet weights for the encoder, as in the paper: a file, or the name of a ConvNeXt
+    (convnext_large) or an EfficientNet-Lite (efficientnet_lite1), as the architecture has it."""
+    frozen_stages: int = 0
+    """Stages of the encoder, from the input on, that keep their weights; with all of them frozen
+    (7 of an EfficientNet-Lite, 4 of a ConvNeXt) only the decoders are trained."""
+    encoder_rate: float = 1.0
+    """Factor on the learning rate of the encoder."""
+    damage: float = 0.0
+    """Part of the photos whose gray input is damaged as old prints and scans are: grain, blur,
+    scratches, faded tones, borders, ... (trainers/damage.py); the colors of the photo stay."""
     vgg: str | None = None
     """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
     fade: float | None = None
@@ -79,9 +91,16 @@ class Config(common.Settings):
     pixel: float = 0.1
     huber: float = 0.0
     """Error in ab units below which the pixel loss is quadratic; 0 = L1 throughout (paper)."""
+    psnr: float = 0.0
+    """Weight of -PSNR / 10 of the result, in RGB."""
     perceptual: float = 5.0
     adversarial: float = 1.0
     colorfulness: float = 0.5
+    feature: float = 0.0
+    """Weight of the feature loss: distance of the maps that an unchanged ImageNet encoder
+    (`feature_network`) makes of the result and of the photo."""
+    feature_network: str | None = None
+    """EfficientNet-Lite of the feature loss: file, or a name such as efficientnet_lite1."""
     color_enhance: float = 1.2
     """Blends real pictures away from grey by this factor, for adversarial and perceptual terms
     (colour augmentation)."""
@@ -93,20 +112,29 @@ class Config(common.Settings):
         common.check_choice(self.weights, self.architecture, ddcolor.PRESETS)
         if self.weights and self.backbone:
             raise ValueError("weights and backbone both name a start for the encoder; give one.")
+        common.check_feature(self.feature, self.feature_network)
         if self.schedule not in ("halving", "cosine"):
             raise ValueError(f"schedule is '{self.schedule}'; expected halving or cosine.")
 
+    @property
+    def sees_rgb(self) -> bool:
+        """True if a loss needs the gradient of the result in RGB."""
+        perceptual = self.perceptual if self.vgg else 0
+        return any((self.psnr, perceptual, self.adversarial, self.colorfulness, self.feature))
+
 
 _NANO = {
-    "batch": 32,
+    "resolution": 256,
     "smallest": 0.6,
+    "damage": 0.3,
     "weight_decay": 0.05,
     "schedule": "cosine",
     "huber": 20.0,
     "adversarial": 0.0,
-    "colorfulness": 0.0,
     "spectral_norm": False,
     "clip": 1.0,
+    "held_out": 100,
+    "threads": 1,
 }
 PRESETS = {
     "paper": {},
@@ -139,30 +167,51 @@ PRESETS = {
         "report_every": 50,
         "save_every": 100,
     },
-    # The network in the box, in two runs: two CPU cores, photos of 160 pixels. Small squares first,
-    # where a step costs a quarter and what is sky or grass can be seen as well. No discriminator:
-    # it would cost half the steps.
+    # The bundled network, in three runs on a CPU; photos of 160 to 192 pixels. First the decoders,
+    # on an encoder that knows things from ImageNet (--backbone efficientnet_lite1): its maps cost
+    # a fifth of the step.
     "nano": _NANO
     | {
         "architecture": "ddcolor-nano",
-        "resolution": 128,
-        "steps": 7_100,
-        "crop": (64, 96, 128),
-        "crop_until": (6_000, 6_900),
-        "learning_rate": 1.5e-3,
-        "warmup": 500,
+        "frozen_stages": 7,
+        "colorfulness": 0.0,
+        "steps": 4_000,
+        "batch": 16,
+        "crop": (128,),
+        "learning_rate": 1e-3,
+        "warmup": 100,
     },
+    # Then the encoder's stages at 1/16 and 1/32 as well, for the score itself: PSNR, and
+    # colorfulness, which decides how vivid the result is where the photo does not say.
+    "nano-stages": _NANO
+    | {
+        "architecture": "",
+        "frozen_stages": 3,
+        "encoder_rate": 0.2,
+        "pixel": 0.03,
+        "psnr": 1.0,
+        "colorfulness": 0.4,
+        "steps": 3_000,
+        "batch": 32,
+        "crop": (128, 160),
+        "crop_until": (1_800,),
+        "learning_rate": 5e-4,
+        "warmup": 50,
+    },
+    # Then all of it, on larger squares.
     "nano-last": _NANO
     | {
         "architecture": "",
-        "resolution": 192,
-        "fade": 3.0,
-        "gain": 1.2,
-        "steps": 8_800,
-        "crop": (96, 128, 160),
-        "crop_until": (7_000, 8_500),
-        "learning_rate": 1.2e-3,
-        "warmup": 300,
+        "encoder_rate": 0.1,
+        "pixel": 0.03,
+        "psnr": 1.0,
+        "colorfulness": 0.4,
+        "steps": 2_000,
+        "batch": 32,
+        "crop": (160, 192),
+        "crop_until": (1_200,),
+        "learning_rate": 3e-4,
+        "warmup": 50,
     },
 }
 
@@ -186,11 +235,13 @@ def main(config: Config) -> None:
         network, spec = build(config)
         network.to(device, memory_format=torch.channels_last).train()
         perceptual = run.perceptual(config, device)
+        feature = run.feature_loss(config, device)
+    common.freeze(network.encoder, config.frozen_stages)
     average = common.Average(network, config.average)
     discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
 
     optimizer = torch.optim.AdamW(
-        common.parameter_groups(network, config.weight_decay),
+        common.parameter_groups(network, config.weight_decay, config.encoder_rate),
         lr=config.learning_rate,
         betas=(0.9, 0.99),
     )
@@ -215,6 +266,7 @@ def main(config: Config) -> None:
         batch=config.batch,
         seed=config.seed,
         smallest=config.smallest,
+        damaged=config.damage,
         threads=config.threads,
     )
     source = photos_from(
@@ -252,14 +304,15 @@ def main(config: Config) -> None:
             batch = report.next(source)
             rate = config.learning_rate * rate_factor(config, step)
             for group in (*optimizer.param_groups, *judge_optimizer.param_groups):
-                group["lr"] = rate
+                group["lr"] = rate * group.get("factor", 1.0)
             for part in batch.parts(config.accumulate):
                 with accelerator.accumulate(model, judge):
                     # Forward: colour of the grey picture, joined with the true L
                     true_rgb = common.unit(part.pictures[0], device)
                     L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
-                    ab = model(color.gray_rgb(L).contiguous())
-                    rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
+                    ab = model(common.gray_input(part, device))
+                    with torch.set_grad_enabled(config.sees_rgb):
+                        rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
                     real_rgb = losses.enhance_color(true_rgb, config.color_enhance)
 
                     # Discriminator first, on the detached picture
@@ -274,10 +327,15 @@ def main(config: Config) -> None:
 
                     # Generator, eq. 9
                     terms["pixel"] = losses.pixel_loss(ab, true_ab, config.huber)
+                    if config.psnr:
+                        terms["psnr"] = losses.psnr_loss(rgb, true_rgb)
                     terms["colorfulness"] = losses.colorfulness_loss(rgb)
                     if perceptual is not None:
                         with accelerator.autocast():
                             terms["perceptual"] = perceptual(rgb, real_rgb)
+                    if feature is not None:
+                        with accelerator.autocast():
+                            terms["feature"] = feature(rgb, true_rgb)
                     if config.adversarial:
                         with run.frozen(discriminator):
                             terms["adversarial"] = losses.adversarial_loss(discriminator(rgb), True)
@@ -319,9 +377,9 @@ def build(config: Config) -> tuple[ddcolor.DDColor, Spec]:
         ddcolor.initialise(network)
         if config.backbone:
             path = weights.find(config.backbone, offline=config.offline)
-            log.info("encoder: %s", starts.take(network.encoder, path, "convnext"))
+            log.info("encoder: %s", starts.take(network.encoder, path, network.config.encoder))
         else:
-            log.info("encoder: random start values (ImageNet's: --backbone convnext_large)")
+            log.info("encoder: random start values (ImageNet's: --backbone NAME or FILE)")
     if config.spectral_norm:
         common.normalise(network.spectral_convolutions(), config.weights)
     asked = {

@@ -77,8 +77,8 @@ class Config(common.Settings):
     backbone: str | None = None
     """ImageNet weights of VGG-19 for the backbone (section 3.1): file, or vgg19."""
     encoder: str | None = None
-    """DDColor network whose encoder the small backbone starts from, or network with a kernel whose
-    backbone it is: file, boxed or installed name."""
+    """Network that the small backbone starts from: one with a kernel, such as pointhint-nano, or a
+    DDColor with a ConvNeXt; file, bundled or installed name."""
     kernel: str | None = None
     """Network whose kernel, which says how alike places are, this one gets for its guess: file,
     boxed or installed name, such as pointhint-nano."""
@@ -505,7 +505,7 @@ def build(config: Config) -> tuple[exemplar.Exemplar, Spec]:
     if config.backbone and network.config.backbone != "vgg19":
         raise ValueError(
             f"backbone is {config.backbone}, weights of VGG-19; {config.architecture} has a small "
-            "backbone, which can start from a DDColor network (--encoder ddcolor-nano)."
+            "backbone, which can start from that of another network (--encoder pointhint-nano)."
         )
     if config.backbone:
         path = weights.find(config.backbone, offline=config.offline)

@@ -79,8 +79,8 @@ class Config(common.Settings):
     kernel: str | None = None
     """Network whose kernel this one gets: file, boxed or installed name."""
     encoder: str | None = None
-    """DDColor network whose encoder the kernel's backbone starts from: file, boxed, installed. Not
-    looked at with `weights`."""
+    """Network that the kernel's backbone starts from: one with a kernel, such as pointhint-nano, or
+    a DDColor with a ConvNeXt; file, bundled or installed name. Ignored with `weights`."""
     hints: tuple[int, ...] = (1, 64)
     """Fewest and most hints of a photo; numbers between are drawn so that few and many are learned
     alike (their logarithm is uniform). The paper (section 4.3): usually 10, also more and fewer."""
@@ -156,7 +156,7 @@ PRESETS = {
     | {
         "architecture": "pointhint-nano",
         "part": "kernel",
-        "encoder": "ddcolor-nano",
+        "encoder": "pointhint-nano",
         "base_share": 0.15,
         "hints": (1, 48),
         "without": 0.05,

@@ -70,7 +70,7 @@ def test_licences_and_limit(tmp_path, photos, shard, mini_colorformer_file):
         rows.writerow(["key", "licence_kind"])
         rows.writerows([["0", "open"], ["1", "research"], ["2", "open"]])
     out = tmp_path / "m.safetensors"
-    changes = {"index": index, "skip_licences": ("research",)}
+    changes = {"index": (index,), "skip_licences": ("research",)}
     built = build_color_memory.main(settings(out, mini_colorformer_file, photos, **changes))
     assert built.provenance["photos"] == 5
     changes = {"limit": 2, "overwrite": True}

@@ -75,7 +75,7 @@ def test_licences_and_limit(tmp_path, album, mini_file):
         rows = csv.writer(file)
         rows.writerow(["key", "licence_kind"])
         rows.writerows([["0", "open"], ["1", "unstated"], ["2", "open"]])
-    changes = {"index": index, "skip_licences": ("unstated",), "limit": 6}
+    changes = {"index": (index,), "skip_licences": ("unstated",), "limit": 6}
     config = settings(tmp_path / "p.json", album, encoder=str(mini_file), **changes)
     assert build_reference_pairs.main(config)["keys"] == ["0", "2", "3", "4", "5", "6"]
 

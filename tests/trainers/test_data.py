@@ -195,7 +195,7 @@ def test_hold_out(folder):
 def test_licences_are_left_out(folder, tmp_path):
     index = tmp_path / "index.csv"
     index.write_text("key,licence_kind\np0,open\np1,unstated\np2,research\n")
-    assert len(data.Photos([folder], index, ("unstated", "research"))) == 3
+    assert len(data.Photos([folder], [index], ("unstated", "research"))) == 3
 
 
 def test_refusals(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from comfyui_colorist.model_defs.efficientnet_lite import VARIANTS, EfficientNetLite
 from comfyui_colorist.pipeline import measure
 from comfyui_colorist.trainers import losses
 
@@ -10,6 +11,25 @@ from comfyui_colorist.trainers import losses
 @pytest.fixture
 def rgb():
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_psnr_loss_is_a_tenth_of_the_psnr(rgb):
+    other = (rgb + 0.1 * rgb.flip(2)).clamp(0, 1)
+    expected = measure.psnr(other, rgb).mean() / -10
+    assert losses.psnr_loss(other, rgb).item() == pytest.approx(expected.item(), abs=0.02)
+    assert losses.psnr_loss(rgb, rgb).item() == pytest.approx(-4)  # 40 dB count as equal
+
+
+def test_feature_loss_sees_color(rgb, tmp_path):
+    encoder = EfficientNetLite(*VARIANTS["lite0"])
+    torch.save(encoder.state_dict(), tmp_path / "lite0.pth")
+    loss = losses.FeatureLoss(tmp_path / "lite0.pth")
+    made = rgb.mean(1, keepdim=True).expand(-1, 3, -1, -1).clone().requires_grad_()
+    assert loss(rgb, rgb).item() == 0
+    value = loss(made, rgb)
+    value.backward()
+    assert value.item() > 0 and made.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in loss.parameters())
 
 
 def test_colorfulness_of_known_pictures(rgb):

@@ -137,7 +137,7 @@ def test_folders_are_not_streamed(tmp_path):
 def test_licences_are_left_out(shards, tmp_path):
     index = tmp_path / "index.csv"
     index.write_text("key,licence_kind\n000,open\n001,unstated\n")
-    photos = opened(shards, index=index, skip_licences=("unstated",))
+    photos = opened(shards, index=[index], skip_licences=("unstated",))
     names = {name for batch in first(photos, 12) for name in batch.names}
     assert "some/001" not in names and "some/000" in names
 

@@ -8,14 +8,24 @@ import sys
 import pytest
 import torch
 from accelerate import Accelerator
-from comfyui_colorist.model_defs import colorformer, registry
+from comfyui_colorist.model_defs import checkpoint, colorformer, registry
 from comfyui_colorist.pipeline import memory
-from comfyui_colorist.trainers import common, train_colorformer
+from comfyui_colorist.trainers import build_color_memory, common, losses, train_colorformer
+from safetensors.torch import save_file
 
 
 @pytest.fixture
-def mini_preset(monkeypatch, mini_colorformer_config):
+def mini_preset(monkeypatch, mini_colorformer_config, mini_lite_colorformer_config):
     monkeypatch.setitem(colorformer.PRESETS, "mini", mini_colorformer_config)
+    monkeypatch.setitem(colorformer.PRESETS, "lite", mini_lite_colorformer_config)
+
+
+@pytest.fixture
+def lite_file(tmp_path, mini_lite_colorformer_network):
+    """ImageNet weights, so to speak, of the miniature's EfficientNet-Lite."""
+    path = tmp_path / "lite.safetensors"
+    save_file(mini_lite_colorformer_network.encoder.state_dict(), path)
+    return path
 
 
 @pytest.fixture
@@ -65,6 +75,34 @@ def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+def test_resumed_run_equals_unbroken_run_on_a_lite_encoder(
+    photos, tmp_path, mini_preset, lite_file
+):
+    """Damage, recolouring, a slower encoder that is frozen in part: bit-equal too."""
+    changes = {
+        "architecture": "lite",
+        "backbone": str(lite_file),
+        "frozen_stages": 3,
+        "encoder_rate": 0.1,
+        "damage": 0.5,
+        "recolor": 0.5,
+        "colorfulness": 0.1,
+    }
+    train_colorformer.main(settings(photos, tmp_path / "whole", **changes))
+    broken = settings(photos, tmp_path / "broken", **changes)
+    train_colorformer.main(dataclasses.replace(broken, steps=3))
+    train_colorformer.main(broken)
+    whole, resumed = (weights(tmp_path / name).state_dict() for name in ("whole", "broken"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    given = checkpoint.read(lite_file)[0]
+    for name, tensor in given.items():
+        frozen = name.startswith(("stem.", "stages.0.", "stages.1.", "stages.2."))
+        moved = not torch.equal(whole[f"encoder.{name}"], tensor.half().float())
+        assert moved != frozen, name
+    line = json.loads((tmp_path / "whole" / "log.jsonl").read_text().splitlines()[-1])
+    assert "colorfulness" in line
+
+
 def test_accumulated_parts_are_the_batch(photos, tmp_path, mini_preset, monkeypatch):
     """One recolouring for all parts, equal gradients: apart from batch norm one run."""
     fixed = lambda self, x: torch.nn.functional.batch_norm(  # noqa: E731
@@ -110,9 +148,7 @@ def test_every_trained_parameter_gets_a_gradient(mini_colorformer_config):
             train_colorformer.draw_recoloring(network.memory, common.generator(0, 0)),
         ):
             model.zero_grad()
-            ab, true_ab = model(
-                50 + torch.rand(2, 1, 32, 32), torch.zeros(2, 2, 32, 32), recoloring
-            )
+            ab, true_ab = model(torch.rand(2, 3, 32, 32), torch.zeros(2, 2, 32, 32), recoloring)
             (ab - true_ab).square().sum().backward()
             without = {name for name, p in model.named_parameters() if p.grad is None}
             wanted = {name for name, p in model.named_parameters() if not p.requires_grad}
@@ -140,7 +176,7 @@ def test_takes_a_backbone_and_a_memory_of_it(
 def test_says_that_the_encoder_starts_at_random(photos, tmp_path, mini_preset, caplog):
     with caplog.at_level("INFO"):
         train_colorformer.build(settings(photos, tmp_path))
-    assert "--backbone swin_tiny" in caplog.text
+    assert "ImageNet's: --backbone NAME or FILE" in caplog.text
 
 
 def test_refuses_two_starts_of_the_encoder(photos, tmp_path):
@@ -172,6 +208,117 @@ def test_trains_the_decoder_on_a_built_memory(
     moved = network.memory.project_key.weight - mini_colorformer_network.memory.project_key.weight
     assert moved.abs().max() > 1e-4
     assert str(tmp_path) not in json.dumps(registry.load(tmp_path / "weights.safetensors")[2])
+
+
+def test_a_memory_is_built_for_a_network_that_is_to_be_trained(
+    photos, tmp_path, mini_preset, lite_file
+):
+    """The first two steps of colorformer-nano: the encoder's memory, then the decoder with both."""
+    built = build_color_memory.main(
+        build_color_memory.Config(
+            photos=(str(photos),),
+            out=tmp_path / "built.safetensors",
+            model="lite",
+            backbone=str(lite_file),
+            fresh=True,
+            entries=4,
+            side=64,
+            device="cpu",
+        )
+    )
+    assert built.provenance["network"] == "lite on lite.safetensors"
+    config = settings(
+        photos,
+        tmp_path / "decoder",
+        architecture="lite",
+        backbone=str(lite_file),
+        memory=tmp_path / "built.safetensors",
+        freeze_encoder=True,
+        recolor=0.5,
+        spectral_norm=False,
+    )
+    train_colorformer.main(config)
+    network = weights(tmp_path / "decoder")
+    assert memory.fingerprint(network.encoder) == built.encoder
+    for mine, theirs in (
+        (network.memory.keys, built.keys),
+        (network.memory.components, built.projection.components),
+        (network.memory.offset, built.projection.offset),
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-2, rtol=1e-2)
+    with pytest.raises(ValueError, match="model is none; with --backbone expected a preset"):
+        build_color_memory.untrained(
+            build_color_memory.Config(photos=("p",), model="none", backbone=str(lite_file))
+        )
+
+
+def test_takes_the_encoder_of_a_trained_ddcolor(
+    photos, tmp_path, mini_preset, mini_config, mini_lite_colorformer_config
+):
+    lite = mini_lite_colorformer_config
+    config = dataclasses.replace(
+        mini_config, encoder=lite.encoder, depths=lite.depths, dims=lite.dims
+    )
+    network = registry.build("ddcolor", config)
+    path = tmp_path / "ddcolor.safetensors"
+    info = {"architecture": "ddcolor", "config": dataclasses.asdict(config)}
+    path.write_bytes(checkpoint.to_bytes(network.state_dict(), info))
+    started, _ = train_colorformer.build(
+        settings(photos, tmp_path, architecture="lite", backbone=str(path))
+    )
+    want = network.encoder.state_dict()
+    assert all(torch.equal(t, want[key]) for key, t in started.encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["mini", "mini_lite"])
+def test_freezes_an_encoder_from_its_input_on(kind, request):
+    config = request.getfixturevalue(f"{kind}_colorformer_config")
+    frozen = {}
+    for stages in range(len(config.depths) + 1):
+        encoder = colorformer.build_encoder(config)
+        common.freeze(encoder, stages)
+        frozen[stages] = {n for n, p in encoder.named_parameters() if not p.requires_grad}
+    assert not frozen[0]
+    assert frozen[stages] == {name for name, _ in encoder.named_parameters()}
+    for before, after in zip(range(stages), range(1, stages + 1), strict=True):
+        assert frozen[before] < frozen[after]
+        assert any(name.startswith(f"stages.{before}.") for name in frozen[after])
+        assert not any(name.startswith(f"stages.{after}.") for name in frozen[after])
+    with pytest.raises(ValueError, match=f"this encoder has {stages} stages"):
+        common.freeze(encoder, stages + 1)
+
+
+def test_a_damaged_picture_gets_the_colors_of_the_photo(photos, tmp_path, mini_preset, monkeypatch):
+    seen = []
+    real = train_colorformer.Training.forward
+
+    def spy(self, gray_rgb, true_ab, recoloring):
+        ab, wanted = real(self, gray_rgb, true_ab, recoloring)
+        seen.append((gray_rgb, recoloring, wanted))
+        return ab, wanted
+
+    monkeypatch.setattr(train_colorformer.Training, "forward", spy)
+    for damage in (0.0, 1.0):
+        changes = {"damage": damage, "recolor": 0.5, "steps": 4, "save_every": 4}
+        train_colorformer.main(settings(photos, tmp_path / str(damage), **changes))
+    for (gray, clean, _), (damaged, recoloring, wanted) in zip(seen[:4], seen[4:], strict=True):
+        assert damaged.shape == gray.shape
+        assert (damaged - gray).abs().mean() > 0.01
+        assert (clean is None) == (recoloring is None)
+        assert wanted.std() > 1
+    assert {recoloring is None for _, recoloring, _ in seen} == {True, False}
+
+
+def test_feature_loss(photos, tmp_path, mini_preset, monkeypatch, mini_lite_colorformer_network):
+    with pytest.raises(ValueError, match="feature is 2.0, but no network is named"):
+        settings(photos, tmp_path, feature=2.0)
+    encoder = mini_lite_colorformer_network.encoder
+    monkeypatch.setattr(losses.starts, "open_lite", lambda _: encoder)
+    (tmp_path / "lite.pth").touch()
+    changes = {"feature": 2.0, "feature_network": str(tmp_path / "lite.pth"), "recolor": 0.5}
+    train_colorformer.main(settings(photos, tmp_path, **changes))
+    line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert line["feature"] > 0
 
 
 def test_refuses_a_memory_of_another_encoder(photos, tmp_path, memory_file, mini_preset):
@@ -236,8 +383,10 @@ def test_recolouring_is_drawn_from_seed_and_step_alone(mini_colorformer_network)
     assert not torch.equal(first.change, draw(6).change)
 
 
-def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset):
+@pytest.mark.parametrize("architecture", ["mini", "lite"])
+def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset, architecture):
     changes = {
+        "architecture": architecture,
         "steps": 60,
         "learning_rate": 5e-3,
         "batch": 6,

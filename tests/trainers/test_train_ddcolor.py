@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import errno
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.model_defs import ddcolor, registry
+from comfyui_colorist.model_defs.efficientnet_lite import VARIANTS, EfficientNetLite, Variant
 from comfyui_colorist.pipeline import color, engine, measure
 from comfyui_colorist.trainers import common, data, train_ddcolor
 
@@ -51,11 +53,94 @@ def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+LITE = ddcolor.Config(
+    encoder="efficientnet-lite",
+    depths=(1, 1, 1, 1, 1, 1, 1),
+    dims=(4, 6, 8, 10, 12, 14, 16),
+    decoder_dims=(16, 16, 8),
+    width=32,
+    ffn_width=32,
+    blocks=3,
+    queries=4,
+)
+
+
+@pytest.fixture
+def lite_preset(monkeypatch, tmp_path):
+    """A miniature on an EfficientNet-Lite; returns a file of weights for its encoder."""
+    monkeypatch.setitem(ddcolor.PRESETS, "lite", LITE)
+    monkeypatch.setitem(VARIANTS, "mini", Variant(LITE.depths, LITE.dims))
+    torch.manual_seed(1)
+    file = tmp_path / "lite.pth"
+    torch.save(EfficientNetLite(LITE.depths, LITE.dims).state_dict(), file)
+    return str(file)
+
+
+def test_resumed_run_on_a_frozen_encoder_equals_unbroken_run(photos, tmp_path, lite_preset):
+    """Damage, feature loss and the encoder's own learning rate: bit-equal after 6 and 3 + 3."""
+    changes = {
+        "architecture": "lite",
+        "backbone": lite_preset,
+        "frozen_stages": 3,
+        "encoder_rate": 0.1,
+        "damage": 0.5,
+        "feature": 0.1,
+        "feature_network": lite_preset,
+        "psnr": 1.0,
+        "spectral_norm": False,
+    }
+    train_ddcolor.main(settings(photos, tmp_path / "whole", **changes))
+    broken = settings(photos, tmp_path / "broken", **changes)
+    train_ddcolor.main(dataclasses.replace(broken, steps=3))
+    train_ddcolor.main(broken)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.mark.parametrize("stages", [0, 5, 7])
+def test_frozen_stages_keep_their_weights(photos, tmp_path, lite_preset, stages):
+    start = torch.load(lite_preset, weights_only=True)
+    changes = {"architecture": "lite", "backbone": lite_preset, "frozen_stages": stages}
+    changes |= {"steps": 2, "learning_rate": 1e-2, "average": 0.0, "spectral_norm": False}
+    changes |= {"crop": (64,)}
+    train_ddcolor.main(settings(photos, tmp_path / "out", **changes))
+    made = weights(tmp_path / "out")
+    for key, tensor in start.items():
+        same = torch.allclose(made[f"encoder.{key}"], tensor, atol=1e-3)  # stored as float16
+        stage = -1 if key.startswith("stem.") else int(key.split(".")[1])
+        frozen = stage < stages and stages > 0
+        assert same or not frozen, key
+        if not frozen and key.endswith("project.weight"):
+            assert not same, key
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"damage": 1.5}, r"damage is 1.5; expected 0.0 to 1.0"),
+        ({"damage": -0.1}, r"damage is -0.1; expected 0.0 to 1.0"),
+        ({"encoder_rate": -1.0}, "encoder_rate is -1.0; expected 0.0 or more"),
+        ({"feature": 0.5}, "no network is named whose maps it compares"),
+        ({"frozen_stages": -1}, "frozen_stages is -1; expected 0 or more"),
+    ],
+)
+def test_settings_out_of_range_are_refused(photos, tmp_path, mini_preset, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        settings(photos, tmp_path, **changes)
+
+
+def test_more_frozen_stages_than_the_encoder_has(photos, tmp_path, mini_preset):
+    with pytest.raises(ValueError, match="frozen_stages is 5; this encoder has 4 stages"):
+        train_ddcolor.main(settings(photos, tmp_path, frozen_stages=5))
+
+
 def test_files_and_provenance(photos, tmp_path, mini_preset, mini_config):
     train_ddcolor.main(settings(photos, tmp_path))
     network, _, info = registry.load(tmp_path / "weights.safetensors")
     assert network.config == mini_config
     assert info["training"]["steps"] == 6 and info["training"]["photos"] == 6
+    listed = "".join(f"{i}\n" for i in range(6)).encode()
+    assert info["training"]["photo_list_sha256"] == hashlib.sha256(listed).hexdigest()
     assert str(tmp_path) not in json.dumps(info), "no folder of the machine in the metadata"
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 3, 4, 6]
@@ -65,6 +150,19 @@ def test_files_and_provenance(photos, tmp_path, mini_preset, mini_config):
         "log.jsonl",
         "tensorboard",
     }
+
+
+def test_metadata_name_encoder_and_all_runs(photos, tmp_path, lite_preset):
+    plain = {"architecture": "lite", "steps": 1, "spectral_norm": False}
+    train_ddcolor.main(settings(photos, tmp_path / "1", **plain, backbone=lite_preset))
+    for number in (2, 3):
+        start = str(tmp_path / str(number - 1) / "weights.safetensors")
+        train_ddcolor.main(settings(photos, tmp_path / str(number), **plain, weights=start))
+    training = registry.load(tmp_path / "3" / "weights.safetensors")[2]["training"]
+    first, second = training["before"]
+    assert first["backbone"]["file"] == "lite.pth" and len(first["backbone"]["sha256"]) == 12
+    assert [run["config"]["out"] for run in (first, second, training)] == ["1", "2", "3"]
+    assert "before" not in first and "before" not in second
 
 
 def test_how_the_result_is_to_be_read(photos, tmp_path, mini_preset):

@@ -383,6 +383,8 @@ def test_encoder_refusals(mini_exemplar_network, mini_colorformer_file, mini_fil
     wider = SmallBackbone(8, (8, 8, 24), (1, 1, 1))
     with pytest.raises(CheckpointError, match="stages.2.0"):
         starts.take_encoder(wider, str(mini_file))
+    with pytest.raises(ValueError, match="with the encoder efficientnet-lite; expected one with a"):
+        starts.take_encoder(wider, "ddcolor-nano")
     deeper = SmallBackbone(8, (8, 8, 16), (1, 1, 3))
     with pytest.raises(CheckpointError, match="missing: stages.2.2"):
         starts.take_encoder(deeper, str(mini_file))
@@ -494,7 +496,7 @@ def test_refuses_a_frozen_backbone_without_weights(photos, tmp_path, mini_preset
 
 
 def test_refuses_weights_of_vgg19_for_a_small_backbone(photos, tmp_path, mini_preset):
-    with pytest.raises(ValueError, match="mini has a small backbone.*--encoder ddcolor-nano"):
+    with pytest.raises(ValueError, match="mini has a small backbone.*--encoder pointhint-nano"):
         train_exemplar.build(settings(photos, tmp_path, backbone="vgg19"))
 
 
