@@ -427,7 +427,8 @@ def finishing(arguments: argparse.Namespace, spec: "Spec") -> dict:
         Refusal: options that do not go together.
         ValueError, OSError: options that cannot be used.
     """
-    from .pipeline import files, finish, geometry
+    from .ops import resize
+    from .pipeline import files, finish
 
     given = {name: getattr(arguments, name) for name in CONTROLS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -438,7 +439,7 @@ def finishing(arguments: argparse.Namespace, spec: "Spec") -> dict:
     controls = "published" if published else finish.Finish(**given)
     mask = files.read(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
     if resolution is not None:
-        fit = geometry.square if published else geometry.fit
+        fit = resize.square if published else resize.fit
         fit(1, 1, resolution, spec.multiple)
     return {"mask": mask, "resolution": resolution, "finish": controls}
 

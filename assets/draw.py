@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 
 import comfyui_colorist as colorist  # noqa: E402
-from comfyui_colorist.pipeline import color, merge, stabilize  # noqa: E402
+from comfyui_colorist.ops import color  # noqa: E402
+from comfyui_colorist.pipeline import merge, stabilize  # noqa: E402
 
 SIDE = 400  # of a thumbnail
 WORKFLOWS = ROOT / "example_workflows"

@@ -63,7 +63,7 @@ def main() -> None:
 
 def opened(folder: Path, every: int):
     """Yield the photos of a folder as gray (1, 3, H, W) and as they are, both in 0..1."""
-    from comfyui_colorist.pipeline import color
+    from comfyui_colorist.ops import color
     from comfyui_colorist.trainers.data import Photos
     from comfyui_colorist.trainers.protocols import as_tensor
 
@@ -105,7 +105,7 @@ def on_photos(engine, resolution: int | None, options: argparse.Namespace) -> li
 def on_scans(engine, resolution: int | None, options: argparse.Namespace) -> dict:
     """Return the median share of chroma outside SEPIA, and the mean chroma."""
     import torch
-    from comfyui_colorist.pipeline import color
+    from comfyui_colorist.ops import color
 
     shares, chromas = [], []
     for gray, _ in opened(options.scans, options.every):

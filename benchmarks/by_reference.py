@@ -131,7 +131,7 @@ def main() -> None:
     package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
     import torch
 
-    color = importlib.import_module(f"{package}.pipeline.color")
+    color = importlib.import_module(f"{package}.ops.color")
     measure = importlib.import_module(f"{package}.pipeline.measure")
     engine = importlib.import_module(package).load(options.model)
 

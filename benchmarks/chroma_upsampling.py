@@ -23,8 +23,8 @@ runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 import numpy as np
 import torch
 import torch.nn.functional as F
-from comfyui_colorist.pipeline import color, geometry
-from comfyui_colorist.pipeline.upsample import Upsampler
+from comfyui_colorist.ops import color, resize
+from comfyui_colorist.ops.chroma_upsampling import Upsampler
 from PIL import Image
 from torch import Tensor
 
@@ -38,7 +38,7 @@ def ours(name: str) -> Method:
     def enlarge(ab: Tensor, L: Tensor, full: Tensor) -> Tensor:
         upsampler = Upsampler(ab, L, full.shape[2:], name)
         out = torch.empty(len(ab), 2, *full.shape[2:])
-        for top, bottom in geometry.strips(*full.shape[2:], len(ab)):
+        for top, bottom in resize.strips(*full.shape[2:], len(ab)):
             out[:, :, top:bottom] = upsampler.rows(top, bottom, full[:, :, top:bottom])
         return out
 
@@ -222,9 +222,9 @@ def predicted_chroma(pictures: list[Tensor], model: Path) -> dict[str, dict[str,
         full = color.lightness(rgb)
         for scale in (2, 4):
             side = max(engine.spec.multiple, math.sqrt(full.numel()) / scale)
-            shape = geometry.fit(*full.shape[2:], round(side), engine.spec.multiple)
-            L = color.lightness(geometry.shrink(rgb, shape, "cpu"))
-            ab = geometry.unpad(engine.predict(geometry.pad(L, shape), shape), shape)
+            shape = resize.fit(*full.shape[2:], round(side), engine.spec.multiple)
+            L = color.lightness(resize.shrink(rgb, shape, "cpu"))
+            ab = resize.unpad(engine.predict(resize.pad(L, shape), shape), shape)
             for name, method in METHODS.items():
                 out = method(ab, L, full)
                 picture = color.lab_to_rgb(torch.cat([full, out], dim=1)).clamp(0, 1)
@@ -240,7 +240,7 @@ def _means(columns: dict[str, list[float]]) -> dict[str, float]:
 def seconds(method: Method, height: int, width: int, repeats: int) -> list[float]:
     """Times for one photo with a 512 working image, after one warm-up, shortest first."""
     generator = torch.Generator().manual_seed(0)
-    shape = geometry.fit(height, width, 512, 32)
+    shape = resize.fit(height, width, 512, 32)
     full = torch.rand(1, 1, height, width, generator=generator).mul_(100)
     ab = 20 * torch.randn(1, 2, shape.scaled_height, shape.scaled_width, generator=generator)
     L, taken = down(full, ab.shape[2:]), []

@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 
 import comfyui_colorist as colorist
-from comfyui_colorist.pipeline import color, files, measure, motion, stabilize
+from comfyui_colorist.ops import color, optical_flow
+from comfyui_colorist.pipeline import files, measure, stabilize
 
 FRAMES, HEIGHT, WIDTH = 24, 192, 256
 SHOWN = 0.75  # of the photo that the camera sees
@@ -106,7 +107,7 @@ def steadiness(photos: list[Path], options: argparse.Namespace) -> dict[str, dic
 def figures(made: Tensor, film: Film) -> list[float]:
     """Flicker, ab error, PSNR at the true lightness, colourfulness."""
     ab, true_ab = (color.rgb_to_lab(rgb)[:, 1:] for rgb in (made, film.true))
-    change = torch.linalg.vector_norm(ab[1:] - motion.warp(ab[:-1], film.flow), dim=1)
+    change = torch.linalg.vector_norm(ab[1:] - optical_flow.warp(ab[:-1], film.flow), dim=1)
     rgb = color.to_gamut(torch.cat([color.lightness(film.true), ab], dim=1))
     return [
         ((change[:, None] * film.seen).sum() / film.seen.sum()).item(),
@@ -220,7 +221,7 @@ def moved(now: tuple, before: tuple) -> tuple[Tensor, Tensor]:
     flow = torch.where(now[2] > 0, flows[1], flows[0])
     place = places() + flow
     inside = (place[:, :1].abs() < WIDTH / 2 - 1) & (place[:, 1:].abs() < HEIGHT / 2 - 1)
-    return flow, (inside & ((motion.warp(before[2], flow) - now[2]).abs() < 1e-3)).float()
+    return flow, (inside & ((optical_flow.warp(before[2], flow) - now[2]).abs() < 1e-3)).float()
 
 
 def shaken(L: Tensor, seed: int) -> Tensor:

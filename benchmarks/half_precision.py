@@ -28,7 +28,7 @@ def main() -> None:
     package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
     import torch
 
-    color = importlib.import_module(f"{package}.pipeline.color")
+    color = importlib.import_module(f"{package}.ops.color")
     files = importlib.import_module(f"{package}.pipeline.files")
     load = importlib.import_module(package).load
     paths = sorted(options.photos.glob("*.jpg"))[: options.limit]

@@ -36,8 +36,9 @@ from torch import Tensor
 
 runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 import comfyui_colorist as colorist
-from comfyui_colorist.pipeline import color, references
+from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline import reference_looks as look
+from comfyui_colorist.pipeline import references
 from comfyui_colorist.trainers.data import Photos
 
 ENCODERS = ("ddcolor-nano", "colorformer-nano")

@@ -332,7 +332,7 @@ def upsampling(options: argparse.Namespace, results: dict) -> None:
     """Chroma of a working image of 512 to the size of a photo."""
     import torch
 
-    upsample = importlib.import_module("comfyui_colorist.pipeline.upsample")
+    upsample = importlib.import_module("comfyui_colorist.ops.chroma_upsampling")
     print("\n| chroma upsampling, one photo | 12 MP, s | 48 MP, s |\n| --- | --- | --- |")
     for method in upsample.METHODS:
         cells = []

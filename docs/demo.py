@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 
 import comfyui_colorist as colorist
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 
 
 def main(out: Path) -> None:

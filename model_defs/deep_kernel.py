@@ -2,8 +2,8 @@
 
 Deep kernel learning (Wilson, Hu, Salakhutdinov, Xing, AISTATS 2016, arXiv:1511.02222): a network
 gives each place coordinates, and places that are near in these have like colours. Kriging
-(`pipeline.kriging`) then spreads the colours of hints over what belongs together, exactly as far as
-they tell something. The coordinates do not depend on the hints: one pass serves all of them.
+(`ops.gaussian_process`) then spreads the colours of hints over what belongs together, exactly as
+far as they tell something. The coordinates do not depend on the hints: one pass serves all of them.
 
 The file in order: small backbone -> decoder back up to cells of 2x2 pixels -> one head, whose
 channels are coordinates, the colour to be expected without hints, and two variances.
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..pipeline import kriging
-from ..pipeline.kriging import Field
+from ..ops import gaussian_process
+from ..ops.gaussian_process import Field
 from .layers import SmallBackbone
 
 MULTIPLE = 16  # deepest cells of the backbone
@@ -87,10 +87,10 @@ class DeepKernel(nn.Module):
         self.head = nn.Conv2d(half, config.spaces * config.learned + 4, 1)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        # The first space starts as the classical kernel (`kriging.COLORS`), the others are small:
-        # a new network is about as good as kriging on place and lightness. Corrections reach less
-        # far, so theirs starts in the last.
-        classical, spaces = kriging.COLORS, torch.arange(config.spaces)
+        # The first space starts as the classical kernel (`gaussian_process.COLORS`), the others are
+        # small: a new network is about as good as kriging on place and lightness. Corrections reach
+        # less far, so theirs starts in the last.
+        classical, spaces = gaussian_process.COLORS, torch.arange(config.spaces)
         first, last = spaces == 0, spaces == config.spaces - 1
         both = torch.stack([torch.where(first, 1.0, 0.1), torch.where(last, 1.0, 0.1)])
         self.amplitude = _logarithm(both.flatten())
@@ -117,9 +117,9 @@ class DeepKernel(nn.Module):
         # From here in float32: sums of many small differences
         spaces, learned = self.config.spaces, self.config.learned
         coordinates, mean, spread, noise = found.split([spaces * learned, 2, 1, 1], dim=-1)
-        places = kriging.places(height, width, L.device).expand(len(L), -1, -1)
+        places = gaussian_process.places(height, width, L.device).expand(len(L), -1, -1)
         place = places if self.config.sideways else places[..., :1]
-        light = kriging.lightness(L)
+        light = gaussian_process.lightness(L)
         known = [
             torch.cat([far * place, dark * light], dim=-1)
             for far, dark in zip(_number(self.place), _number(self.light), strict=True)

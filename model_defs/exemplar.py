@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..pipeline import kriging
-from ..pipeline.color import lab_to_rgb
+from ..ops import gaussian_process
+from ..ops.color import lab_to_rgb
 from . import deep_kernel, surety
 from .deep_kernel import DeepKernel
 from .layers import ConvNeXtBlock, Linear, SmallBackbone, linear, rename
@@ -519,7 +519,7 @@ class Evidence(NamedTuple):
     """Level -> what each of its modules attends to."""
     likes: dict[int, surety.Likes]
     """Level -> where to look for what is most like the target."""
-    known: kriging.Known | None
+    known: gaussian_process.Known | None
     """What the guess is made of."""
 
 
@@ -601,7 +601,7 @@ class Exemplar(nn.Module):
             finest = self.blend(outputs[str(self.config.finest)], finest, guess)
         return [finest, *others]
 
-    def guess(self, target: Tensor, known: kriging.Known) -> Tensor:
+    def guess(self, target: Tensor, known: gaussian_process.Known) -> Tensor:
         """What the references' colours make of targets by likeness alone, see `deep_kernel`.
 
         Args:
@@ -610,7 +610,7 @@ class Exemplar(nn.Module):
         Returns:
             (B, 3, H/2, W/2): ab in -1..1; how like the target's place the most like one is, 0..1.
         """
-        ab, alike = kriging.tell(self.kernel(50 * (target[:, :1].float() + 1)), known)
+        ab, alike = gaussian_process.tell(self.kernel(50 * (target[:, :1].float() + 1)), known)
         guess = torch.cat([ab / AB, alike[..., None]], dim=-1).clamp(-1, 1)
         return guess.mT.unflatten(2, tuple(-(-n // 2) for n in target.shape[2:]))
 
@@ -677,7 +677,7 @@ class Exemplar(nn.Module):
         known = self._known([s[:2] for s in seen]) if self.kernel and told else None
         return Evidence(keys, likes, known)
 
-    def _known(self, seen: Sequence[tuple[Tensor, Tensor | None]]) -> kriging.Known:
+    def _known(self, seen: Sequence[tuple[Tensor, Tensor | None]]) -> gaussian_process.Known:
         """Some cells of each reference, and what they say."""
         fields, colors, trusts = [], [], []
         for reference, trust in seen:
@@ -695,10 +695,10 @@ class Exemplar(nn.Module):
             colors.append(color[:, some])
             trusts.append(trust[:, some, 0])
         trust = torch.cat(trusts, dim=1)
-        cells, color = kriging.joined(fields), torch.cat(colors, dim=1)
+        cells, color = gaussian_process.joined(fields), torch.cat(colors, dim=1)
         color = color / trust[..., None].clamp_min(surety.FAINT)  # which it was multiplied by
         cells = cells._replace(noise=cells.noise / trust.clamp_min(surety.FAINT))
-        return kriging.learn(cells, color, trust > surety.FAINT)
+        return gaussian_process.learn(cells, color, trust > surety.FAINT)
 
     def answer(self, target: Tensor, evidence: Evidence) -> Answer:
         """The finest prediction alone, and how surely the references tell it.

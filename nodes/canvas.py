@@ -15,8 +15,8 @@ from io import BytesIO
 import torch
 from torch import Tensor
 
+from ..ops.tensors import repaired
 from ..pipeline import suggest
-from ..pipeline.batch import repaired
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.finish import Finish
 from ..pipeline.hints import Hint

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
+from ..ops.chroma_upsampling import METHODS
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.finish import Finish
-from ..pipeline.upsample import METHODS
 from . import controls, host, words
 from .host import io, make
 

@@ -1,6 +1,6 @@
 """Inputs that several nodes share."""
 
-from ..pipeline.upsample import METHODS
+from ..ops.chroma_upsampling import METHODS
 from .host import io, make
 from .load import Automatic
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from ..ops.chroma_upsampling import METHODS
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.exemplar import THRESHOLD, ExemplarColorizer
 from ..pipeline.finish import Finish
-from ..pipeline.upsample import METHODS
 from . import controls, host, words
 from .host import io, make
 from .load import Automatic, Exemplar

@@ -5,12 +5,12 @@ import logging
 import torch
 from torch import Tensor
 
+from ..ops.chroma_upsampling import METHODS
 from ..pipeline import hints as hint_points
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.finish import Finish
 from ..pipeline.follow import Follower
 from ..pipeline.pointhint import PointHintColorizer
-from ..pipeline.upsample import METHODS
 from . import canvas, controls, host, words
 from .host import io, make
 from .load import Automatic, PointHint

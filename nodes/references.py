@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.resize import Geometry, shrink
+from ..ops.tensors import as_batch
 from ..pipeline import files, references
-from ..pipeline.batch import as_batch
-from ..pipeline.geometry import Geometry, shrink
 from ..pipeline.reference_looks import ENCODER
 from ..pipeline.references import Ranking
 from . import controls, host, words

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..model_defs.spec import Spec
-from . import color, geometry
+from ..ops import color, resize
+from ..ops.tensors import as_batch, as_masks, part_of, repaired
 from . import published as published_script
-from .batch import as_batch, as_masks, part_of, repaired
 from .finish import Finish, apply_finish, faded
 from .memory import ColorMemory, refuse_unless_fits, sample_fusion_weights
 from .placement import Placement
@@ -23,7 +23,7 @@ from .placement import Placement
 log = logging.getLogger(__name__)
 # Full-size sRGB (b, 3, H, W), lightness of its working image (b, 1, h, w), geometry, which pictures
 # of the batch these are -> one or more maps of chroma (b, 2, h, w).
-Predict = Callable[[Tensor, Tensor, geometry.Geometry, slice], Iterator[Tensor]]
+Predict = Callable[[Tensor, Tensor, resize.Geometry, slice], Iterator[Tensor]]
 
 
 class Colorizer:
@@ -66,9 +66,7 @@ class Colorizer:
         changed.memory = memory
         return changed
 
-    def memory_required(
-        self, shape: geometry.Geometry, images: int = 1, references: int = 0
-    ) -> int:
+    def memory_required(self, shape: resize.Geometry, images: int = 1, references: int = 0) -> int:
         """Bytes of activations for one forward pass over `images` working images."""
         side = max(shape.padded_height, shape.padded_width)
         per_pixel = self.spec.activation_bytes_per_pixel
@@ -179,7 +177,7 @@ class Colorizer:
                 "finish is 'published', the official script's picture; it takes no mask."
             )
         controls = Finish() if published or finish is None else finish
-        fit = geometry.square if published else geometry.fit
+        fit = resize.square if published else resize.fit
         shape = fit(*picture.shape[1:3], resolution, self.spec.multiple)
         size, channels = tuple(picture.shape[1:3]), max(3, picture.shape[3])
         if published and self.spec.published_picture != "photo":
@@ -225,7 +223,7 @@ class Colorizer:
             "fewer results or smaller pictures at once."
         )
 
-    def _fewer(self, count: int, shape: geometry.Geometry, references: int) -> int:
+    def _fewer(self, count: int, shape: resize.Geometry, references: int) -> int:
         self.placement.release()
         if count > 1:
             fewer = count // 2
@@ -244,10 +242,10 @@ class Colorizer:
         picture: Tensor,
         out: Tensor,
         mask: Tensor | None,
-        shape: geometry.Geometry,
+        shape: resize.Geometry,
         controls: Finish,
         published: bool,
-        chroma: Callable[[Tensor, Tensor, geometry.Geometry], Iterator[Tensor]],
+        chroma: Callable[[Tensor, Tensor, resize.Geometry], Iterator[Tensor]],
     ) -> Iterator[int]:
         """Colour (b, H, W, C) into `out` (b, N, H, W, 3 or 4); yields each i of N once done."""
         rgb = repaired(picture, self.name).movedim(-1, 1)
@@ -257,7 +255,7 @@ class Colorizer:
             out[..., 3] = rgb[:, None, 3]
         rgb = rgb[:, :3]
         device = self.placement.device
-        small = self._published(rgb, shape) if published else geometry.shrink(rgb, shape, device)
+        small = self._published(rgb, shape) if published else resize.shrink(rgb, shape, device)
         L = color.lightness(small)
         for i, ab in enumerate(chroma(rgb, L, shape)):
             target = out[:, i, ..., :3].movedim(-1, 1)
@@ -272,7 +270,7 @@ class Colorizer:
                 apply_finish(rgb, ab, L, controls, target, mask)
             yield i
 
-    def _published(self, rgb: Tensor, shape: geometry.Geometry) -> Tensor:
+    def _published(self, rgb: Tensor, shape: resize.Geometry) -> Tensor:
         """(b, 3, H, W) -> the working picture that the network's official script makes of it."""
         size = (shape.scaled_height, shape.scaled_width)
         rgb, kind = rgb.to(self.placement.device, torch.float32), self.spec.published_picture
@@ -286,24 +284,24 @@ class Colorizer:
         """What predicts chroma from lightness alone; one map for each row of sampled weights."""
 
         def predict(
-            rgb: Tensor, L: Tensor, shape: geometry.Geometry, part: slice
+            rgb: Tensor, L: Tensor, shape: resize.Geometry, part: slice
         ) -> Iterator[Tensor]:
-            for ab in self.predict(geometry.pad(L, shape), shape, fusion):
-                yield geometry.unpad(ab, shape)
+            for ab in self.predict(resize.pad(L, shape), shape, fusion):
+                yield resize.unpad(ab, shape)
 
         return predict
 
     def chroma(self, rgb: Tensor, resolution: int | None = None) -> Tensor:
         """Chroma of (b, 3, H, W) at the network's own working size: (b, 2, h, w) in Lab units."""
         resolution = resolution or self.spec.resolution
-        shape = geometry.fit(*rgb.shape[2:], resolution, self.spec.multiple)
-        L = color.lightness(geometry.shrink(rgb, shape, self.placement.device))
-        return geometry.unpad(next(self.predict(geometry.pad(L, shape), shape)), shape)
+        shape = resize.fit(*rgb.shape[2:], resolution, self.spec.multiple)
+        L = color.lightness(resize.shrink(rgb, shape, self.placement.device))
+        return resize.unpad(next(self.predict(resize.pad(L, shape), shape)), shape)
 
     def predict(
         self,
         L: Tensor,
-        shape: geometry.Geometry,
+        shape: resize.Geometry,
         fusion: tuple[Tensor, float] | None = None,
     ) -> Iterator[Tensor]:
         """Run the network: L (b, 1, h, w) in 0..100, padded -> ab (b, 2, h, w) float32.

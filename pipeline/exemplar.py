@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import color, geometry
+from ..ops import color, resize
+from ..ops.tensors import as_batch, repaired
 from . import published as published_script
-from .batch import as_batch, repaired
 from .colorizer import Colorizer
 from .finish import Finish
 
@@ -147,7 +147,7 @@ class ExemplarColorizer(Colorizer):
         confidence = torch.empty(len(picture), *size, device=picture.device)
 
         def predict(
-            rgb: Tensor, L: Tensor, shape: geometry.Geometry, part: slice
+            rgb: Tensor, L: Tensor, shape: resize.Geometry, part: slice
         ) -> Iterator[Tensor]:
             ab, sure = self._answer(L, shape, references, published)
             if fallback is not None:
@@ -161,17 +161,17 @@ class ExemplarColorizer(Colorizer):
         return restore(out[:, 0]), restore(confidence[..., None])[..., 0]
 
     def _answer(
-        self, L: Tensor, shape: geometry.Geometry, references: References, published: bool
+        self, L: Tensor, shape: resize.Geometry, references: References, published: bool
     ) -> tuple[Tensor, Tensor]:
         """Chroma (b, 2, h, w) and confidence (b, 1, h, w) of working images L (b, 1, h, w)."""
         memory = self.memory_required(shape, len(L), len(references))
         network = self.placement.acquire(memory)
         evidence = self._evidence(network, shape, references, published)
-        target = geometry.pad(L, shape) / 50 - 1
+        target = resize.pad(L, shape) / 50 - 1
         ab, sure, _ = network.answer(target.expand(-1, 3, -1, -1).to(self.dtype), evidence)
         size = (shape.padded_height, shape.padded_width)
         ab, sure = (
-            geometry.unpad(F.interpolate(x.float(), size=size, mode="bilinear"), shape)
+            resize.unpad(F.interpolate(x.float(), size=size, mode="bilinear"), shape)
             for x in (self._numbers(ab), sure)
         )
         return ab, sure
@@ -179,7 +179,7 @@ class ExemplarColorizer(Colorizer):
     def _evidence(
         self,
         network: torch.nn.Module,
-        shape: geometry.Geometry,
+        shape: resize.Geometry,
         references: References,
         published: bool,
     ) -> object:
@@ -201,7 +201,7 @@ class ExemplarColorizer(Colorizer):
         return references.evidence[key]
 
     def _working(
-        self, picture: Tensor, shape: geometry.Geometry, published: bool
+        self, picture: Tensor, shape: resize.Geometry, published: bool
     ) -> tuple[Tensor, Tensor | None]:
         """A reference (1, 3 or 4, H, W) as the network takes it, and its trust (1, 1, h, w).
 
@@ -216,31 +216,29 @@ class ExemplarColorizer(Colorizer):
             if _transparent(picture):
                 # Colours of transparent pixels are nobody's: they must not bleed into others.
                 rgb, alpha = picture.split([3, 1], dim=1)
-                trust = geometry.shrink(alpha, fitted, device)
-                rgb = geometry.shrink(rgb * alpha, fitted, device)
+                trust = resize.shrink(alpha, fitted, device)
+                rgb = resize.shrink(rgb * alpha, fitted, device)
                 rgb = torch.where(trust > 1e-3, rgb / trust.clamp_min(1e-3), 0.5).clamp(0, 1)
                 trust = trust.to(self.dtype)
             else:
-                rgb = geometry.shrink(picture[:, :3], fitted, device)
+                rgb = resize.shrink(picture[:, :3], fitted, device)
         lab = published_script.xcnet_lab(rgb) if published else color.rgb_to_lab(rgb)
         lab = torch.cat([lab[:, :1] / 50 - 1, lab[:, 1:] / 110], dim=1)
         return lab.to(self.dtype), trust
 
-    def _reference_shape(
-        self, height: int, width: int, shape: geometry.Geometry
-    ) -> geometry.Geometry:
+    def _reference_shape(self, height: int, width: int, shape: resize.Geometry) -> resize.Geometry:
         """Where a reference of height x width is worked on, for targets of `shape`."""
         if self.spec.aligned:
             h, w = shape.padded_height, shape.padded_width
         else:
             area = round((shape.scaled_height * shape.scaled_width) ** 0.5)
             multiple = self.spec.multiple
-            own = geometry.fit(height, width, max(area, multiple), multiple)
+            own = resize.fit(height, width, max(area, multiple), multiple)
             h, w = (
                 max(multiple, multiple * round(n / multiple))
                 for n in (own.scaled_height, own.scaled_width)
             )
-        return geometry.Geometry(height, width, h, w, h, w)
+        return resize.Geometry(height, width, h, w, h, w)
 
 
 def _transparent(picture: Tensor) -> bool:

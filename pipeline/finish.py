@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import color
-from .geometry import strips
-from .upsample import METHODS, Upsampler
+from ..ops import color
+from ..ops.chroma_upsampling import METHODS, Upsampler
+from ..ops.resize import strips
 
 # C* between which existing colour counts as grey (0) ... as colour (1)
 KEEP_FROM, KEEP_TO = 4.0, 14.0

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from . import motion
-from .batch import as_batch
-from .stabilize import small_lab
+from ..ops import optical_flow
+from ..ops.optical_flow import small_lab
+from ..ops.tensors import as_batch
 
 RESOLUTION = 256  # square root of the area at which motion is looked for
 STILL = 0.3  # pixels at working size that a still place moves by at most from frame to frame
@@ -74,11 +74,11 @@ class Flicker:
                 f"frame {self.frames} is {L.shape[3]}x{L.shape[2]} at working size, but those "
                 f"before it are {L_before.shape[3]}x{L_before.shape[2]}; measure them one by one."
             )
-        came, _ = motion.between(L_before, L)
-        cut = came.likeness.item() < motion.CUT
+        came, _ = optical_flow.between(L_before, L)
+        cut = came.likeness.item() < optical_flow.CUT
         self.cuts += cut
         trust = came.trust * (not cut)
-        change = torch.linalg.vector_norm(ab - motion.warp(ab_before, came.flow), dim=1)
+        change = torch.linalg.vector_norm(ab - optical_flow.warp(ab_before, came.flow), dim=1)
         self._changes += (trust * change[:, None]).sum().item()
         self._places += trust.sum().item()
         moved = torch.linalg.vector_norm(came.flow, dim=1, keepdim=True) > STILL

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import color, motion
-from .hints import CELL, MOST, Hint
-from .stabilize import small_lab
+from ..ops import color, optical_flow
+from ..ops.gaussian_process import CELL
+from ..ops.optical_flow import small_lab
+from .hints import MOST, Hint
 
 RESOLUTION = 256  # square root of the area at which motion is looked for
 TRUST = 0.3  # below it a hint is out of sight
@@ -33,7 +34,7 @@ class Follower:
     def __init__(self, hints: Sequence[Hint] = (), device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self._new: list[Hint] | None = list(hints)
-        self._trail: motion.Trail | None = None
+        self._trail: optical_flow.Trail | None = None
         self._last: list[Hint] = []
         self._parked: list[Hint] = []
 
@@ -51,7 +52,7 @@ class Follower:
         L, _ = small_lab(rgb, RESOLUTION, self.device)
         before, hints = self._trail, []
         if before is None:
-            self._trail = motion.Trail(L)
+            self._trail = optical_flow.Trail(L)
         else:
             link, self._trail = before.follow(L)
             if link is not None:
@@ -86,11 +87,11 @@ class Follower:
             since, number = tensors["counts"].tolist()
             parked = tensors.get("parked.L")
             parked = None if parked is None else parked.to(device)
-            made._trail = motion.Trail(tensors["L"].to(device), parked, since, number)
+            made._trail = optical_flow.Trail(tensors["L"].to(device), parked, since, number)
         return made
 
 
-def _moved(hints: Sequence[Hint], went: motion.Motion) -> list[Hint]:
+def _moved(hints: Sequence[Hint], went: optical_flow.Motion) -> list[Hint]:
     """Hints where their places went, without those that are out of sight."""
     if not hints:
         return []

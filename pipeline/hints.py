@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import color
-from .geometry import strips
+from ..ops import color
+from ..ops.gaussian_process import CELL
+from ..ops.resize import strips
 
 VERSION = 1
 MOST = 1000  # points
 SIZE = 2  # pixels of the working image: a patch as in the paper
 LARGEST = 64
-CELL = 2  # hints start and end at multiples of this: what the networks are trained on
 _COLOR = re.compile("#[0-9a-fA-F]{6}")
 _KEYS = ("x", "y", "color", "size")
 

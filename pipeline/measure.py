@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from . import color
+from ..ops import color
 
 # Mean squared error below which PSNR stops at 50 dB, as in the point-hint literature.
 PSNR_FLOOR = 1e-5

@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import clusters, color, files
+from ..ops import color
+from ..ops.resize import LONGEST, Geometry, shrink
+from ..ops.tensors import as_batch, repaired
+from . import clusters, files
 from . import projection as projections
-from .batch import as_batch, repaired
 from .colorizer import Colorizer
 from .files import PictureError
-from .geometry import LONGEST, Geometry, shrink
 from .memory import ColorMemory
 
 log = logging.getLogger(__name__)

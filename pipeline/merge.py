@@ -6,10 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import color
-from .batch import as_batch, as_masks, part_of, repaired
+from ..ops import color
+from ..ops.resize import Geometry, shrink
+from ..ops.tensors import as_batch, as_masks, part_of, repaired
 from .finish import Finish, apply_finish
-from .geometry import Geometry, shrink
 
 # Generators round sides to multiples of 8 to 64; more than this is another crop.
 ASPECT_TOLERANCE = 0.05

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import color, geometry, kriging
+from ..ops import color, gaussian_process, resize
+from ..ops.chroma_upsampling import Upsampler
+from ..ops.tensors import as_batch, as_masks, repaired
 from . import hints as hint_points
-from .batch import as_batch, as_masks, repaired
 from .colorizer import Colorizer
 from .finish import Finish, apply_finish
 from .hints import Hint
-from .upsample import Upsampler
 
 Pictures = Tensor | np.ndarray
 Hints = str | Mapping | Sequence[Hint | Mapping]
@@ -34,7 +34,7 @@ class Prepared:
     """(1, 1, h, w) lightness of the working image, on the CPU."""
     base: Tensor | None
     """(1, 2, h, w) chroma that the hints correct, on the CPU."""
-    field: kriging.Field | None
+    field: gaussian_process.Field | None
     """How alike its places are, by the network; on the CPU."""
     mask: Tensor | None
     """(1, h, w) where to colour, of the preview's size."""
@@ -85,7 +85,7 @@ class PointHintColorizer(Colorizer):
             )
 
         def predict(
-            rgb: Tensor, L: Tensor, shape: geometry.Geometry, part: slice
+            rgb: Tensor, L: Tensor, shape: resize.Geometry, part: slice
         ) -> Iterator[Tensor]:
             known = None
             first = prepared is not None and part.start == 0
@@ -129,8 +129,8 @@ class PointHintColorizer(Colorizer):
         masks = None if mask is None else as_masks(mask, picture)
         whole = repaired(picture.movedim(-1, 1), self.name)[:, :3].expand(-1, 3, -1, -1)
         height, width = whole.shape[2:]
-        shape = geometry.fit(height, width, resolution or self.spec.resolution, self.spec.multiple)
-        L = color.lightness(geometry.shrink(whole, shape, self.placement.device))
+        shape = resize.fit(height, width, resolution or self.spec.resolution, self.spec.multiple)
+        L = color.lightness(resize.shrink(whole, shape, self.placement.device))
         if masks is not None:
             masks = shown(masks[:1, None])[:, 0]
         kernel = self._ready(L).kernel
@@ -181,7 +181,11 @@ class PointHintColorizer(Colorizer):
             )
 
     def _answer(
-        self, L: Tensor, base: Tensor | None, points: Sequence[Hint], field: kriging.Field | None
+        self,
+        L: Tensor,
+        base: Tensor | None,
+        points: Sequence[Hint],
+        field: gaussian_process.Field | None,
     ) -> Tensor:
         """Chroma (b, 2, h, w) of working images L (b, 1, h, w), whose field may be known."""
         if base is not None and not points:
@@ -195,7 +199,7 @@ class PointHintColorizer(Colorizer):
         """The network, with room for L."""
         h, w = L.shape[2:]
         padded = (-(-n // self.spec.multiple) * self.spec.multiple for n in (h, w))
-        shape = geometry.Geometry(h, w, h, w, *padded)  # the network pads by itself
+        shape = resize.Geometry(h, w, h, w, *padded)  # the network pads by itself
         return self.placement.acquire(self.memory_required(shape, len(L)))
 
 
@@ -211,7 +215,7 @@ def shown(image: Tensor) -> Tensor:
     height, width = image.shape[2:]
     if height * width <= PREVIEW**2:
         return image.to("cpu", torch.float32, copy=True)
-    return geometry.shrink(image, geometry.fit(height, width, PREVIEW, 1), "cpu").clamp(0, 1)
+    return resize.shrink(image, resize.fit(height, width, PREVIEW, 1), "cpu").clamp(0, 1)
 
 
 def spread(
@@ -220,13 +224,13 @@ def spread(
     base: Tensor | None,
     *,
     prior: bool,
-    field: kriging.Field | None = None,
+    field: gaussian_process.Field | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What is known of the chroma of L (b, 1, h, w), and where it was said; see `fill`.
 
     Returns:
         ab (b, 2, h, w) in Lab units: at hints their colours; elsewhere 0, or with `prior` a guess,
-        `kriging`; mask (b, 1, h, w), 1 at hints.
+        `gaussian_process`; mask (b, 1, h, w), 1 at hints.
     """
     batch, _, h, w = L.shape
     ab, mask = (x.to(L.device).expand(batch, -1, -1, -1) for x in hint_points.raster(points, h, w))
@@ -256,21 +260,24 @@ def fill(
     values: Tensor,
     valid: Tensor,
     base: Tensor | None,
-    field: kriging.Field | None = None,
+    field: gaussian_process.Field | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The guess between hints: their colours kriged, or a base with the kriged corrections of it.
 
     Args:
         L: (b, 1, h, w) in 0..100.
         ab, mask: (b, 2, h, w), (b, 1, h, w) as `hints.raster` gives them.
-        centres, values, valid: (b, N, 2), (b, N, 2), (b, N) of the same hints, see `kriging.krige`.
+        centres, values, valid: (b, N, 2), (b, N, 2), (b, N) of the same hints, see
+            `gaussian_process.krige`.
         base: (b, 2, h, w) or None.
         field: how alike places are; None = by place and lightness.
     Returns:
         ab filled where mask is 0, in the range that a network's input has; mask.
     """
     if base is None:
-        guess = kriging.krige(L, centres, values, valid, kriging.COLORS if field is None else field)
+        guess = gaussian_process.krige(
+            L, centres, values, valid, gaussian_process.COLORS if field is None else field
+        )
     else:
         guess = base
         if values.shape[1]:
@@ -278,8 +285,8 @@ def fill(
             at = centres.long()
             row = at[..., 0].clamp(0, h - 1) * w + at[..., 1].clamp(0, w - 1)
             own = base.flatten(2).gather(2, row[:, None].expand(-1, 2, -1)).movedim(1, -1)
-            kernel = kriging.CORRECTIONS if field is None else field.corrections()
-            guess = base + kriging.krige(L, centres, values - own, valid, kernel)
+            kernel = gaussian_process.CORRECTIONS if field is None else field.corrections()
+            guess = base + gaussian_process.krige(L, centres, values - own, valid, kernel)
     return torch.where(mask > 0, ab, guess.clamp(-AB, AB)), mask
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from . import color
+from ..ops import color
 
 # Columns: red, green, blue of sRGB as XYZ under D50, the connection space of ICC profiles
 # (the numbers of the registered "sRGB IEC61966-2.1" profile).

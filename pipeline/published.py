@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import color
+from ..ops import color
 
 XCNET_WHITE = (0.95047, 1.0, 1.08883)  # of scikit-image, whose Lab it is
 

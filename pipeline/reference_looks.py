@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import color
-from .batch import repaired
+from ..ops import color
+from ..ops.resize import shrink, square
+from ..ops.tensors import repaired
 from .colorizer import Colorizer
-from .geometry import shrink, square
 from .memory import fingerprint
 from .memory_builder import GREY
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ops.tensors import as_batch
 from . import files
-from .batch import as_batch
 from .colorizer import Colorizer
 from .files import PictureError
 from .memory_builder import READERS

@@ -1,7 +1,7 @@
 """Steady colour over the frames of a film: chroma is carried along motion and averaged.
 
 Each frame was coloured by itself, so its colours flicker. What a place showed in frames before and
-after is brought to it along the motion of lightness (`motion`), as far as that is trusted:
+after is brought to it along the motion of lightness (`optical_flow`), as far as that is trusted:
 
     forward   x_t = (w' M(x_t-1) + ab_t) / (w' + 1),   w_t = w' + 1,   w' = kept(M(w_t-1))
     backward  the same from `ahead` frames later, without the frame itself: y_t, v_t
@@ -13,7 +13,6 @@ After a cut, and where something comes into sight, that is about 0: colour begin
 changes, by a smooth difference at working size; a film without flicker stays as it is.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import color, geometry, motion
-from .batch import as_batch, repaired
-from .upsample import Upsampler
+from ..ops import color, optical_flow, resize
+from ..ops.chroma_upsampling import Upsampler
+from ..ops.optical_flow import small_lab
+from ..ops.tensors import as_batch, repaired
 
 LIGHT = 12.0  # change of L along motion at which a frame's own colour has a third of its say,
 LEAST = 0.05  # and the least that it has
@@ -59,13 +59,6 @@ class Controls:
         return self.frames / (self.frames + 1)
 
 
-def small_lab(rgb: Tensor, resolution: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """L and ab of (B, 3, H, W) at working size, never larger than the film: on `device`."""
-    height, width = rgb.shape[2:]
-    shape = geometry.fit(height, width, min(resolution, math.sqrt(height * width)), 1)
-    return color.rgb_to_lab(geometry.shrink(rgb, shape, device)).split([1, 2], dim=1)
-
-
 class Carried(NamedTuple):
     """The colour of a frame at working size."""
 
@@ -79,7 +72,7 @@ class Carried(NamedTuple):
 class State:
     """What one part of a film leaves to the next: its last frame with its colour, a megabyte."""
 
-    trail: motion.Trail
+    trail: optical_flow.Trail
     last: Carried
     parked: Carried | None = None
     """Of the frame before a flash; where the trail has one."""
@@ -102,7 +95,7 @@ class State:
     def of(cls, tensors: Mapping[str, Tensor]) -> "State":
         """What `tensors` came of. Raises KeyError where one is missing."""
         since, number = tensors["counts"].tolist()
-        trail = motion.Trail(tensors["L"], tensors.get("parked.L"), since, number)
+        trail = optical_flow.Trail(tensors["L"], tensors.get("parked.L"), since, number)
         parked = None
         if trail.parked is not None:
             parked = Carried(tensors["parked.ab"], tensors["parked.weight"])
@@ -128,7 +121,7 @@ class _Waiting:
     """After it."""
     follows: int | None = None
     """Number of the frame that its colour was carried from."""
-    back: motion.Motion | None = None
+    back: optical_flow.Motion | None = None
     """From that frame's places to this one's."""
 
 
@@ -196,7 +189,7 @@ class Stabilizer:
         """A frame comes in: what has a say about it from before."""
         rgb = repaired(frame.movedim(-1, 1), "film")
         L, own = small_lab(rgb[:, :3], self.controls.resolution, self.device)
-        link, trail = None, motion.Trail(L)
+        link, trail = None, optical_flow.Trail(L)
         before, number = self.state, 0
         if before is not None:
             number = before.trail.number
@@ -224,13 +217,13 @@ class Stabilizer:
         )
 
     def _carried(
-        self, L: Tensor, own: Tensor, from_L: Tensor, colour: Carried, came: motion.Motion
+        self, L: Tensor, own: Tensor, from_L: Tensor, colour: Carried, came: optical_flow.Motion
     ) -> tuple[Tensor, Carried]:
         """The say of a frame's own colour, and that with what another frame brings to it."""
-        moved = motion.warp(torch.cat([from_L, *colour], dim=1), came.flow)
+        moved = optical_flow.warp(torch.cat([from_L, *colour], dim=1), came.flow)
         was, ab, weight = moved.split([1, 2, 1], dim=1)
         # Another light on the same thing makes other colours, and goes again: a flicker, a flash
-        light = motion.blur(L - was, motion.CONTRAST)
+        light = optical_flow.blur(L - was, optical_flow.CONTRAST)
         say = torch.lerp(torch.ones_like(L), (-(light / LIGHT).square()).exp(), came.trust)
         say = say.clamp_min(LEAST)
         weight = self._kept(weight, came.trust)
@@ -254,7 +247,9 @@ class Stabilizer:
         for later in reversed(chain):
             total = weight + later.say
             ab = (weight * ab + later.say * later.own) / total
-            ab, total = motion.warp(torch.cat([ab, total], dim=1), later.back.flow).split([2, 1], 1)
+            ab, total = optical_flow.warp(torch.cat([ab, total], dim=1), later.back.flow).split(
+                [2, 1], 1
+            )
             weight = self._kept(total, later.back.trust)
         mean, behind = frame.carried
         steady = (behind * mean + weight * ab) / (behind + weight)
@@ -266,7 +261,7 @@ class Stabilizer:
         """(1, C, H, W) and the change of its chroma at working size -> (1, H, W, C)."""
         out = rgb.clone()
         upsampler = Upsampler(change, L, rgb.shape[2:])
-        for top, bottom in geometry.strips(*rgb.shape[2:]):
+        for top, bottom in resize.strips(*rgb.shape[2:]):
             rows = rgb[:, :3, top:bottom].to(self.device, torch.float32)
             lab = color.rgb_to_lab(rows)
             changed = upsampler.rows(top, bottom, lab[:, :1])

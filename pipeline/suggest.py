@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import color, geometry
+from ..ops import color, resize
 from .colorizer import Colorizer
 
 MOST = 8  # colours suggested
@@ -27,14 +27,14 @@ def guesses(rgb: Tensor, colorizer: Colorizer) -> Tensor:
     """
     rgb = rgb.movedim(-1, 0)[None]
     spec = colorizer.spec
-    shape = geometry.fit(*rgb.shape[2:], spec.resolution, spec.multiple)
-    L = color.lightness(geometry.shrink(rgb, shape, colorizer.placement.device))
-    L = geometry.pad(L, shape)
+    shape = resize.fit(*rgb.shape[2:], spec.resolution, spec.multiple)
+    L = color.lightness(resize.shrink(rgb, shape, colorizer.placement.device))
+    L = resize.pad(L, shape)
     maps = list(colorizer.predict(L, shape))
     leads = torch.eye(spec.memory.groups)
     for spread in SPREADS:
         maps += colorizer.predict(L, shape, (leads, spread))
-    return torch.cat([geometry.unpad(ab, shape).cpu() for ab in maps])
+    return torch.cat([resize.unpad(ab, shape).cpu() for ab in maps])
 
 
 @torch.inference_mode()

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist import cli, cli_film
-from comfyui_colorist.pipeline import color, files, flicker, video
+from comfyui_colorist.ops import color
+from comfyui_colorist.pipeline import files, flicker, video
 from comfyui_colorist.pipeline.pointhint import PointHintColorizer
 from comfyui_colorist.pipeline.video_parts import Parts
 
 ROOT = Path(__file__).resolve().parent
-films = SimpleNamespace(**runpy.run_path(str(ROOT / "pipeline" / "films.py")))
+films = SimpleNamespace(**runpy.run_path(str(ROOT / "films.py")))
 FRAMES, SIZE = 14, (48, 64)
 LOSSLESS = ["--codec", "ffv1"]
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist import cli
-from comfyui_colorist.pipeline import color, files
+from comfyui_colorist.ops import color
+from comfyui_colorist.pipeline import files
 from PIL import Image
 
 RED = {"x": 0.25, "y": 0.5, "color": "#c03030", "size": 4}

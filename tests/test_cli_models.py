@@ -11,7 +11,7 @@ from comfyui_colorist.model_defs import checkpoint, registry
 from comfyui_colorist.pipeline import downloads
 
 ROOT = Path(__file__).resolve().parent
-serving = SimpleNamespace(**runpy.run_path(str(ROOT / "pipeline" / "serving.py")))
+serving = SimpleNamespace(**runpy.run_path(str(ROOT / "serving.py")))
 
 
 def run(*arguments: object) -> int:

@@ -32,7 +32,8 @@ def test_import_pulls_in_nothing_heavy(root):
 
 
 def test_packages_are_the_folders_that_hold_code(project, root):
-    folders = {path.parent.name for path in root.glob("*/__init__.py")}
+    files = [file for top in root.glob("*/__init__.py") for file in top.parent.rglob("__init__.py")]
+    folders = {".".join(file.parent.relative_to(root).parts) for file in files}
     declared = project["tool"]["setuptools"]["packages"]
     assert set(declared) == {"comfyui_colorist"} | {f"comfyui_colorist.{name}" for name in folders}
 

@@ -25,7 +25,8 @@ from torch.optim.swa_utils import update_bn
 
 from ..model_defs import checkpoint, registry
 from ..model_defs.spec import Spec
-from ..pipeline import color, models
+from ..ops import color
+from ..pipeline import models
 from ..pipeline.files import write_whole
 from . import weights
 from .data import Batch, Photos

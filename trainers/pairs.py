@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..pipeline import color
+from ..ops import color
 from .data import Batch, Photos, cut_batches, pixels_needed, random_crop, usable, view
 from .streams import Shards
 

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..pipeline import color, pointhint
+from ..ops import color
 from ..pipeline import hints as hint_points
+from ..pipeline import pointhint
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.finish import Finish
 from .data import UNREADABLE, Photos

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..pipeline import color, measure
+from ..ops import color
+from ..pipeline import measure
 from ..pipeline.colorizer import Colorizer
 from .checkpoints import keeping
 from .contact_sheet import contact_sheet, save

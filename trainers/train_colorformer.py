@@ -55,7 +55,8 @@ from torch import Tensor, nn
 
 from ..model_defs import colorformer, registry
 from ..model_defs.spec import Entries, Spec
-from ..pipeline import color, engine, measure, memory
+from ..ops import color
+from ..pipeline import engine, measure, memory
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 
 log = logging.getLogger("train_colorformer")

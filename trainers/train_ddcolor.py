@@ -43,7 +43,8 @@ import torch
 
 from ..model_defs import ddcolor, registry
 from ..model_defs.spec import Spec
-from ..pipeline import color, engine, measure
+from ..ops import color
+from ..pipeline import engine, measure
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 
 log = logging.getLogger("train_ddcolor")

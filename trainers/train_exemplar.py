@@ -53,7 +53,8 @@ from torch import Tensor, nn
 
 from ..model_defs import exemplar, registry
 from ..model_defs.spec import Spec
-from ..pipeline import color, engine
+from ..ops import color
+from ..pipeline import engine
 from ..pipeline.exemplar import ExemplarColorizer
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 from .pairs import SHARES, check_shares, load_pairs, pair_batches, recolor_alike, views

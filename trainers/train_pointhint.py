@@ -44,10 +44,11 @@ from torch import Tensor, nn
 
 from ..model_defs import pointhint, registry
 from ..model_defs.spec import Spec
-from ..pipeline import color, engine, kriging, measure
+from ..ops import color, gaussian_process
+from ..ops.gaussian_process import CELL
+from ..pipeline import engine, measure
 from ..pipeline import hints as hint_points
 from ..pipeline.colorizer import Colorizer
-from ..pipeline.hints import CELL
 from ..pipeline.pointhint import base_chroma, fill, network_input, spread
 from . import checkpoints, common, data, losses, protocols, reports, run, samples, starts
 
@@ -443,7 +444,11 @@ def base_colors(L: Tensor, base: Colorizer | None, given: list[bool]) -> Tensor:
 
 
 def guess(
-    L: Tensor, drawn: Drawn, known: Tensor, given: list[bool], field: kriging.Field | None = None
+    L: Tensor,
+    drawn: Drawn,
+    known: Tensor,
+    given: list[bool],
+    field: gaussian_process.Field | None = None,
 ) -> Tensor:
     """The guess between hints, as the pipeline makes it: (B, 2, S, S) in Lab units.
 

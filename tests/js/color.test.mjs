@@ -6,7 +6,7 @@ import {
   lightness, neutral, parseHex, planeExtent, planeRaster, planeToAb, shownColor,
 } from "../../web/js/point_hints_color.js";
 
-// Made by rgb_to_lab of pipeline/color.py in float64.
+// Made by rgb_to_lab of ops/color.py in float64.
 const LAB = [
   ["#000000", 0.0, 0.0, 0.0],
   ["#ffffff", 100.0, 0.0, 0.0],
@@ -24,7 +24,7 @@ const LAB = [
   ["#010203", 0.5098, -0.1225, -0.4706],
 ];
 
-// Made by to_gamut of pipeline/color.py in float64 with 30 steps; last: inside without reduction.
+// Made by to_gamut of ops/color.py in float64 with 30 steps; last: inside without reduction.
 const RGB = [
   [[50, 0, 0], [0.46633, 0.46633, 0.46633], true],
   [[60, 20, 30], [0.75633, 0.51055, 0.36363], true],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfyui_colorist.model_defs import deep_kernel, pointhint, registry
 from comfyui_colorist.model_defs.deep_kernel import DeepKernel
-from comfyui_colorist.pipeline import kriging
+from comfyui_colorist.ops import gaussian_process
 
 MINI = deep_kernel.Config(stem=4, dims=(4, 8, 8), depths=(1, 1, 1), width=8, spaces=2, learned=3)
 
@@ -52,14 +52,16 @@ def test_a_new_kernel_is_about_the_classical_one(kernel):
     given = hints(1, 8, 48, 64)
     with torch.no_grad():
         field = kernel(L)
-        new, classical = (kriging.krige(L, *given, k) for k in (field, kriging.COLORS))
+        new, classical = (
+            gaussian_process.krige(L, *given, k) for k in (field, gaussian_process.COLORS)
+        )
     assert (new - classical).square().mean() < 0.1 * classical.square().mean()
 
 
 def test_the_first_space_starts_with_the_classical_numbers(kernel):
     L = lightness()
     with torch.no_grad():
-        ours, theirs = kernel(L), kriging.COLORS.field(L)
+        ours, theirs = kernel(L), gaussian_process.COLORS.field(L)
     torch.testing.assert_close(ours.coordinates[0, :, :, 3:], theirs.coordinates[0])
     torch.testing.assert_close(ours.amplitude[0, 0], theirs.amplitude[0, 0])
     torch.testing.assert_close(ours.shared[0], theirs.shared[0])
@@ -89,7 +91,7 @@ def test_all_of_it_learns(kernel):
     kernel.zero_grad()
     field, given = kernel(L), hints(2, 6, 48, 64)
     for one in (field, field.corrections()):
-        kriging.krige(L, *given, one).square().mean().backward(retain_graph=True)
+        gaussian_process.krige(L, *given, one).square().mean().backward(retain_graph=True)
     still = [name for name, p in kernel.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
 
@@ -115,7 +117,7 @@ def test_it_learns_what_lightness_and_place_do_not_tell():
             )
             centres = torch.stack([rows // 32, rows % 32], dim=-1) * 2 + 1.0
             values = cells.gather(1, rows[..., None].expand(-1, -1, 2))
-            found = kriging.krige(L, centres, values, torch.ones_like(rows) > 0, kernel(L))
+            found = gaussian_process.krige(L, centres, values, torch.ones_like(rows) > 0, kernel(L))
             return (found - ab).square().mean()
 
         with torch.no_grad():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, colorformer, ddcolor, exemplar, registry, surety
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.model_defs.layers import rename
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 
 L_TOLERANCE = 0.02  # of 100, float32
 COLOR = 0.3  # C* that an untrained miniature network makes at the least

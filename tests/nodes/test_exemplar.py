@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from comfyui_colorist.model_defs import checkpoint
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 
 L_TOLERANCE = 0.02  # of 100, float32
 COLOR = 1.0  # mean C* that an untrained miniature network makes at the least

@@ -11,7 +11,7 @@ import torch
 from comfyui_colorist.pipeline import downloads
 from safetensors.torch import save_file
 
-SERVING = Path(__file__).resolve().parents[1] / "pipeline" / "serving.py"
+SERVING = Path(__file__).resolve().parents[1] / "serving.py"
 serving = SimpleNamespace(**runpy.run_path(str(SERVING)))
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import comfyui_colorist as colorist
 import pytest
 import torch
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from PIL import Image
 
 L_TOLERANCE = 0.02  # of 100, float32

@@ -14,7 +14,8 @@ from comfyui_colorist import load_model
 from comfyui_colorist.model_defs.checkpoint import SUFFIXES, CheckpointError
 from comfyui_colorist.pipeline import downloads, models
 
-serving = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("serving.py"))))
+SERVING = Path(__file__).resolve().parents[1] / "serving.py"
+serving = SimpleNamespace(**runpy.run_path(str(SERVING)))
 CONTENT = bytes(range(256)) * 4000  # a megabyte, many chunks
 
 

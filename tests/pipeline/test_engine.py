@@ -8,7 +8,7 @@ import comfyui_colorist as colorist
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.finish import faded
 from comfyui_colorist.pipeline.memory import ColorMemory
 from comfyui_colorist.pipeline.placement import Placement

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.model_defs import checkpoint, exemplar, registry
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.exemplar import KEPT, ExemplarColorizer, weight_of
 
 SIZES = [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)]

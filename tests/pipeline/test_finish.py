@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import color, finish
+from comfyui_colorist.ops import color
+from comfyui_colorist.pipeline import finish
 from comfyui_colorist.pipeline.finish import Finish, faded
 
 
@@ -99,11 +100,11 @@ def test_keep_color(photo, predicted):
 
 
 def test_strips_do_not_show(photo, predicted, monkeypatch):
-    from comfyui_colorist.pipeline import geometry
+    from comfyui_colorist.ops import resize
 
     ab, L = torch.randn_like(predicted[0]) * 20, torch.rand_like(predicted[1]) * 100
     whole = finished(photo, (ab, L))
-    monkeypatch.setattr(geometry, "STRIP_PIXELS", 60 * 7)
+    monkeypatch.setattr(resize, "STRIP_PIXELS", 60 * 7)
     torch.testing.assert_close(finished(photo, (ab, L)), whole, atol=1e-5, rtol=0)
 
 

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.flicker import Flicker
 
-films = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("films.py"))))
+FILMS = Path(__file__).resolve().parents[1] / "films.py"
+films = SimpleNamespace(**runpy.run_path(str(FILMS)))
 
 
 def scores(film, parts=100):

@@ -10,7 +10,8 @@ from comfyui_colorist.pipeline import hints as hint_points
 from comfyui_colorist.pipeline.follow import Follower, of_picture
 from comfyui_colorist.pipeline.hints import Hint
 
-films = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("films.py"))))
+FILMS = Path(__file__).resolve().parents[1] / "films.py"
+films = SimpleNamespace(**runpy.run_path(str(FILMS)))
 
 RED = Hint(0.5, 0.5, "#c02020", 4)
 EDGE = Hint(0.03, 0.5, "#20c020")

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.hints import (
     LARGEST,
     MOST,

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.pipeline import color, measure
+from comfyui_colorist.ops import color
+from comfyui_colorist.pipeline import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

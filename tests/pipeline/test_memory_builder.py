@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import colorformer
 from comfyui_colorist.model_defs.spec import MemorySizes, Spec
-from comfyui_colorist.pipeline import clusters, color, files, memory_builder, projection
+from comfyui_colorist.ops import color
+from comfyui_colorist.pipeline import clusters, files, memory_builder, projection
 from comfyui_colorist.pipeline.colorizer import Colorizer
 from comfyui_colorist.pipeline.placement import Placement
 from torch import nn

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.finish import Finish
 from comfyui_colorist.pipeline.merge import merge_chroma
 

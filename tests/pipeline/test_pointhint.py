@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, registry
-from comfyui_colorist.pipeline import color, kriging
+from comfyui_colorist.ops import color, gaussian_process
 from comfyui_colorist.pipeline import pointhint as spreading
 from comfyui_colorist.pipeline.finish import Finish
 from comfyui_colorist.pipeline.hints import Hint, cells, raster, write
@@ -316,7 +316,7 @@ def test_no_hints_are_legal(mini_pointhint, seen):
     assert len(seen) == 4 and not any(x[:, 3:].any() for x in seen)
     L = 50 * (seen[0][:, :1] + 1)
     none = torch.zeros(len(L), 0, 2)
-    mean = kriging.krige(L, none, none, none[..., 0] > 0, kernel_of(mini_pointhint)(L))
+    mean = gaussian_process.krige(L, none, none, none[..., 0] > 0, kernel_of(mini_pointhint)(L))
     torch.testing.assert_close(110 * seen[0][:, 1:3], mean, atol=1e-3, rtol=0)
     assert color.chroma(ab_of(want)).mean() > 0.5  # it colours as it thinks best
 
@@ -388,8 +388,8 @@ def test_the_guess_between_hints_is_kriged(
     assert centres[[0, 2]].tolist() == [[19, 13], [63, 63]]
     values = torch.tensor([hint.ab for hint in HINTS])
     there = torch.ones(1, 3, dtype=torch.bool)
-    like = kernel(lightness(rgb)) if learned else kriging.COLORS
-    want = kriging.krige(lightness(rgb), centres[None], values[None], there, like)
+    like = kernel(lightness(rgb)) if learned else gaussian_process.COLORS
+    want = gaussian_process.krige(lightness(rgb), centres[None], values[None], there, like)
     outside = seen[0][:, 3:] == 0
     got, want = (x * outside for x in (110 * seen[0][:, 1:3], want))
     torch.testing.assert_close(got, want, atol=1e-3, rtol=0)

@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.pipeline import color, engine, files, models, reference_index, references
+from comfyui_colorist.ops import color
+from comfyui_colorist.pipeline import engine, files, models, reference_index, references
 from comfyui_colorist.pipeline import reference_looks as look
 from comfyui_colorist.pipeline.colorizer import Colorizer
 from comfyui_colorist.pipeline.placement import Placement

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import color, suggest
+from comfyui_colorist.ops import color
+from comfyui_colorist.pipeline import suggest
 
 
 def flat(a, b, size=(8, 8)):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from comfyui_colorist.trainers import damage, data
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.model_defs import registry
-from comfyui_colorist.pipeline import color, measure
+from comfyui_colorist.ops import color
+from comfyui_colorist.pipeline import measure
 from comfyui_colorist.trainers import contact_sheet, evaluate, judges, protocols
 from comfyui_colorist.trainers.data import Photos
 from PIL import Image

@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from comfyui_colorist.trainers import data, pairs, streams
 from PIL import Image
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from comfyui_colorist.model_defs import ddcolor, registry
 from comfyui_colorist.model_defs.efficientnet_lite import VARIANTS, EfficientNetLite, Variant
-from comfyui_colorist.pipeline import color, engine, measure
+from comfyui_colorist.ops import color
+from comfyui_colorist.pipeline import engine, measure
 from comfyui_colorist.trainers import common, data, train_ddcolor
 
 

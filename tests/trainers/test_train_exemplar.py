@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, exemplar, registry, surety
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.model_defs.layers import SmallBackbone
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from comfyui_colorist.trainers import (
     checkpoints,
     common,

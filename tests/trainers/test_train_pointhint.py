@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, pointhint, registry
-from comfyui_colorist.pipeline import color, engine, kriging, measure
+from comfyui_colorist.ops import color, gaussian_process
+from comfyui_colorist.pipeline import engine, measure
 from comfyui_colorist.pipeline.hints import Hint
 from comfyui_colorist.pipeline.pointhint import base_chroma, network_input, spread
 from comfyui_colorist.trainers import checkpoints, common, data, samples, train_pointhint
@@ -432,7 +433,7 @@ def test_the_guess_is_kriged_and_exact_at_hints():
     true_ab, drawn = drawn_of(batch=6)
     L = color.rgb_to_lab(colored(6))[:, :1]
     ab = train_pointhint.guess(L, drawn, 0 * true_ab, [False] * 6)
-    kriged = kriging.krige(L, drawn.centres, drawn.values, drawn.valid)
+    kriged = gaussian_process.krige(L, drawn.centres, drawn.values, drawn.valid)
     assert torch.equal(ab, torch.where(drawn.mask > 0, drawn.ab, kriged))
     many = drawn.valid.sum(1) > 9
     error, nothing = ((x - true_ab)[many].square().mean() for x in (ab, 0 * ab))
@@ -452,7 +453,9 @@ def test_a_base_is_the_guess_and_is_corrected(mini):
     assert torch.equal(ab * drawn.mask, drawn.ab)
     at = drawn.centres.long()
     there = own[torch.arange(4)[:, None], :, at[..., 0], at[..., 1]]
-    moved = kriging.krige(L, drawn.centres, drawn.values - there, drawn.valid, kriging.CORRECTIONS)
+    moved = gaussian_process.krige(
+        L, drawn.centres, drawn.values - there, drawn.valid, gaussian_process.CORRECTIONS
+    )
     want = torch.where(drawn.mask > 0, drawn.ab, own + moved)
     torch.testing.assert_close(ab, want, atol=1e-3, rtol=0)
 

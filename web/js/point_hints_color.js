@@ -1,7 +1,7 @@
 /**
  * Colour for the point-hint canvas: sRGB hex <-> CIE Lab, gamut, and the ab plane. Pure.
  *
- * White point D65 and the matrix of pipeline/color.py, so that the canvas and the engine agree.
+ * White point D65 and the matrix of ops/color.py, so that the canvas and the engine agree.
  * L is 0..100, a and b are Lab units, r, g and b are 0..1 unless a name says hex or byte.
  */
 

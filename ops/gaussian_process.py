@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .hints import CELL  # it is guessed on a grid of cells, as hints lie on one
-
+CELL = 2  # the guess is on a grid of cells, and hints lie on it: what networks are trained on
 AT_ONCE = 2**22  # distances that are held at once
 
 

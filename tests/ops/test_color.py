@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import color
+from comfyui_colorist.ops import color
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyui_colorist.pipeline import kriging
-from comfyui_colorist.pipeline.kriging import COLORS, CORRECTIONS, Field, Kernel, krige
+from comfyui_colorist.ops import gaussian_process
+from comfyui_colorist.ops.gaussian_process import COLORS, CORRECTIONS, Field, Kernel, krige
 
 SIZES = [(1, 1), (1, 9), (3, 5), (16, 24), (31, 33)]
 
@@ -198,7 +198,7 @@ def test_a_batch_equals_its_pictures():
 def test_pieces_change_nothing(monkeypatch, at_once):
     given = task(2, count=7, height=31, width=33)
     whole = krige(*given)
-    monkeypatch.setattr(kriging, "AT_ONCE", at_once)
+    monkeypatch.setattr(gaussian_process, "AT_ONCE", at_once)
     torch.testing.assert_close(krige(*given), whole, atol=1e-4, rtol=0)
 
 

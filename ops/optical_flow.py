@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import color, resize
+
 SMALLEST = 9  # shorter side in pixels of the coarsest scale
 STEPS = 4  # at each scale
 CUT = 0.45  # likeness below it is another shot; pans and cuts lie about .7 to .95 and 0 to .25
@@ -89,6 +91,13 @@ class Trail:
         elif (link.gap > 1 and not cut) or since > FLASH:
             parked, since = None, 0
         return None if cut else link, Trail(L, parked, since, self.number + 1)
+
+
+def small_lab(rgb: Tensor, resolution: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """L and ab of (B, 3, H, W) at working size, never larger than the film: on `device`."""
+    height, width = rgb.shape[2:]
+    shape = resize.fit(height, width, min(resolution, math.sqrt(height * width)), 1)
+    return color.rgb_to_lab(resize.shrink(rgb, shape, device)).split([1, 2], dim=1)
 
 
 def contrast(L: Tensor) -> Tensor:

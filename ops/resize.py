@@ -2,7 +2,8 @@
 
 A working image keeps the photo's aspect ratio: it is scaled so that its area is about `resolution`
 squared, then padded at the right and bottom by reflection, to the multiple that the network
-needs. The undo cuts the padding off; scaling chroma back to full size is `upsample`'s task.
+needs. The undo cuts the padding off; scaling chroma back to full size is `chroma_upsampling`'s
+task.
 """
 
 import math

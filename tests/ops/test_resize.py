@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import geometry
+from comfyui_colorist.ops import resize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +12,7 @@ SIDES = st.integers(1, 12_000)
 @settings(max_examples=200, deadline=None)
 @given(SIDES, SIDES, st.sampled_from([32, 160, 256, 512, 1024]))
 def test_fit(height, width, resolution):
-    shape = geometry.fit(height, width, resolution, 32)
+    shape = resize.fit(height, width, resolution, 32)
     assert shape.padded_height % 32 == 0 and shape.padded_width % 32 == 0
     assert 0 <= shape.padded_height - shape.scaled_height < 32
     assert shape.scaled_height * shape.scaled_width <= 1.3 * resolution**2 + 4 * resolution
@@ -25,27 +25,27 @@ def test_fit(height, width, resolution):
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (33, 65), (300, 10)])
 def test_pad_then_unpad(size):
-    shape = geometry.fit(*size, 64, 32)
+    shape = resize.fit(*size, 64, 32)
     x = torch.rand(2, 1, shape.scaled_height, shape.scaled_width)
-    padded = geometry.pad(x, shape)
+    padded = resize.pad(x, shape)
     assert padded.shape[2:] == (shape.padded_height, shape.padded_width)
-    assert torch.equal(geometry.unpad(padded, shape), x)
+    assert torch.equal(resize.unpad(padded, shape), x)
 
 
 def test_padding_reflects():
-    shape = geometry.Geometry(40, 30, 40, 30, 64, 32)
+    shape = resize.Geometry(40, 30, 40, 30, 64, 32)
     x = torch.rand(1, 1, 40, 30)
-    padded = geometry.pad(x, shape)
+    padded = resize.pad(x, shape)
     assert torch.equal(padded[0, 0, 40:, :30], x[0, 0, 15:39].flip(0))
     assert torch.equal(padded[0, 0, :40, 30:], x[0, 0, :, 27:29].flip(1))
 
 
 def test_shrink_by_strips_equals_shrink_at_once(monkeypatch):
     image = torch.rand(2, 3, 211, 173)
-    shape = geometry.fit(211, 173, 64, 32)
-    whole = geometry.shrink(image, shape, "cpu")
-    monkeypatch.setattr(geometry, "STRIP_PIXELS", 173 * 2 * 7)
-    torch.testing.assert_close(geometry.shrink(image, shape, "cpu"), whole)
+    shape = resize.fit(211, 173, 64, 32)
+    whole = resize.shrink(image, shape, "cpu")
+    monkeypatch.setattr(resize, "STRIP_PIXELS", 173 * 2 * 7)
+    torch.testing.assert_close(resize.shrink(image, shape, "cpu"), whole)
     direct = torch.nn.functional.interpolate(
         image, size=whole.shape[2:], mode="bilinear", antialias=True
     )
@@ -54,14 +54,14 @@ def test_shrink_by_strips_equals_shrink_at_once(monkeypatch):
 
 def test_strips_cover_every_row_once():
     for height, width in ((1, 1), (10, 3_000_000), (4000, 3000)):
-        ranges = geometry.strips(height, width)
+        ranges = resize.strips(height, width)
         assert [row for top, bottom in ranges for row in range(top, bottom)] == list(range(height))
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="at least one pixel"):
-        geometry.fit(0, 5, 64, 32)
+        resize.fit(0, 5, 64, 32)
     with pytest.raises(ValueError, match="resolution is 16; this network needs at least 32"):
-        geometry.fit(5, 5, 16, 32)
+        resize.fit(5, 5, 16, 32)
     with pytest.raises(ValueError, match="multiple of 32"):
-        geometry.square(5, 5, 100, 32)
+        resize.square(5, 5, 100, 32)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyui_colorist.pipeline import upsample
-from comfyui_colorist.pipeline.upsample import METHODS, Upsampler
+from comfyui_colorist.ops import chroma_upsampling
+from comfyui_colorist.ops.chroma_upsampling import METHODS, Upsampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,7 +65,7 @@ def test_flat_guidance_is_bilinear():
     torch.testing.assert_close(out[inner], plain[inner], rtol=0, atol=1e-2)
 
     ab = torch.randn(1, 2, 20, 30)
-    base = upsample.edge_planes(ab, L, (71, 113))[:, :2]
+    base = chroma_upsampling.edge_planes(ab, L, (71, 113))[:, :2]
     wanted = enlarge(base, L, full, "bilinear")
     torch.testing.assert_close(enlarge(ab, L, full), wanted, rtol=0, atol=1e-4)
 
@@ -97,7 +97,7 @@ def test_any_strips_give_the_same_rows(rows, method, block):
     ab, L = down(truth, (13, 11)), down(full, (13, 11))
     whole = enlarge(ab, L, full, method)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upsample, "BLOCK_PIXELS", block)
+        patch.setattr(chroma_upsampling, "BLOCK_PIXELS", block)
         upsampler = Upsampler(ab, L, (61, 45), method)
         ends = [(top, min(top + rows, 61)) for top in range(0, 61, rows)]
         strips = [upsampler.rows(t, b, full[:, :, t:b]) for t, b in ends]
@@ -127,7 +127,7 @@ def test_stays_near_the_range_of_nearby_chroma():
     ab = 60 * torch.randn(1, 2, 20, 20, generator=generator)
     L, full = (100 * torch.rand(1, 1, n, n, generator=generator) for n in (20, 160))
     highest, lowest = F.max_pool2d(ab, 5, 1, 2), -F.max_pool2d(-ab, 5, 1, 2)
-    slack = (upsample.OVERSHOOT + 0.5) * (highest - lowest)
+    slack = (chroma_upsampling.OVERSHOOT + 0.5) * (highest - lowest)
     out = enlarge(ab, L, full)
     assert (out <= F.interpolate(F.max_pool2d(highest + slack, 3, 1, 1), size=(160, 160))).all()
     assert (out >= F.interpolate(-F.max_pool2d(slack - lowest, 3, 1, 1), size=(160, 160))).all()

@@ -1,0 +1,1 @@
+"""Tensor functions: colour, sizes, chroma upsampling, kriging, motion. Imports nothing of ours."""
