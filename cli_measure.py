@@ -252,7 +252,8 @@ def _pictures(given: Path, others: list[Path]) -> list[Job]:
 
 def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
     """What measures one entry; `keep_truth`: all have the same, which is read once."""
-    from .pipeline import files, measure
+    from .metrics import image as image_metrics
+    from .pipeline import files
 
     def read(path: Path) -> "Tensor":
         """(1, 3, H, W) without transparency."""
@@ -263,7 +264,7 @@ def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
 
     @lru_cache
     def histogram(path: Path) -> "Tensor":
-        return measure.ab_histogram(read(path))
+        return image_metrics.ab_histogram(read(path))
 
     read_truth = lru_cache(1)(read) if keep_truth else read
 
@@ -271,7 +272,7 @@ def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
         wanted = entry.reference and histogram(entry.reference)  # first: its pixels can go
         rgb = read(entry.result)
         if not entry.truth:
-            return measure.of_picture(rgb)
+            return image_metrics.of_picture(rgb)
         true_rgb = read_truth(entry.truth)
         if rgb.shape != true_rgb.shape:
             size, true_size = (f"{x.shape[3]}x{x.shape[2]}" for x in (rgb, true_rgb))
@@ -279,7 +280,7 @@ def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
                 f"{size} pixels, but its truth {entry.truth.name} has {true_size}; "
                 "the sizes must agree."
             )
-        return measure.of_picture(rgb, true_rgb, wanted)
+        return image_metrics.of_picture(rgb, true_rgb, wanted)
 
     return score
 
@@ -288,8 +289,9 @@ def _score_film(entry: Measured) -> dict[str, float]:
     """Means over the frames of a film, and how much its colour flickers."""
     import torch
 
-    from .pipeline import measure, video
-    from .pipeline.flicker import Flicker
+    from .metrics import image as image_metrics
+    from .metrics.flicker import Flicker
+    from .pipeline import video
 
     flicker, totals = Flicker(), Counter()
     truths = entry.truth and video.read(entry.truth)
@@ -306,7 +308,7 @@ def _score_film(entry: Measured) -> dict[str, float]:
         if true and rgb.shape != true_rgb.shape:
             size, true_size = (f"{x.shape[3]}x{x.shape[2]}" for x in (rgb, true_rgb))
             raise ValueError(f"{size} pixels, but its truth {entry.truth.name} has {true_size}.")
-        totals.update(measure.of_picture(rgb, true_rgb))
+        totals.update(image_metrics.of_picture(rgb, true_rgb))
     if truths and next(truths, None):
         raise ValueError(f"its truth {entry.truth.name} goes on behind frame {flicker.frames - 1}.")
     return {name: total / flicker.frames for name, total in totals.items()} | flicker.scores()

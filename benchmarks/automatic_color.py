@@ -84,16 +84,16 @@ def colored(engine, gray, resolution: int | None, saturation: float = 1.0):
 
 def on_photos(engine, resolution: int | None, options: argparse.Namespace) -> list[dict]:
     """Return PSNR, colorfulness and the share of worse photos at each saturation."""
-    from comfyui_colorist.pipeline import measure
+    from comfyui_colorist.metrics import image as image_metrics
 
     scores = {saturation: [] for saturation in options.saturation}
     for gray, true in opened(options.photos, options.every):
-        baseline = measure.psnr((gray * 255).round() / 255, true).item()
+        baseline = image_metrics.psnr((gray * 255).round() / 255, true).item()
         for saturation, values in scores.items():
             made = colored(engine, gray, resolution, saturation)
-            psnr = measure.psnr(made, true).item()
+            psnr = image_metrics.psnr(made, true).item()
             worse = psnr < baseline - WORSE
-            values.append((psnr, measure.colorfulness(made).item(), worse))
+            values.append((psnr, image_metrics.colorfulness(made).item(), worse))
     rows = []
     for saturation, values in scores.items():
         psnr, colorfulness, worse = (sum(v) / len(v) for v in zip(*values, strict=True))

@@ -132,7 +132,7 @@ def main() -> None:
     import torch
 
     color = importlib.import_module(f"{package}.ops.color")
-    measure = importlib.import_module(f"{package}.pipeline.measure")
+    measure = importlib.import_module(f"{package}.metrics.image")
     engine = importlib.import_module(package).load(options.model)
 
     def batch(rgb: np.ndarray) -> torch.Tensor:

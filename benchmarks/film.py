@@ -33,8 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 
 import comfyui_colorist as colorist
+from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.ops import color, optical_flow
-from comfyui_colorist.pipeline import files, measure, stabilize
+from comfyui_colorist.pipeline import files, stabilize
 
 FRAMES, HEIGHT, WIDTH = 24, 192, 256
 SHOWN = 0.75  # of the photo that the camera sees
@@ -112,8 +113,8 @@ def figures(made: Tensor, film: Film) -> list[float]:
     return [
         ((change[:, None] * film.seen).sum() / film.seen.sum()).item(),
         torch.linalg.vector_norm(ab - true_ab, dim=1).mean().item(),
-        measure.psnr(rgb, film.true).mean().item(),
-        measure.colorfulness(rgb).mean().item(),
+        image_metrics.psnr(rgb, film.true).mean().item(),
+        image_metrics.colorfulness(rgb).mean().item(),
     ]
 
 

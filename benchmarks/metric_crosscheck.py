@@ -101,7 +101,7 @@ def main() -> None:
     color, measure = (
         importlib.import_module(f"{package}.pipeline.{name}") for name in ("color", "measure")
     )
-    score = importlib.import_module(f"{package}.pipeline.measure").scores
+    score = importlib.import_module(f"{package}.metrics.image").scores
     networks = importlib.import_module(f"{package}.trainers.networks")
     engine = importlib.import_module(package).load(options.model, device="cpu")
     torch.set_grad_enabled(False)

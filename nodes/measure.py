@@ -4,8 +4,8 @@ import json
 
 from torch import Tensor
 
-from ..pipeline import measure
-from ..pipeline.flicker import Flicker
+from ..metrics import image as image_metrics
+from ..metrics.flicker import Flicker
 from . import controls, host, words
 from .host import io, make
 
@@ -131,7 +131,9 @@ class MeasureColor(io.ComfyNode):
                 f"truth has {len(truth)} pictures for {len(image)} images; give one, or one each."
             )
         progress, pictures = host.progress(len(image)), []
-        wanted = None if reference is None else measure.ab_histogram(_rgb(reference)).mean(0)[None]
+        wanted = (
+            None if reference is None else image_metrics.ab_histogram(_rgb(reference)).mean(0)[None]
+        )
         flicker = Flicker(host.device()) if film else None
         for i, picture in enumerate(image.split(1)):
             host.check_interrupt()
@@ -161,7 +163,7 @@ def _scores(picture: Tensor, true: Tensor | None, wanted: Tensor | None) -> dict
         raise ValueError(
             f"the image is {w}x{h}, but its truth {true_w}x{true_h}; scale one of them."
         )
-    return measure.of_picture(rgb, true_rgb, wanted)
+    return image_metrics.of_picture(rgb, true_rgb, wanted)
 
 
 def _rgb(image: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist import cli, cli_film
+from comfyui_colorist.metrics import flicker
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import files, flicker, video
+from comfyui_colorist.pipeline import files, video
 from comfyui_colorist.pipeline.pointhint import PointHintColorizer
 from comfyui_colorist.pipeline.video_parts import Parts
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist import cli, cli_measure
-from comfyui_colorist.pipeline import files, measure
+from comfyui_colorist.metrics import image as image_metrics
+from comfyui_colorist.pipeline import files
 from PIL import Image
 
 SCORES = ("psnr", "ssim", "ciede2000", "colorfulness", "true_colorfulness", "delta_colorfulness")
@@ -52,8 +53,8 @@ def test_one_picture_against_its_truth(tmp_path, capsys):
     assert entry["reference"] is None and entry["error"] is None and "his" not in entry
     rgb, true_rgb = pixels(result), pixels(truth)
     for name in ("psnr", "ssim", "ciede2000"):
-        assert entry[name] == pytest.approx(getattr(measure, name)(rgb, true_rgb).item())
-    values = [measure.colorfulness(image).item() for image in (rgb, true_rgb)]
+        assert entry[name] == pytest.approx(getattr(image_metrics, name)(rgb, true_rgb).item())
+    values = [image_metrics.colorfulness(image).item() for image in (rgb, true_rgb)]
     assert [entry["colorfulness"], entry["true_colorfulness"]] == pytest.approx(values)
     assert entry["delta_colorfulness"] == pytest.approx(abs(values[0] - values[1]))
     assert found["mean"] == {name: entry[name] for name in SCORES}
@@ -67,7 +68,7 @@ def test_the_truth_itself(tmp_path, capsys):
     assert " ".join(heading.split()) == "PSNR dB SSIM HIS CIEDE2000 colourfulness delta-CF"
     name, *cells = row.split()
     assert name == "a.png"
-    colorfulness = measure.colorfulness(pixels(path)).item()
+    colorfulness = image_metrics.colorfulness(pixels(path)).item()
     assert cells == ["50.00", "1.0000", "1.000", "0.00", f"{colorfulness:.1f}", "0.0"]
     assert len(heading) == len(row)
     assert err.endswith("1 measured.\n")
@@ -106,7 +107,7 @@ def test_his_is_shown_beside_ssim_with_the_reason(tmp_path, capsys):
     result, truth = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", seed=1)
     reference = picture(tmp_path / "c.png", seed=2, size=(17, 50))
     (entry,) = shown(capsys, result, truth, "--reference", reference)["files"]
-    expected = measure.his(pixels(result), pixels(reference)).item()
+    expected = image_metrics.his(pixels(result), pixels(reference)).item()
     assert entry["his"] == pytest.approx(expected)
     assert 0 < entry["his"] < 0.99 and entry["ssim"] < 0.99
     assert entry["reference"] == str(reference)
@@ -308,7 +309,7 @@ def test_stopped(tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "colorfulness", stop)
+    monkeypatch.setattr(image_metrics, "colorfulness", stop)
     assert run(picture(tmp_path / "a.png")) == 130
     assert capsys.readouterr().err == "stopped.\n"
 

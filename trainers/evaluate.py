@@ -37,8 +37,10 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__, cli_common
+from ..metrics import fid
+from ..metrics import image as image_metrics
 from ..model_defs import checkpoint
-from ..pipeline import engine, measure, models
+from ..pipeline import engine, models
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.files import write_whole
 from . import common, weights
@@ -233,7 +235,7 @@ class Findings:
     keys: list[str] = field(default_factory=list)
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Method -> score -> of each photo; NaN where it has none."""
-    moments: dict[str, measure.Moments] = field(default_factory=dict)
+    moments: dict[str, fid.Moments] = field(default_factory=dict)
     """Method -> Inception's features."""
 
     def add(self, name: str, scores: dict[str, Tensor]) -> None:
@@ -245,7 +247,7 @@ class Findings:
     def add_features(self, name: str, features: Tensor) -> None:
         """Inception's (B, D) of the next photos."""
         if name not in self.moments:
-            self.moments[name] = measure.Moments(features.shape[1])
+            self.moments[name] = fid.Moments(features.shape[1])
         self.moments[name].add(features)
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
@@ -264,7 +266,7 @@ class Findings:
             row["delta_colorfulness"] = abs(float(colorful.mean() - true_colorful.mean()))
             row["photo_delta_colorfulness"] = float(np.abs(colorful - true_colorful).mean())
             if name in self.moments and len(self.keys) > 1:
-                row["fid"] = measure.frechet_distance(self.moments[TRUTH], self.moments[name])
+                row["fid"] = fid.frechet_distance(self.moments[TRUTH], self.moments[name])
             summary[name] = row
         return summary
 
@@ -290,10 +292,10 @@ def run(study: Study, judges: Judges, config: Config, skipped: dict[str, str]) -
         true = torch.stack([item.true for item in items]).to(config.device)
         wanted = None
         if items[0].reference is not None:
-            histograms = [measure.ab_histogram(item.reference[None]) for item in items]
+            histograms = [image_metrics.ab_histogram(item.reference[None]) for item in items]
             wanted = torch.cat(histograms).to(config.device)
         for name, made in study.made(items, config.device):
-            scores = measure.scores(made, true, wanted, study.patches)
+            scores = image_metrics.scores(made, true, wanted, study.patches)
             if judges.classifier is not None:
                 scores |= judges.hits(made, [item.place for item in items])
             found.add(name, scores)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..metrics.image import colorfulness, soft_histogram
 from ..model_defs import efficientnet_lite
-from ..pipeline.measure import colorfulness, soft_histogram
 from . import networks, starts
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..metrics import image as image_metrics
 from ..ops import color
-from ..pipeline import measure
 from ..pipeline.colorizer import Colorizer
 from .checkpoints import keeping
 from .contact_sheet import contact_sheet, save
@@ -63,8 +63,8 @@ def show(photos: Photos, colored: Color, report: Report, out: Path, step: int) -
                 "before stays. Start again with the same --out and a smaller --learning-rate, or "
                 "--clip 1."
             ) from error
-        psnr.append(measure.psnr(row[RESULT], true).item())
-        colorfulness.append(measure.colorfulness(row[RESULT]).item())
+        psnr.append(image_metrics.psnr(row[RESULT], true).item())
+        colorfulness.append(image_metrics.colorfulness(row[RESULT]).item())
         if len(rows) < SHOWN:
             rows.append(row)
     if not rows:

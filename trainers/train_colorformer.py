@@ -53,10 +53,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..metrics import image as image_metrics
 from ..model_defs import colorformer, registry
 from ..model_defs.spec import Entries, Spec
 from ..ops import color
-from ..pipeline import engine, measure, memory
+from ..pipeline import engine, memory
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 
 log = logging.getLogger("train_colorformer")
@@ -352,7 +353,7 @@ def main(config: Config) -> None:
                         )
                     optimizer.step()
                     optimizer.zero_grad()
-                terms["made_colorfulness"] = measure.colorfulness(rgb.detach()).mean()
+                terms["made_colorfulness"] = image_metrics.colorfulness(rgb.detach()).mean()
                 report.add(step, terms, part.names)
             average.update(network, step)
             report.advance(norm)

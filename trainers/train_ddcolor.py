@@ -41,10 +41,11 @@ from pathlib import Path
 
 import torch
 
+from ..metrics import image as image_metrics
 from ..model_defs import ddcolor, registry
 from ..model_defs.spec import Spec
 from ..ops import color
-from ..pipeline import engine, measure
+from ..pipeline import engine
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 
 log = logging.getLogger("train_ddcolor")
@@ -352,7 +353,7 @@ def main(config: Config) -> None:
                         )
                     optimizer.step()
                     optimizer.zero_grad()
-                terms["made_colorfulness"] = measure.colorfulness(rgb.detach()).mean()
+                terms["made_colorfulness"] = image_metrics.colorfulness(rgb.detach()).mean()
                 report.add(step, terms, part.names)
             average.update(network, step)
             report.advance(norm)

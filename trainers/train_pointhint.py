@@ -42,11 +42,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..metrics import image as image_metrics
 from ..model_defs import pointhint, registry
 from ..model_defs.spec import Spec
 from ..ops import color, gaussian_process
 from ..ops.gaussian_process import CELL
-from ..pipeline import engine, measure
+from ..pipeline import engine
 from ..pipeline import hints as hint_points
 from ..pipeline.colorizer import Colorizer
 from ..pipeline.pointhint import base_chroma, fill, network_input, spread
@@ -521,7 +522,7 @@ def show(
         for count in SCORED:
             hints = protocols.random_hints(true[0], count, str(number), seed=0)
             made = colorizer.colorize(gray.movedim(1, -1), hints=hints).movedim(-1, 1)
-            psnr[count].append(measure.psnr(made, true))
+            psnr[count].append(image_metrics.psnr(made, true))
             if count == SHOWN:
                 overlay = hint_points.overlay(gray.movedim(1, -1), hints).movedim(-1, 1)
                 row = {f"{SHOWN} hints": overlay}

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comfyui_colorist.metrics.flicker import Flicker
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline.flicker import Flicker
 from comfyui_colorist.pipeline.stabilize import Controls, Stabilizer, State
 
 FILMS = Path(__file__).resolve().parents[1] / "films.py"

@@ -12,9 +12,9 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.model_defs import registry
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import measure
 from comfyui_colorist.trainers import contact_sheet, evaluate, judges, protocols
 from comfyui_colorist.trainers.data import Photos
 from PIL import Image
@@ -55,8 +55,10 @@ def test_scores_are_means_over_photos(automatic, photos, mini_file, mini):
         gray = color.gray_rgb(color.lightness(true))
         made = mini.colorize(gray.movedim(1, -1), resolution=SIZE).movedim(-1, 1)
         made = (255 * made).round() / 255
-        values.append([measure.psnr(made, true).item(), measure.ciede2000(made, true).item()])
-        grey.append(measure.ssim((255 * gray).round() / 255, true).item())
+        values.append(
+            [image_metrics.psnr(made, true).item(), image_metrics.ciede2000(made, true).item()]
+        )
+        grey.append(image_metrics.ssim((255 * gray).round() / 255, true).item())
     psnr, difference = np.mean(values, axis=0)
     assert rows[str(mini_file)]["psnr"] == pytest.approx(psnr, abs=1e-3)
     assert rows[str(mini_file)]["ciede2000"] == pytest.approx(difference, abs=1e-3)
@@ -344,7 +346,7 @@ def test_photos_keep_their_own_size_and_shape(photos, mini_file):
     assert true.shape == (1, 3, 48, 64)
     gray = protocols.eight_bits(color.gray_rgb(color.lightness(true)))
     grey = found["results"]["automatic"]["grey"]["psnr"]
-    assert grey == pytest.approx(measure.psnr(gray, true).item(), abs=2)
+    assert grey == pytest.approx(image_metrics.psnr(gray, true).item(), abs=2)
 
 
 def test_sizes_are_those_of_the_papers(photos, mini_file, mini_pointhint_file):

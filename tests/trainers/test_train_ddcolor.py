@@ -11,10 +11,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.model_defs import ddcolor, registry
 from comfyui_colorist.model_defs.efficientnet_lite import VARIANTS, EfficientNetLite, Variant
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import engine, measure
+from comfyui_colorist.pipeline import engine
 from comfyui_colorist.trainers import common, data, train_ddcolor
 
 
@@ -197,7 +198,7 @@ def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset):
     gray = color.gray_rgb(color.lightness(true.movedim(-1, 1)))
     made = colorizer.colorize(gray.movedim(1, -1), resolution=32).movedim(-1, 1)
     true = true.movedim(-1, 1)
-    assert measure.psnr(made, true) > measure.psnr(gray, true) + 1
+    assert image_metrics.psnr(made, true) > image_metrics.psnr(gray, true) + 1
 
 
 def test_goes_on_from_a_checkpoint(photos, tmp_path, mini_file, mini_network):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.model_defs import checkpoint, pointhint, registry
 from comfyui_colorist.ops import color, gaussian_process
-from comfyui_colorist.pipeline import engine, measure
+from comfyui_colorist.pipeline import engine
 from comfyui_colorist.pipeline.hints import Hint
 from comfyui_colorist.pipeline.pointhint import base_chroma, network_input, spread
 from comfyui_colorist.trainers import checkpoints, common, data, samples, train_pointhint
@@ -178,9 +179,11 @@ def test_samples_of_photos_that_are_not_trained_on(many_photos, tmp_path, monkey
     for hinted, *between, made, true in rows:
         grey = hinted.std(1) < 1e-6
         assert 0.5 < grey.float().mean() < 0.999, "ten discs on a grey picture"
-        assert measure.psnr(true, color.gray_rgb(color.lightness(true))) < measure.psnr(made, true)
+        assert image_metrics.psnr(true, color.gray_rgb(color.lightness(true))) < image_metrics.psnr(
+            made, true
+        )
         if prior:  # which is what a new network answers
-            assert measure.psnr(made, between[0]) > 30
+            assert image_metrics.psnr(made, between[0]) > 30
     lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     scores = {key: value for line in lines for key, value in line.items() if "psnr" in key}
     assert scores["held_out_psnr"] == scores["held_out_psnr_10"]

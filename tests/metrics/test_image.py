@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,8 +73,8 @@ def flat(*rgb: float, size: tuple[int, int] = (16, 16)) -> torch.Tensor:
 @pytest.fixture
 def small_parts(monkeypatch):
     """Tiles and pieces of which even small pictures have many, and ones that are not full."""
-    monkeypatch.setattr(measure, "TILE", 7)
-    monkeypatch.setattr(measure, "PIECE", 100)
+    monkeypatch.setattr(image_metrics, "TILE", 7)
+    monkeypatch.setattr(image_metrics, "PIECE", 100)
 
 
 # --- SSIM --------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_ssim_is_its_definition(pair, small_parts):
     window = np.exp(-(x[:, None] ** 2 + x**2) / (2 * 1.5**2))
     window /= window.sum()
     for ours, one, other in zip(
-        measure.ssim(*pair), *(p.double().numpy() for p in pair), strict=True
+        image_metrics.ssim(*pair), *(p.double().numpy() for p in pair), strict=True
     ):
         values = []
         for channel in range(3):
@@ -106,35 +106,39 @@ def test_ssim_is_its_definition(pair, small_parts):
 
 def test_ssim_of_known_pictures():
     rgb = random(1, 3, 20, 20)
-    assert measure.ssim(rgb, rgb).item() == 1
+    assert image_metrics.ssim(rgb, rgb).item() == 1
     expected = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)  # no structure: means alone
-    assert measure.ssim(flat(*[0.25] * 3), flat(*[0.75] * 3)).item() == pytest.approx(expected)
-    assert measure.ssim(rgb, 1 - rgb).item() < -0.5  # the negative
+    assert image_metrics.ssim(flat(*[0.25] * 3), flat(*[0.75] * 3)).item() == pytest.approx(
+        expected
+    )
+    assert image_metrics.ssim(rgb, 1 - rgb).item() < -0.5  # the negative
 
 
 def test_ssim_has_no_sides(pair):
-    value = measure.ssim(*pair)
+    value = image_metrics.ssim(*pair)
     assert value.dtype == torch.float64 and value.shape == (2,)
     assert (value > 0).all() and (value < 1).all()
-    torch.testing.assert_close(measure.ssim(*pair[::-1]), value)
+    torch.testing.assert_close(image_metrics.ssim(*pair[::-1]), value)
     turned = (image.transpose(2, 3).flip(3) for image in pair)
-    torch.testing.assert_close(measure.ssim(*turned), value)
+    torch.testing.assert_close(image_metrics.ssim(*turned), value)
 
 
 def test_ssim_falls_with_noise():
     rgb, noise = random(1, 3, 40, 40), random(1, 3, 40, 40, seed=1) - 0.5
-    values = [measure.ssim(rgb, rgb + amount * noise).item() for amount in (0, 0.1, 0.3, 1)]
+    values = [image_metrics.ssim(rgb, rgb + amount * noise).item() for amount in (0, 0.1, 0.3, 1)]
     assert values == sorted(values, reverse=True)
 
 
 def test_ssim_refuses_pictures_smaller_than_its_window():
-    assert measure.ssim(*2 * [random(1, 3, 11, 11)]).item() == 1
+    assert image_metrics.ssim(*2 * [random(1, 3, 11, 11)]).item() == 1
     for size, told in (((10, 40), "40x10"), ((40, 10), "10x40"), ((1, 1), "1x1")):
         with pytest.raises(ValueError, match=f"have {told} pixels; SSIM needs at least 11x11"):
-            measure.ssim(*2 * [random(1, 3, *size)])
+            image_metrics.ssim(*2 * [random(1, 3, *size)])
 
 
-@pytest.mark.parametrize("measured", [measure.psnr, measure.ssim, measure.ciede2000])
+@pytest.mark.parametrize(
+    "measured", [image_metrics.psnr, image_metrics.ssim, image_metrics.ciede2000]
+)
 def test_pictures_of_different_shapes_are_refused(measured):
     with pytest.raises(ValueError, match=r"\(1, 3, 20, 20\) and \(1, 3, 20, 21\); they must agree"):
         measured(random(1, 3, 20, 20), random(1, 3, 20, 21))
@@ -148,25 +152,27 @@ def test_delta_e_of_the_published_pairs():
     rows = torch.tensor(numbers, dtype=torch.float64)
     one, other = rows[:, :3, None, None], rows[:, 3:6, None, None]
     for order in ((one, other), (other, one)):
-        found = measure.delta_e(*order)
+        found = image_metrics.delta_e(*order)
         assert found.shape == (34, 1, 1)
         torch.testing.assert_close(found.flatten(), rows[:, 6], atol=5.1e-5, rtol=0)
     # float32 rounds hues half a turn apart to either side, where the formula itself jumps
     smooth = [*range(8), *range(16, 34)]
-    found = measure.delta_e(one[smooth].float(), other[smooth].float())
+    found = image_metrics.delta_e(one[smooth].float(), other[smooth].float())
     torch.testing.assert_close(found.flatten().double(), rows[smooth, 6], atol=1e-4, rtol=0)
 
 
 def test_ciede2000_of_known_pictures(pair):
     rgb, other = pair
-    assert measure.ciede2000(rgb, rgb).tolist() == [0, 0]
-    assert measure.ciede2000(flat(0, 0, 0), flat(1, 1, 1)).item() == pytest.approx(100, abs=1e-3)
-    expected = measure.delta_e(color.rgb_to_lab(rgb), color.rgb_to_lab(other)).mean((1, 2))
-    torch.testing.assert_close(measure.ciede2000(rgb, other), expected.double())
+    assert image_metrics.ciede2000(rgb, rgb).tolist() == [0, 0]
+    assert image_metrics.ciede2000(flat(0, 0, 0), flat(1, 1, 1)).item() == pytest.approx(
+        100, abs=1e-3
+    )
+    expected = image_metrics.delta_e(color.rgb_to_lab(rgb), color.rgb_to_lab(other)).mean((1, 2))
+    torch.testing.assert_close(image_metrics.ciede2000(rgb, other), expected.double())
     # Half the pixels changed: half the difference
     half = torch.where(torch.arange(16) < 8, flat(1, 0, 0), flat(0, 0, 1))
-    whole = measure.ciede2000(flat(1, 0, 0), flat(0, 0, 1)).item()
-    assert measure.ciede2000(half, flat(1, 0, 0)).item() == pytest.approx(whole / 2)
+    whole = image_metrics.ciede2000(flat(1, 0, 0), flat(0, 0, 1)).item()
+    assert image_metrics.ciede2000(half, flat(1, 0, 0)).item() == pytest.approx(whole / 2)
 
 
 # --- Histograms --------------------------------------------------------------------------------
@@ -189,7 +195,7 @@ def binned(ab_norm: np.ndarray) -> np.ndarray:
 @given(st.integers(0, 2**32), st.integers(1, 300), st.sampled_from([0.05, 0.5, 1.3]))
 def test_soft_histogram_is_bilinear_binning(seed, count, reach):
     ab_norm = np.random.default_rng(seed).uniform(-reach, reach, (2, 2, count))
-    found = measure.soft_histogram(torch.from_numpy(ab_norm))
+    found = image_metrics.soft_histogram(torch.from_numpy(ab_norm))
     assert found.shape == (2, 441)
     for ours, pixels in zip(found.numpy(), ab_norm, strict=True):
         np.testing.assert_allclose(ours, binned(pixels), atol=1e-12)
@@ -198,7 +204,7 @@ def test_soft_histogram_is_bilinear_binning(seed, count, reach):
 
 def test_soft_histogram_of_known_colours():
     def of(a: float, b: float) -> dict[tuple[int, int], float]:
-        found = measure.soft_histogram(torch.tensor([a, b]).view(1, 2, 1, 1)).view(21, 21)
+        found = image_metrics.soft_histogram(torch.tensor([a, b]).view(1, 2, 1, 1)).view(21, 21)
         return {(i, j): round(found[i, j].item(), 4) for i, j in (found > 1e-5).nonzero().tolist()}
 
     assert of(0, 0) == {(10, 10): 1}
@@ -210,31 +216,31 @@ def test_soft_histogram_of_known_colours():
 
 def test_soft_histogram_in_single_precision_and_autocast():
     ab_norm = random(1, 2, 60, 80) * 2 - 1
-    exact = measure.soft_histogram(ab_norm.double())
+    exact = image_metrics.soft_histogram(ab_norm.double())
     with torch.autocast("cpu", torch.bfloat16):
-        found = measure.soft_histogram(ab_norm)
+        found = image_metrics.soft_histogram(ab_norm)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), exact, atol=1e-7, rtol=0)
-    assert measure.soft_histogram(ab_norm.bfloat16()).dtype == torch.float32
+    assert image_metrics.soft_histogram(ab_norm.bfloat16()).dtype == torch.float32
 
 
 def test_soft_histogram_has_a_gradient():
     ab_norm = (random(2, 2, 7).double() * 1.6 - 0.8).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: measure.soft_histogram(x).pow(2), ab_norm)
+    assert torch.autograd.gradcheck(lambda x: image_metrics.soft_histogram(x).pow(2), ab_norm)
     edges = torch.tensor([-2.0, -1, -0.9, 0, 1e-9, 0.05, 1, 2])  # corners of the weights
     edges = torch.stack([edges, edges.flip(0)])[None].requires_grad_()
-    torch.log(measure.soft_histogram(edges) + 1e-5).sum().backward()
+    torch.log(image_metrics.soft_histogram(edges) + 1e-5).sum().backward()
     assert edges.grad.isfinite().all()
     assert not edges.grad[0, :, [0, -1]].any()  # outside nothing pulls
 
 
 def test_soft_histogram_moves_colours():
     """Descent on the exemplar paper's loss brings colours to those next to them."""
-    wanted = measure.soft_histogram(torch.tensor([0.33, -0.21]).view(1, 2, 1))
+    wanted = image_metrics.soft_histogram(torch.tensor([0.33, -0.21]).view(1, 2, 1))
     ab_norm = torch.tensor([0.27, -0.26]).view(1, 2, 1).requires_grad_()
     optimizer = torch.optim.Adam([ab_norm], lr=0.005)
     for _ in range(50):
-        found = measure.soft_histogram(ab_norm)
+        found = image_metrics.soft_histogram(ab_norm)
         loss = 2 * ((found - wanted) ** 2 / (found + wanted + 1e-5)).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -245,26 +251,26 @@ def test_soft_histogram_moves_colours():
 def test_soft_histogram_refuses_what_is_not_ab():
     for shape in ((1, 3, 4, 4), (1, 2), (1, 2, 0)):
         with pytest.raises(ValueError, match=r"ab_norm has shape .*; expected \(B, 2, \.\.\.\)\."):
-            measure.soft_histogram(torch.zeros(shape))
+            image_metrics.soft_histogram(torch.zeros(shape))
 
 
 def test_ab_histogram_of_known_pictures(pair):
-    grey = measure.ab_histogram(random(1, 1, 9, 9).expand(1, 3, 9, 9))
+    grey = image_metrics.ab_histogram(random(1, 1, 9, 9).expand(1, 3, 9, 9))
     assert grey[0, 10 * 21 + 10].item() == pytest.approx(1, abs=1e-4)
     ab_norm = color.rgb_to_lab(pair[0].double())[:, 1:] / 110
-    expected = measure.soft_histogram(ab_norm)
-    torch.testing.assert_close(measure.ab_histogram(pair[0]), expected, atol=1e-6, rtol=0)
+    expected = image_metrics.soft_histogram(ab_norm)
+    torch.testing.assert_close(image_metrics.ab_histogram(pair[0]), expected, atol=1e-6, rtol=0)
 
 
 def test_his_of_known_pictures(pair):
     rgb, other = pair
-    assert measure.his(rgb, rgb).tolist() == pytest.approx([1, 1])
-    assert measure.his(flat(1, 0, 0), flat(0, 0, 1)).item() == 0
+    assert image_metrics.his(rgb, rgb).tolist() == pytest.approx([1, 1])
+    assert image_metrics.his(flat(1, 0, 0), flat(0, 0, 1)).item() == 0
     half = torch.where(torch.arange(16) < 8, flat(1, 0, 0), flat(0, 0, 1))
-    assert measure.his(half, flat(0, 0, 1)).item() == pytest.approx(0.5)
-    value = measure.his(rgb, other)
+    assert image_metrics.his(half, flat(0, 0, 1)).item() == pytest.approx(0.5)
+    value = image_metrics.his(rgb, other)
     assert ((value > 0) & (value < 1)).all()
-    torch.testing.assert_close(measure.his(other, rgb), value)
+    torch.testing.assert_close(image_metrics.his(other, rgb), value)
 
 
 def test_his_sees_neither_places_nor_sizes(pair):
@@ -272,35 +278,37 @@ def test_his_sees_neither_places_nor_sizes(pair):
     rgb, _ = pair
     places = torch.randperm(23 * 31, generator=torch.Generator().manual_seed(0))
     shuffled = rgb.flatten(2)[:, :, places].view_as(rgb)
-    assert measure.his(shuffled, rgb).tolist() == pytest.approx([1, 1], abs=1e-6)
-    assert measure.ssim(shuffled, rgb).max() < 0.1
+    assert image_metrics.his(shuffled, rgb).tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert image_metrics.ssim(shuffled, rgb).max() < 0.1
     larger = rgb.repeat_interleave(3, 2).repeat_interleave(2, 3)
-    assert measure.his(larger, rgb).tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert image_metrics.his(larger, rgb).tolist() == pytest.approx([1, 1], abs=1e-6)
 
 
 def test_his_with_one_reference_for_all(pair):
     rgb, other = pair
-    expected = torch.cat([measure.his(rgb[:1], other[:1]), measure.his(rgb[1:], other[:1])])
-    torch.testing.assert_close(measure.his(rgb, other[:1]), expected)
+    expected = torch.cat(
+        [image_metrics.his(rgb[:1], other[:1]), image_metrics.his(rgb[1:], other[:1])]
+    )
+    torch.testing.assert_close(image_metrics.his(rgb, other[:1]), expected)
     with pytest.raises(ValueError, match="reference has 2 images but the picture has 1; give one"):
-        measure.his(rgb[:1], other)
+        image_metrics.his(rgb[:1], other)
 
 
 # --- All ---------------------------------------------------------------------------------------
 
-MEASURES = [measure.ssim, measure.ciede2000, measure.his]
+MEASURES = [image_metrics.ssim, image_metrics.ciede2000, image_metrics.his]
 
 
 @pytest.mark.parametrize("measured", MEASURES)
 def test_parts_make_the_whole(pair, measured, monkeypatch):
     whole = measured(*pair)
     for tile, piece in ((7, 100), (1, 1), (13, 2 * 23 * 31)):
-        monkeypatch.setattr(measure, "TILE", tile)
-        monkeypatch.setattr(measure, "PIECE", piece)
+        monkeypatch.setattr(image_metrics, "TILE", tile)
+        monkeypatch.setattr(image_metrics, "PIECE", piece)
         torch.testing.assert_close(measured(*pair), whole, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("measured", [measure.psnr, *MEASURES])
+@pytest.mark.parametrize("measured", [image_metrics.psnr, *MEASURES])
 def test_a_batch_equals_its_pictures(pair, measured, small_parts):
     one_by_one = [measured(a[None], b[None]) for a, b in zip(*pair, strict=True)]
     torch.testing.assert_close(measured(*pair), torch.cat(one_by_one), atol=1e-6, rtol=0)
@@ -319,9 +327,11 @@ def test_layout_and_precision_do_not_matter(pair, measured, small_parts):
 
 
 def test_window_is_the_published_one():
-    assert len(measure.WINDOW) == 11
-    assert sum(measure.WINDOW) == pytest.approx(1)
-    assert measure.WINDOW[5] / measure.WINDOW[2] == pytest.approx(math.exp(2))  # 3 px = 2 sigma
+    assert len(image_metrics.WINDOW) == 11
+    assert sum(image_metrics.WINDOW) == pytest.approx(1)
+    assert image_metrics.WINDOW[5] / image_metrics.WINDOW[2] == pytest.approx(
+        math.exp(2)
+    )  # 3 px = 2 sigma
 
 
 # --- Patches -----------------------------------------------------------------------------------
@@ -348,14 +358,17 @@ def noisy():
 @pytest.mark.parametrize(("patch", "variance", "psnr"), PATCHES)
 def test_patch_metrics_of_a_seeded_picture(noisy, patch, variance, psnr):
     for both in (noisy, noisy[::-1], [image.float() for image in noisy]):
-        found = measure.patch_error_variance(*both, patch), measure.boundary_psnr(*both, patch)
+        found = (
+            image_metrics.patch_error_variance(*both, patch),
+            image_metrics.boundary_psnr(*both, patch),
+        )
         assert [x.shape for x in found] == [(1,), (1,)]
         assert found[0].item() == pytest.approx(variance, rel=1e-4)
         assert found[1].item() == pytest.approx(psnr, abs=1e-4)
 
 
 def test_patches_are_of_16_pixels(noisy):
-    for measured in (measure.patch_error_variance, measure.boundary_psnr):
+    for measured in (image_metrics.patch_error_variance, image_metrics.boundary_psnr):
         assert torch.equal(measured(*noisy), measured(*noisy, 16))
 
 
@@ -365,7 +378,10 @@ def test_patch_metrics_are_their_definitions(size, patch):
     """Patch by patch, and pixel by pixel: one is at a border if a neighbour is in another patch."""
     both = [random(2, 3, *size, seed=seed).double() for seed in (0, 1)]
     error = ((both[0] - both[1]) ** 2).mean(1).numpy()
-    variance, psnr = measure.patch_error_variance(*both, patch), measure.boundary_psnr(*both, patch)
+    variance, psnr = (
+        image_metrics.patch_error_variance(*both, patch),
+        image_metrics.boundary_psnr(*both, patch),
+    )
     for i, one in enumerate(error):
         roots = [
             math.sqrt(255**2 * one[y : y + patch, x : x + patch].mean())
@@ -389,39 +405,43 @@ def test_patch_metrics_are_their_definitions(size, patch):
 
 def test_patch_metrics_of_known_pictures():
     grey = flat(0.5, 0.5, 0.5, size=(32, 48))
-    assert measure.patch_error_variance(grey, grey).item() == 0
-    assert measure.boundary_psnr(grey, grey).item() == pytest.approx(50)
+    assert image_metrics.patch_error_variance(grey, grey).item() == 0
+    assert image_metrics.boundary_psnr(grey, grey).item() == pytest.approx(50)
     # Wrong by 10 levels everywhere: as large as it may be, yet nowhere worse than elsewhere
     shifted = grey + 10 / 255
-    assert measure.patch_error_variance(grey, shifted).item() == pytest.approx(0, abs=1e-6)
-    assert measure.boundary_psnr(grey, shifted).item() == pytest.approx(28.13, abs=0.01)
+    assert image_metrics.patch_error_variance(grey, shifted).item() == pytest.approx(0, abs=1e-6)
+    assert image_metrics.boundary_psnr(grey, shifted).item() == pytest.approx(28.13, abs=0.01)
     # One patch of six wrong by 60 levels, all the others right: 600, not the 60^4 / 6 of squares
     spot = grey.clone()
     spot[:, :, 16:, 16:32] += 60 / 255
-    assert measure.patch_error_variance(spot, grey).item() == pytest.approx(600, rel=1e-4)
+    assert image_metrics.patch_error_variance(spot, grey).item() == pytest.approx(600, rel=1e-4)
     # Inside a patch: no border sees it
     inside = grey.clone()
     inside[:, :, 18:30, 18:30] = 1
-    assert measure.boundary_psnr(inside, grey).item() == pytest.approx(50)
+    assert image_metrics.boundary_psnr(inside, grey).item() == pytest.approx(50)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (15, 40), (40, 15), (16, 31), (1, 1)])
 def test_fewer_than_two_patches_do_not_vary(size):
     both = random(2, 3, *size), random(2, 3, *size, seed=1)
-    assert measure.patch_error_variance(*both).tolist() == [0, 0]
+    assert image_metrics.patch_error_variance(*both).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (16, 3)])
 def test_pictures_without_a_border_are_refused(size):
     sentence = rf"the pictures have {size[1]}x{size[0]} pixels, no border of 16"
     with pytest.raises(ValueError, match=sentence):
-        measure.boundary_psnr(random(1, 3, *size), random(1, 3, *size))
+        image_metrics.boundary_psnr(random(1, 3, *size), random(1, 3, *size))
     both = random(1, 3, 1, 17), random(1, 3, 1, 17, seed=1)
     last = (both[0] - both[1])[..., 15:].square().mean()
-    assert measure.boundary_psnr(*both).item() == pytest.approx(-10 * math.log10(last), abs=1e-4)
+    assert image_metrics.boundary_psnr(*both).item() == pytest.approx(
+        -10 * math.log10(last), abs=1e-4
+    )
 
 
-@pytest.mark.parametrize("measured", [measure.patch_error_variance, measure.boundary_psnr])
+@pytest.mark.parametrize(
+    "measured", [image_metrics.patch_error_variance, image_metrics.boundary_psnr]
+)
 def test_patch_metrics_of_batches_and_other_shapes(pair, measured):
     one_by_one = [measured(a[None], b[None], 8) for a, b in zip(*pair, strict=True)]
     torch.testing.assert_close(measured(*pair, 8), torch.cat(one_by_one), atol=1e-4, rtol=0)
@@ -429,69 +449,15 @@ def test_patch_metrics_of_batches_and_other_shapes(pair, measured):
         measured(random(1, 3, 20, 20), random(1, 3, 20, 21))
 
 
-# --- Sets of pictures --------------------------------------------------------------------------
-
-
-def moments(vectors, *parts):
-    found = measure.Moments(vectors.shape[1])
-    for part in vectors.split(list(parts) or len(vectors)):
-        found.add(part)
-    return found
-
-
-def test_moments_are_those_of_all_vectors_at_once():
-    vectors = 1e4 + random(50, 7).double()  # an offset at which sums of squares lose digits
-    for parts in ((), (1, 30, 19), [1] * 50):
-        found = moments(vectors, *parts)
-        assert found.count == 50
-        torch.testing.assert_close(found.mean, vectors.mean(0), atol=1e-10, rtol=0)
-        torch.testing.assert_close(found.covariance(), torch.cov(vectors.T), atol=1e-10, rtol=0)
-
-
-def test_frechet_distance_of_known_sets():
-    """Sets whose covariances are diagonal: |m1 - m2|^2 + sum (s1 - s2)^2."""
-    corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]]).double() * math.sqrt(3 / 4)
-    one = moments(corners * torch.tensor([2.0, 5.0]))
-    other = moments(corners * torch.tensor([3.0, 1.0]) + torch.tensor([0.5, -2.0]))
-    expected = 0.5**2 + 2**2 + (2 - 3) ** 2 + (5 - 1) ** 2
-    assert measure.frechet_distance(one, other) == pytest.approx(expected, rel=1e-12)
-    assert measure.frechet_distance(other, one) == pytest.approx(expected, rel=1e-12)
-
-
-def test_frechet_distance_of_few_vectors():
-    """Fewer than they have dimensions: half of the eigenvalues are noise, and none may be seen."""
-    vectors = random(20, 40).double()
-    assert measure.frechet_distance(moments(vectors), moments(vectors)) < 1e-9
-    other = random(25, 40, seed=1).double()
-    # Tr (C1 C2)^(1/2) is the sum of the singular values of the centred vectors' products
-    products = (vectors - vectors.mean(0)) @ (other - other.mean(0)).T / math.sqrt(19 * 24)
-    expected = (vectors.mean(0) - other.mean(0)).square().sum() + vectors.var(0).sum()
-    expected += other.var(0).sum() - 2 * torch.linalg.svdvals(products).sum()
-    found = measure.frechet_distance(moments(vectors), moments(other))
-    assert found == pytest.approx(expected.item(), rel=1e-9)
-
-
-def test_a_root_is_of_the_vectors_so_far():
-    found, all_vectors = moments(random(9, 3)), random(20, 3, seed=1)
-    found.root()
-    found.add(all_vectors)
-    torch.testing.assert_close(found.root() @ found.root(), found.covariance())
-
-
-def test_one_vector_has_no_covariance():
-    with pytest.raises(ValueError, match="at least two vectors; there are 1"):
-        measure.frechet_distance(moments(random(1, 3)), moments(random(5, 3)))
-
-
 # --- All of them -------------------------------------------------------------------------------
 
 
 def test_scores_of_a_batch():
     made, true = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
-    found = measure.scores(made, true)
+    found = image_metrics.scores(made, true)
     assert list(found) == ["psnr", "ssim", "ciede2000", "colorfulness"]
     assert all(values.shape == (2,) for values in found.values())
-    assert list(measure.scores(made)) == ["colorfulness"]
-    wanted = measure.ab_histogram(true)
-    assert measure.scores(true, true, wanted)["his"].tolist() == pytest.approx([1, 1])
-    assert {"pev16", "bpsnr32"} <= set(measure.scores(made, true, patches=(16, 32)))
+    assert list(image_metrics.scores(made)) == ["colorfulness"]
+    wanted = image_metrics.ab_histogram(true)
+    assert image_metrics.scores(true, true, wanted)["his"].tolist() == pytest.approx([1, 1])
+    assert {"pev16", "bpsnr32"} <= set(image_metrics.scores(made, true, patches=(16, 32)))
