@@ -33,9 +33,9 @@ from .cli_common import (
 )
 
 if TYPE_CHECKING:
+    from .media.image_data import Picture
     from .model_defs.spec import Spec
     from .pipeline.colorizer import Colorizer
-    from .pipeline.files import Picture
 
 Paint = Callable[["Picture", list[Path]], None]  # colours a picture and writes its outputs
 
@@ -313,8 +313,8 @@ def plan(
     Raises:
         Refusal: two pictures with one output, an output that is an input, an impossible `out`.
     """
-    from .pipeline.files import FORMATS, SUFFIXES
-    from .pipeline.video_parts import FORMATS as FILMS
+    from .media.image_io import FORMATS, SUFFIXES
+    from .media.segmented_writer import FORMATS as FILMS
 
     suffix = out.suffix.lower()
     films = list(map(cli_film.is_film, inputs))
@@ -362,7 +362,7 @@ def plan(
 
 def _film_target(given: Path, out: Path, frames: bool) -> Path:
     """Where a film goes below the folder `out`; a folder of frames becomes `out` itself."""
-    from .pipeline.video_parts import FORMATS
+    from .media.segmented_writer import FORMATS
 
     if os.path.isdir(given):
         return out
@@ -377,7 +377,7 @@ def pictures_in(given: Path, out: Path | None = None) -> Iterator[Job]:
 
     Without `out`, jobs have no target and no folder is passed over.
     """
-    from .pipeline.files import FORMATS, SUFFIXES
+    from .media.image_io import FORMATS, SUFFIXES
 
     passed_over = out and os.path.realpath(out)
 
@@ -408,7 +408,7 @@ def pictures_in(given: Path, out: Path | None = None) -> Iterator[Job]:
 
 
 def _variations(arguments: argparse.Namespace) -> int:
-    from .pipeline.files import SUFFIXES
+    from .media.image_io import SUFFIXES
 
     if arguments.out.suffix.lower() in SUFFIXES and not os.path.isdir(arguments.out):
         raise Refusal(f"-o {arguments.out} names one picture; name a folder for the variations.")
@@ -427,8 +427,9 @@ def finishing(arguments: argparse.Namespace, spec: "Spec") -> dict:
         Refusal: options that do not go together.
         ValueError, OSError: options that cannot be used.
     """
+    from .media import image_io
     from .ops import resize
-    from .pipeline import files, finish
+    from .pipeline import finish
 
     given = {name: getattr(arguments, name) for name in CONTROLS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -437,7 +438,7 @@ def finishing(arguments: argparse.Namespace, spec: "Spec") -> dict:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--mask"
         raise Refusal(f"--finish published is the official script's picture; leave out {options}.")
     controls = "published" if published else finish.Finish(**given)
-    mask = files.read(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
+    mask = image_io.read(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
     if resolution is not None:
         fit = resize.square if published else resize.fit
         fit(1, 1, resolution, spec.multiple)
@@ -494,22 +495,22 @@ def write_missing(
     arguments: argparse.Namespace, outputs: list[Path], results: Iterable[tuple]
 ) -> None:
     """Write each (pixels, what a file keeps), except what is there already."""
-    from .pipeline import files
+    from .media import image_io
 
     for path, (pixels, keep) in zip(outputs, results, strict=True):
         if arguments.overwrite or not _holds_something(path):
-            files.write(path, pixels, keep)
+            image_io.write(path, pixels, keep)
 
 
 def _read_ahead(jobs: list[Job]) -> Iterator["Future[Picture]"]:
     """The picture of each job, while a thread reads the next one."""
-    from .pipeline import files
+    from .media import image_io
 
     with ThreadPoolExecutor(1) as reader:
         coming = None
         for job, following in zip(jobs, [*jobs, None][1:], strict=True):
-            reading = coming or reader.submit(files.read, job.source)
-            coming = following and reader.submit(files.read, following.source)
+            reading = coming or reader.submit(image_io.read, job.source)
+            coming = following and reader.submit(image_io.read, following.source)
             yield reading
 
 

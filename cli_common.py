@@ -116,8 +116,8 @@ def left_out(grey: int, unreadable: int) -> str:
 
 def sentence(error: BaseException, name: str = "") -> str:
     """One line for the user, which names the file."""
-    from .pipeline.files import PictureError
-    from .pipeline.video import FilmError
+    from .media.image_data import PictureError
+    from .media.video_info import FilmError
 
     if isinstance(error, OSError) and error.strerror:
         name, text = name or str(error.filename), f"{error.strerror}."

@@ -33,8 +33,8 @@ from .cli_common import (
 )
 
 if TYPE_CHECKING:
+    from .media.image_data import Picture
     from .pipeline.exemplar import ExemplarColorizer, References
-    from .pipeline.files import Picture
 
 
 def add_exemplar(parser: argparse.ArgumentParser) -> None:
@@ -140,9 +140,9 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
 
 def _pictures(paths: list[Path]) -> list:
     """References, read."""
-    from .pipeline import files
+    from .media import image_io
 
-    return [files.read(path).pixels for path in paths]
+    return [image_io.read(path).pixels for path in paths]
 
 
 class _Chooser:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .pipeline.video import Film
+    from .media.video_info import Film
 
 log = logging.getLogger(__name__)
 PART = 240  # frames that are finished together: what a stopped run does again at most
@@ -105,7 +105,7 @@ def add_film(parser: argparse.ArgumentParser) -> None:
 
 def is_film(path: Path) -> bool:
     """Whether the name is that of a film file."""
-    from .pipeline.video import SUFFIXES
+    from .media.video_reader import SUFFIXES
 
     return path.suffix.lower() in SUFFIXES and not os.path.isdir(path)
 
@@ -150,11 +150,11 @@ def color_film(
     import torch
     from safetensors.torch import load, save
 
-    from .pipeline import video
+    from .media import video_reader
     from .pipeline.stabilize import Controls, Stabilizer, State
 
     controls = check(arguments)
-    film = video.probe(source, rate=24 if arguments.rate is None else arguments.rate)
+    film = video_reader.probe(source, rate=24 if arguments.rate is None else arguments.rate)
     settings = settings | {"stabilize": arguments.stabilize, **controls}
     with _sink(arguments, source, target, film, settings) as sink:
         left = load(sink.state) if sink.state else {}
@@ -167,7 +167,7 @@ def color_film(
             stabilizer = Stabilizer(
                 Controls(**controls), device=device, state=State.of(state) if state else None
             )
-        with closing(video.read(source, sink.done)) as frames:
+        with closing(video_reader.read(source, sink.done)) as frames:
             colored = _colored(frames, painter, film)
             finished = _steadied(colored, stabilizer) if stabilizer else colored
             told = _telling(finished, source.name, sink.done, film.frames)
@@ -235,7 +235,7 @@ def _telling(done: Iterator[Done], name: str, begin: int, total: int | None) -> 
 
 
 def _sink(arguments: argparse.Namespace, source: Path, target: Path, film: "Film", settings: dict):
-    from .pipeline.video_parts import FORMATS, Parts
+    from .media.segmented_writer import FORMATS, Parts
 
     if target.suffix.lower() not in FORMATS:
         return _Pictures(source, target, settings, overwrite=arguments.overwrite)
@@ -250,14 +250,14 @@ def _sink(arguments: argparse.Namespace, source: Path, target: Path, film: "Film
 
 
 class _Pictures:
-    """The coloured frames of a film as pictures in a folder; used as `video_parts.Parts` is."""
+    """The coloured frames of a film as pictures in a folder; used as `Parts` is."""
 
     def __init__(self, source: Path, folder: Path, settings: dict, *, overwrite: bool):
         """Raises FilmError where other pictures are in the folder and not to be overwritten."""
-        from .pipeline import files, video
+        from .media import image_io, video_info, video_reader
 
         self.folder, self.work = folder, folder / ".colorist-film"
-        self.sources = video.pictures_in(source) if os.path.isdir(source) else None
+        self.sources = video_reader.pictures_in(source) if os.path.isdir(source) else None
         stat = os.stat(source)
         made = [str(source.absolute()), stat.st_size, stat.st_mtime_ns, settings]
         self.made = json.loads(json.dumps(made))
@@ -274,8 +274,8 @@ class _Pictures:
                 log.warning("%s: begun anew, as the film or a setting was changed.", folder)
         except (OSError, ValueError, KeyError):
             there = folder.iterdir() if folder.is_dir() else ()
-            if not overwrite and any(path.suffix.lower() in files.SUFFIXES for path in there):
-                raise video.FilmError(
+            if not overwrite and any(path.suffix.lower() in image_io.SUFFIXES for path in there):
+                raise video_info.FilmError(
                     f"{folder} holds other pictures; name another folder, or --overwrite."
                 ) from None
 
@@ -286,7 +286,7 @@ class _Pictures:
 
     def write(self, frames: Iterable[tuple], state: Callable[[], bytes]) -> int:
         """See `Parts.write`."""
-        from .pipeline import files
+        from .media import atomic, image_io
 
         count = 0
         for count, (pixels, _) in enumerate(frames, 1):
@@ -296,12 +296,12 @@ class _Pictures:
             name = f"{number:06}.png"
             if self.sources:
                 own = self.sources[number]
-                keep = files.read(own).keep
-                name = own.name if own.suffix.lower() in files.FORMATS else f"{own.stem}.png"
-            files.write(self.folder / name, pixels, keep)
+                keep = image_io.read(own).keep
+                name = own.name if own.suffix.lower() in image_io.FORMATS else f"{own.stem}.png"
+            image_io.write(self.folder / name, pixels, keep)
         if count:
             before, self.done = self.done, self.done + count
-            files.write_whole(self.work / f"{self.done}.state", state())
+            atomic.write_whole(self.work / f"{self.done}.state", state())
             self._note(f"{self.done}.state")
             (self.work / f"{before}.state").unlink(missing_ok=True)
         return count
@@ -312,7 +312,7 @@ class _Pictures:
         (self.work / f"{self.done}.state").unlink(missing_ok=True)
 
     def _note(self, state: str | None) -> None:
-        from .pipeline import files
+        from .media import atomic
 
         kept = {"made": self.made, "state": state, "done": self.done}
-        files.write_whole(self.work / "made.json", json.dumps(kept).encode())
+        atomic.write_whole(self.work / "made.json", json.dumps(kept).encode())

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .pipeline.files import Picture
+    from .media.image_data import Picture
     from .pipeline.hints import Hint
     from .pipeline.pointhint import PointHintColorizer
 
@@ -182,7 +182,8 @@ def _keys(arguments: argparse.Namespace) -> "Callable[[], dict[int, list[Hint]]]
     """What gives the hints of a film by the numbers of the frames that they were made for."""
     import torch
 
-    from .pipeline import files, follow
+    from .media import image_io
+    from .pipeline import follow
 
     given = Path(arguments.hints)
     if not os.path.isdir(given):
@@ -197,8 +198,8 @@ def _keys(arguments: argparse.Namespace) -> "Callable[[], dict[int, list[Hint]]]
             raise Refusal(f"{given}: two files for frame {number}; keep one of them.")
         if path.suffix.lower() == ".json":
             keys[number] = _file(path)
-        elif path.suffix.lower() in files.SUFFIXES:
-            rgb = torch.from_numpy(files.read(path).pixels[..., :3]).movedim(-1, 0)[None]
+        elif path.suffix.lower() in image_io.SUFFIXES:
+            rgb = torch.from_numpy(image_io.read(path).pixels[..., :3]).movedim(-1, 0)[None]
             keys[number] = follow.of_picture(rgb.expand(-1, 3, -1, -1))
     if not keys:
         raise Refusal(

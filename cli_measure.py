@@ -252,14 +252,14 @@ def _pictures(given: Path, others: list[Path]) -> list[Job]:
 
 def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
     """What measures one entry; `keep_truth`: all have the same, which is read once."""
+    from .media import image_io
     from .metrics import image as image_metrics
-    from .pipeline import files
 
     def read(path: Path) -> "Tensor":
         """(1, 3, H, W) without transparency."""
         import torch
 
-        pixels = torch.from_numpy(files.read(path).pixels[..., :3])
+        pixels = torch.from_numpy(image_io.read(path).pixels[..., :3])
         return pixels.movedim(-1, 0)[None].expand(-1, 3, -1, -1)
 
     @lru_cache
@@ -289,13 +289,13 @@ def _score_film(entry: Measured) -> dict[str, float]:
     """Means over the frames of a film, and how much its colour flickers."""
     import torch
 
+    from .media import video_reader
     from .metrics import image as image_metrics
     from .metrics.flicker import Flicker
-    from .pipeline import video
 
     flicker, totals = Flicker(), Counter()
-    truths = entry.truth and video.read(entry.truth)
-    for pixels, _ in video.read(entry.result):
+    truths = entry.truth and video_reader.read(entry.truth)
+    for pixels, _ in video_reader.read(entry.result):
         frame = torch.from_numpy(pixels)[None]
         flicker.push(frame)
         true = truths and next(truths, None)

@@ -33,9 +33,10 @@ ROOT = Path(__file__).resolve().parents[1]
 runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 
 import comfyui_colorist as colorist
+from comfyui_colorist.media import image_io
 from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.ops import color, optical_flow
-from comfyui_colorist.pipeline import files, stabilize
+from comfyui_colorist.pipeline import stabilize
 
 FRAMES, HEIGHT, WIDTH = 24, 192, 256
 SHOWN = 0.75  # of the photo that the camera sees
@@ -152,7 +153,7 @@ METHODS = {
 
 def read(path: Path) -> Tensor:
     """(1, 3, H, W)."""
-    return torch.from_numpy(files.read(path).pixels[..., :3]).movedim(-1, 0)[None]
+    return torch.from_numpy(image_io.read(path).pixels[..., :3]).movedim(-1, 0)[None]
 
 
 def made_of(photo: Tensor, other: Tensor, seed: int, frames: int = FRAMES) -> Film:

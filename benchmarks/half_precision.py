@@ -29,7 +29,7 @@ def main() -> None:
     import torch
 
     color = importlib.import_module(f"{package}.ops.color")
-    files = importlib.import_module(f"{package}.pipeline.files")
+    files = importlib.import_module(f"{package}.media.image_io")
     load = importlib.import_module(package).load
     paths = sorted(options.photos.glob("*.jpg"))[: options.limit]
     photos = [torch.from_numpy(files.read(path).pixels[..., :3].copy()) for path in paths]

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from comfy_api.v0_0_2 import ComfyExtension, io
 from torch import Tensor, nn
 
+from ..media import image_io
 from ..model_defs.checkpoint import SUFFIXES
-from ..pipeline import downloads, files, models, reference_index
+from ..pipeline import downloads, models, reference_index
 from ..pipeline.placement import Placement
 
 __all__ = ["ComfyExtension", "io"]  # for the node files, which import nothing of the host
@@ -284,7 +285,7 @@ def _input_photos() -> dict[Path, list[Path]]:
             photos = sorted(
                 entry.name
                 for entry in entries
-                if entry.name.lower().endswith(files.SUFFIXES) and entry.is_file()
+                if entry.name.lower().endswith(image_io.SUFFIXES) and entry.is_file()
             )
         except OSError:
             continue  # not ours to read

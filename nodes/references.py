@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..media import image_io
 from ..ops.resize import Geometry, shrink
 from ..ops.tensors import as_batch
-from ..pipeline import files, references
+from ..pipeline import references
 from ..pipeline.reference_looks import ENCODER
 from ..pipeline.references import Ranking
 from . import controls, host, words
@@ -142,7 +143,7 @@ def gathered(photos: Sequence[Path | Tensor]) -> Tensor:
     """
     out: list[Tensor] = []
     for photo in photos:
-        rgb, _ = as_batch(files.read(photo).pixels if isinstance(photo, Path) else photo)
+        rgb, _ = as_batch(image_io.read(photo).pixels if isinstance(photo, Path) else photo)
         rgb = rgb.expand(-1, -1, -1, 3) if rgb.shape[-1] == 1 else rgb
         rgb = rgb[..., :3] if rgb.shape[-1] == 4 and rgb[..., 3].min() >= 1 else rgb
         rgb = rgb.movedim(-1, 1).clamp(0, 1)

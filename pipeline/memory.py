@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..media.atomic import write_whole
 from ..model_defs import checkpoint
 from ..model_defs.checkpoint import CheckpointError
 from ..model_defs.spec import Entries, MemorySizes
-from .files import write_whole
 
 KIND = "color memory"  # in the metadata of our files, where a network has its architecture
 VERSION = 1

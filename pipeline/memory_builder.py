@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..media import image_io
+from ..media.image_data import PictureError
 from ..ops import color
 from ..ops.resize import LONGEST, Geometry, shrink
 from ..ops.tensors import as_batch, repaired
-from . import clusters, files
+from . import clusters
 from . import projection as projections
 from .colorizer import Colorizer
-from .files import PictureError
 from .memory import ColorMemory
 
 log = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ def _small(
 ) -> Tensor | None:
     """One photo as its working picture (3, h, w) float32 on the CPU; None for a grey one."""
     photo = photos[index]
-    rgb, _ = as_batch(files.read(Path(photo)).pixels if isinstance(photo, str | Path) else photo)
+    rgb, _ = as_batch(image_io.read(Path(photo)).pixels if isinstance(photo, str | Path) else photo)
     if len(rgb) != 1:
         raise ValueError(f"photo {index + 1} has shape {tuple(photo.shape)}; expected (H, W, C).")
     if rgb.shape[-1] == 1:

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..media import image_io
+from ..media.image_data import PictureError
 from ..ops.tensors import as_batch
-from . import files
 from .colorizer import Colorizer
-from .files import PictureError
 from .memory_builder import READERS
 from .reference_index import COLOR, GREYISH, UNREADABLE, Index, index_file
 from .reference_looks import (
@@ -215,7 +215,7 @@ def _refuse_none(found: Ranking, photos: int) -> None:
 
 def _target(target: Tensor | np.ndarray | str | Path) -> Tensor:
     """(B, 3, SIDE, SIDE): at most FRAMES of the target's frames."""
-    rgb, _ = as_batch(files.read(target).pixels if isinstance(target, str | Path) else target)
+    rgb, _ = as_batch(image_io.read(target).pixels if isinstance(target, str | Path) else target)
     if len(rgb) > FRAMES:
         rgb = rgb[torch.linspace(0, len(rgb) - 1, FRAMES).round().long()]
     return torch.cat([working_pictures(frame[None], "target") for frame in rgb])
@@ -223,7 +223,7 @@ def _target(target: Tensor | np.ndarray | str | Path) -> Tensor:
 
 def _small(gallery: Sequence[str | Path | Tensor], place: int) -> Tensor:
     photo = gallery[place]
-    rgb, _ = as_batch(files.read(photo).pixels if isinstance(photo, str | Path) else photo)
+    rgb, _ = as_batch(image_io.read(photo).pixels if isinstance(photo, str | Path) else photo)
     if len(rgb) != 1:
         raise ValueError(f"photo {place + 1} has shape {tuple(photo.shape)}; expected (H, W, C).")
     return working_pictures(rgb, f"photo {place + 1}")[0]

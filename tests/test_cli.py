@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfyui_colorist import cli, cli_colorize, cli_common
-from comfyui_colorist.pipeline import files
+from comfyui_colorist.media import atomic, image_data, image_io
 from PIL import Image
 
 
@@ -35,7 +35,7 @@ def tree(folder: Path) -> list[str]:
 
 
 def is_coloured(path: Path) -> bool:
-    pixels = files.read(path).pixels
+    pixels = image_io.read(path).pixels
     return pixels.shape[2] >= 3 and np.ptp(pixels[..., :3], axis=2).max() > 0.02
 
 
@@ -95,9 +95,9 @@ def test_sixteen_bits_and_alpha_survive(tmp_path, model):
     values = np.random.default_rng(0).integers(0, 65536, (30, 40, 1)).astype(np.float32) / 65535
     values = np.concatenate([values, values, values, 1 - values], axis=2)
     for name in ("a.png", "b.tif"):
-        files.write(tmp_path / name, values, files.Keep(bits=16))
+        image_io.write(tmp_path / name, values, image_data.Keep(bits=16))
         assert run("colorize", tmp_path / name, "-o", tmp_path / "out", *model) == 0
-        result = files.read(tmp_path / "out" / name)
+        result = image_io.read(tmp_path / "out" / name)
         assert result.keep.bits == 16
         assert np.allclose(result.pixels[..., 3], values[..., 3], atol=1e-6)
 
@@ -111,7 +111,7 @@ def test_controls_reach_the_engine(tmp_path, model):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     half = tmp_path / "half"
     assert run("colorize", source, "-o", half, *model, "--mask", tmp_path / "mask.png") == 0
-    spread = np.ptp(files.read(half / "a.png").pixels, axis=2)
+    spread = np.ptp(image_io.read(half / "a.png").pixels, axis=2)
     assert spread[:, :20].max() < 0.01 < spread[:, 20:].max()
     published = tmp_path / "published"
     assert run("colorize", source, "-o", published, *model, "--finish", "published") == 0
@@ -153,7 +153,7 @@ def test_full_disk(tmp_path, model, monkeypatch, capsys):
     def fail(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(atomic.os, "fsync", fail)
     assert run("colorize", picture(tmp_path / "a.png"), "-o", tmp_path / "out", *model) == 1
     assert "failed: a.png: No space left on device." in capsys.readouterr().err
     assert tree(tmp_path / "out") == []
@@ -420,7 +420,7 @@ def test_memory_export_writes_both_or_none(tmp_path, memory, monkeypatch, capsys
     assert "semantic_embed.npy is a folder" in capsys.readouterr().err
     assert tree(folder) == []
 
-    replace, full = files.os.fsync, []
+    replace, full = atomic.os.fsync, []
 
     def fail_at_the_second(number):
         full.append(number)
@@ -428,7 +428,7 @@ def test_memory_export_writes_both_or_none(tmp_path, memory, monkeypatch, capsys
             raise OSError(28, "No space left on device")
         replace(number)
 
-    monkeypatch.setattr(files.os, "fsync", fail_at_the_second)
+    monkeypatch.setattr(atomic.os, "fsync", fail_at_the_second)
     assert run("memory", "export", memory, "-o", tmp_path / "out") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert tree(tmp_path / "out") == []
@@ -459,7 +459,7 @@ def test_colorize_with_a_memory(tmp_path, memory, colorformer, model, capsys):
     assert run("colorize", source, "-o", tmp_path / "own.png", *colorformer, *small) == 0
     options = ["-o", tmp_path / "other.png", *small, "--memory", memory]
     assert run("colorize", source, *options, *colorformer) == 0
-    own, other = (files.read(tmp_path / name).pixels for name in ("own.png", "other.png"))
+    own, other = (image_io.read(tmp_path / name).pixels for name in ("own.png", "other.png"))
     assert np.abs(own - other).max() > 0.02
     out = tmp_path / "out.png"
     capsys.readouterr()
@@ -481,14 +481,14 @@ def test_variations(tmp_path, memory, colorformer, capsys):
     stdout, stderr = capsys.readouterr()
     assert json.loads(stdout)["files"][0]["outputs"] == [str(out / name) for name in names[:3]]
     assert stderr.endswith("2 written.\n")
-    results = [files.read(out / name).pixels for name in names[:3]]
+    results = [image_io.read(out / name).pixels for name in names[:3]]
     assert all(np.abs(a - b).max() > 0.02 for a, b in zip(results, results[1:], strict=False))
 
     # One missing: it alone is written, as it was
     (out / "a-2.png").unlink()
     assert run("variations", tmp_path / "in", *options) == 0
     assert "1 written, 1 skipped." in capsys.readouterr().err
-    assert np.array_equal(files.read(out / "a-2.png").pixels, results[1])
+    assert np.array_equal(image_io.read(out / "a-2.png").pixels, results[1])
 
     # Another seed and memory give others, which replace nothing without --overwrite
     (out / "a-2.png").unlink()
@@ -497,7 +497,7 @@ def test_variations(tmp_path, memory, colorformer, capsys):
     assert run("variations", source, *others) == 0
     assert [(out / name).read_bytes() for name in ("a-1.png", "a-3.png")] == before
     other = (out / "a-2.png").read_bytes()
-    assert not np.array_equal(files.read(out / "a-2.png").pixels, results[1])
+    assert not np.array_equal(image_io.read(out / "a-2.png").pixels, results[1])
     assert run("variations", source, *others, "--overwrite") == 0
     assert (out / "a-1.png").read_bytes() != before[0]
     assert (out / "a-2.png").read_bytes() == other
@@ -552,7 +552,7 @@ def test_a_count_of_variations_is_checked_before_their_names_are_made(
 def test_interruption_keeps_what_is_done(tmp_path, model, monkeypatch, capsys):
     for name in "abc":
         picture(tmp_path / "in" / f"{name}.png")
-    replace, calls = files.os.replace, []
+    replace, calls = atomic.os.replace, []
 
     def stop_at_the_second(source, target):
         calls.append(target)
@@ -560,7 +560,7 @@ def test_interruption_keeps_what_is_done(tmp_path, model, monkeypatch, capsys):
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", stop_at_the_second)
+    monkeypatch.setattr(atomic.os, "replace", stop_at_the_second)
     out = tmp_path / "out"
     assert run("colorize", tmp_path / "in", "-o", out, *model, "--json") == 130
     assert tree(out) == ["a.png"]
@@ -606,7 +606,7 @@ def test_real_process_and_real_interruption(tmp_path, root, model):
     assert 0 < len(done) < 200
     assert all(path.suffix == ".png" and not path.name.startswith(".") for path in done)
     for path in done:
-        files.read(path)
+        image_io.read(path)
 
 
 def test_help_is_instant(root):

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfyui_colorist import cli
-from comfyui_colorist.pipeline import files, references
+from comfyui_colorist.media import image_io
+from comfyui_colorist.pipeline import references
 from PIL import Image
 
 
@@ -33,7 +34,7 @@ def run(*arguments: object) -> int:
 
 
 def pixels(path: Path) -> np.ndarray:
-    return files.read(path).pixels
+    return image_io.read(path).pixels
 
 
 def test_takes_its_colours_from_the_reference(tmp_path, model, capsys):

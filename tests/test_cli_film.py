@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist import cli, cli_film
+from comfyui_colorist.media import image_io, video_reader
+from comfyui_colorist.media.segmented_writer import Parts
 from comfyui_colorist.metrics import flicker
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import files, video
 from comfyui_colorist.pipeline.pointhint import PointHintColorizer
-from comfyui_colorist.pipeline.video_parts import Parts
 
 ROOT = Path(__file__).resolve().parent
 films = SimpleNamespace(**runpy.run_path(str(ROOT / "films.py")))
@@ -56,12 +56,12 @@ def run(*arguments: object) -> int:
 
 
 def frames(path: Path) -> np.ndarray:
-    return np.stack([pixels for pixels, _ in video.read(path)])
+    return np.stack([pixels for pixels, _ in video_reader.read(path)])
 
 
 def times(path: Path) -> list[Fraction]:
-    base = video.probe(path).time_base
-    return [when * base for _, when in video.read(path)]
+    base = video_reader.probe(path).time_base
+    return [when * base for _, when in video_reader.read(path)]
 
 
 def wavering(film: np.ndarray) -> float:
@@ -135,9 +135,9 @@ def test_a_stopped_run_goes_on(tmp_path, film, model, options, monkeypatch, caps
 def test_frames_of_a_folder(tmp_path, film, model):
     folder = tmp_path / "frames"
     for number, pixels in enumerate(frames(film)):
-        files.write(folder / f"f{number}.png", pixels)  # f10 behind f9
+        image_io.write(folder / f"f{number}.png", pixels)  # f10 behind f9
     assert run("colorize", folder, "-o", tmp_path / "a.mkv", "--rate", "12", *model, *LOSSLESS) == 0
-    assert video.probe(tmp_path / "a.mkv").rate == 12
+    assert video_reader.probe(tmp_path / "a.mkv").rate == 12
     assert run("colorize", film, "-o", tmp_path / "b.mkv", *model, *LOSSLESS) == 0
     a, b = frames(tmp_path / "a.mkv"), frames(tmp_path / "b.mkv")
     assert np.abs(a - b).max() < 0.012
@@ -147,7 +147,7 @@ def test_frames_of_a_folder(tmp_path, film, model):
     assert sorted(path.name for path in out.glob("*.png")) == sorted(
         path.name for path in folder.iterdir()
     )
-    steady = np.stack([files.read(out / f"f{i}.png").pixels for i in range(FRAMES)])
+    steady = np.stack([image_io.read(out / f"f{i}.png").pixels for i in range(FRAMES)])
     assert wavering(steady) < wavering(a)
 
 
@@ -160,9 +160,9 @@ def test_a_film_becomes_pictures(tmp_path, film, model, monkeypatch, capsys):
     assert len(list((tmp_path / "film").glob("*.png"))) == 5
     assert run(*command) == 0
     assert "goes on behind frame 5" in capsys.readouterr().err
-    parts = [files.read(tmp_path / "film" / f"{i:06}.png").pixels for i in range(FRAMES)]
+    parts = [image_io.read(tmp_path / "film" / f"{i:06}.png").pixels for i in range(FRAMES)]
     assert run(*[x if x != tmp_path else tmp_path / "whole" for x in command]) == 0
-    whole = [files.read(tmp_path / "whole/film" / f"{i:06}.png").pixels for i in range(FRAMES)]
+    whole = [image_io.read(tmp_path / "whole/film" / f"{i:06}.png").pixels for i in range(FRAMES)]
     assert np.abs(np.stack(parts) - np.stack(whole)).max() < 0.005  # a level
     # Finished: a later run writes nothing, unless it is told to
     (tmp_path / "film" / "000003.png").unlink()
@@ -173,7 +173,7 @@ def test_a_film_becomes_pictures(tmp_path, film, model, monkeypatch, capsys):
 
 
 def test_other_pictures_are_not_overwritten(tmp_path, film, model, capsys):
-    files.write(tmp_path / "film" / "000003.png", frames(film)[0])
+    image_io.write(tmp_path / "film" / "000003.png", frames(film)[0])
     before = (tmp_path / "film" / "000003.png").read_bytes()
     assert run("colorize", film, "-o", tmp_path, "--frames", *model) == 1
     assert "holds other pictures; name another folder, or --overwrite" in capsys.readouterr().err
@@ -182,7 +182,7 @@ def test_other_pictures_are_not_overwritten(tmp_path, film, model, capsys):
 
 def test_by_coloured_frames_of_it(tmp_path, film, mini_exemplar_file):
     shown = torch.tensor([1.0, 0.7, 0.5]) * torch.from_numpy(frames(film)[0])
-    files.write(tmp_path / "key.png", shown.numpy())
+    image_io.write(tmp_path / "key.png", shown.numpy())
     model = ["--model", mini_exemplar_file, "--resolution", "64", "--device", "cpu"]
     options = ["--reference", tmp_path / "key.png", "--stabilize", *model]
     assert run("exemplar", film, "-o", tmp_path / "out.mkv", *options) == 0
@@ -197,7 +197,7 @@ def test_hints_go_with_what_moves(tmp_path, film, mini_pointhint_file, monkeypat
     red = {"version": 1, "points": [{"x": 0.5, "y": 0.5, "color": "#c03030", "size": 8}]}
     (keys / "0.json").write_text(json.dumps(red))
     shown = torch.tensor([0.5, 0.7, 1.0]) * torch.from_numpy(frames(film)[9])
-    files.write(keys / "9.png", shown.numpy())
+    image_io.write(keys / "9.png", shown.numpy())
     model = ["--model", mini_pointhint_file, "--resolution", "64", "--device", "cpu", *LOSSLESS]
     command = ["hints", film, "--hints", keys, *model]
     given, colorize = [], PointHintColorizer.colorize
@@ -254,7 +254,7 @@ def test_refusals(film, model, arguments, sentence, capsys):
 
 
 def test_a_picture_is_no_film(tmp_path, film, model, capsys):
-    files.write(tmp_path / "a.png", frames(film)[0])
+    image_io.write(tmp_path / "a.png", frames(film)[0])
     assert run("colorize", tmp_path / "a.png", "-o", tmp_path / "x.mkv", *model) == 2
     assert "names one film; give one film, or one folder of frames" in capsys.readouterr().err
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist import cli
+from comfyui_colorist.media import image_io
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import files
 from PIL import Image
 
 RED = {"x": 0.25, "y": 0.5, "color": "#c03030", "size": 4}
@@ -50,7 +50,7 @@ def swapped(*points: dict) -> list[dict]:
 
 def ab(path: Path) -> np.ndarray:
     """(2, H, W)."""
-    rgb = torch.from_numpy(files.read(path).pixels).movedim(-1, 0)[:3]
+    rgb = torch.from_numpy(image_io.read(path).pixels).movedim(-1, 0)[:3]
     return color.rgb_to_lab(rgb)[1:].numpy()
 
 

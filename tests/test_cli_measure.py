@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist import cli, cli_measure
+from comfyui_colorist.media import image_data, image_io
 from comfyui_colorist.metrics import image as image_metrics
-from comfyui_colorist.pipeline import files
 from PIL import Image
 
 SCORES = ("psnr", "ssim", "ciede2000", "colorfulness", "true_colorfulness", "delta_colorfulness")
@@ -38,7 +38,7 @@ def shown(capsys, *arguments: object, code: int = 0) -> dict:
 
 
 def pixels(path: Path) -> torch.Tensor:
-    return torch.from_numpy(files.read(path).pixels[..., :3]).movedim(-1, 0)[None]
+    return torch.from_numpy(image_io.read(path).pixels[..., :3]).movedim(-1, 0)[None]
 
 
 # --- Numbers -----------------------------------------------------------------------------------
@@ -90,9 +90,9 @@ def test_colourfulness_alone_needs_no_truth(tmp_path, capsys):
 
 def test_grey_alpha_and_depth_are_no_obstacle(tmp_path, capsys):
     truth = picture(tmp_path / "a.png")
-    values = files.read(truth).pixels
+    values = image_io.read(truth).pixels
     alpha = np.concatenate([values, np.full_like(values[..., :1], 0.5)], axis=2)
-    files.write(tmp_path / "deep.png", alpha, files.Keep(bits=16))
+    image_io.write(tmp_path / "deep.png", alpha, image_data.Keep(bits=16))
     (entry,) = shown(capsys, tmp_path / "deep.png", truth)["files"]
     assert (entry["psnr"], entry["ssim"]) == (pytest.approx(50), pytest.approx(1, abs=1e-6))
     (entry,) = shown(capsys, picture(tmp_path / "grey.png", mode="L"), truth)["files"]

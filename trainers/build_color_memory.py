@@ -30,10 +30,10 @@ from PIL import Image
 from torch import Tensor
 
 from .. import cli_common
+from ..media.image_data import PictureError
 from ..model_defs import colorformer, registry
 from ..pipeline import engine, memory, memory_builder
 from ..pipeline.colorizer import Colorizer
-from ..pipeline.files import PictureError
 from . import common, starts, weights
 from .data import Photos
 

@@ -31,7 +31,8 @@ from pathlib import Path
 import torch
 
 from .. import cli_common
-from ..pipeline import engine, files, reference_looks, references
+from ..media import atomic
+from ..pipeline import engine, reference_looks, references
 from . import common
 from .build_color_memory import Pictures
 from .data import Photos
@@ -91,7 +92,7 @@ def main(config: Config) -> dict:
             "unreadable": [keys[place] for place in pairs.unreadable],
         },
     }
-    files.write_whole(config.out, json.dumps(table).encode())
+    atomic.write_whole(config.out, json.dumps(table).encode())
     print(f"{config.out}: {len(keys)} photos, {time.monotonic() - began:.1f} s")
     if line := cli_common.left_out(len(pairs.grey), len(pairs.unreadable)):
         print(line)

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ..media.atomic import write_whole
 from ..model_defs import checkpoint
-from ..pipeline.files import write_whole
 from . import common
 from .common import Settings
 from .streams import Place

@@ -23,11 +23,11 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import update_bn
 
+from ..media.atomic import write_whole
 from ..model_defs import checkpoint, registry
 from ..model_defs.spec import Spec
 from ..ops import color
 from ..pipeline import models
-from ..pipeline.files import write_whole
 from . import weights
 from .data import Batch, Photos
 from .streams import Shards

@@ -26,8 +26,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..media import icc as profiles
 from ..ops import color
-from ..pipeline import profiles
 from . import damage
 from .streams import Place, Shards, expanded, is_photo, is_stream
 

@@ -37,12 +37,12 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__, cli_common
+from ..media.atomic import write_whole
 from ..metrics import fid
 from ..metrics import image as image_metrics
 from ..model_defs import checkpoint
 from ..pipeline import engine, models
 from ..pipeline.colorizer import Colorizer
-from ..pipeline.files import write_whole
 from . import common, weights
 from .contact_sheet import contact_sheet, kind_of, save
 from .data import Photos

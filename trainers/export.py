@@ -35,10 +35,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import cli_common
+from ..media.atomic import write_whole
 from ..model_defs import checkpoint, colorformer, exemplar, pointhint, registry
 from ..model_defs.spec import Spec
 from ..pipeline import models
-from ..pipeline.files import write_whole
 from . import common
 
 PRESETS: dict[str, dict] = {}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..media.atomic import write_whole
 from ..model_defs.checkpoint import read_info
-from ..pipeline.files import write_whole
 from .checkpoints import STATE, Begun, before_of, keeping
 from .data import Batch, passed_over
 

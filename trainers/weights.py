@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
+from ..media.atomic import write_whole
 from ..model_defs.checkpoint import SUFFIXES
 from ..pipeline import downloads, models
-from ..pipeline.files import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from comfyui_colorist.media import image_io
 from comfyui_colorist.model_defs import colorformer
 from comfyui_colorist.model_defs.spec import MemorySizes, Spec
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import clusters, files, memory_builder, projection
+from comfyui_colorist.pipeline import clusters, memory_builder, projection
 from comfyui_colorist.pipeline.colorizer import Colorizer
 from comfyui_colorist.pipeline.placement import Placement
 from torch import nn
@@ -442,10 +443,10 @@ def test_unreadable_and_grey_photos_are_left_out_and_told(tmp_path, photos, capl
     paths = []
     for i, photo in enumerate(photos):
         paths.append(tmp_path / f"{i}.png")
-        files.write(paths[-1], photo.numpy())
+        image_io.write(paths[-1], photo.numpy())
     (tmp_path / "bad.jpg").write_text("hello")
-    files.write(tmp_path / "grey.png", np.full((9, 9, 1), 0.5, np.float32))
-    files.write(tmp_path / "neutral.png", np.full((9, 9, 3), 0.5, np.float32))
+    image_io.write(tmp_path / "grey.png", np.full((9, 9, 1), 0.5, np.float32))
+    image_io.write(tmp_path / "neutral.png", np.full((9, 9, 3), 0.5, np.float32))
     extra = [tmp_path / name for name in ("bad.jpg", "grey.png", "neutral.png", "missing.png")]
     engine, done = colorizer(Planted()), []
     memory = memory_builder.build(
@@ -463,7 +464,7 @@ def test_unreadable_and_grey_photos_are_left_out_and_told(tmp_path, photos, capl
 def test_photos_by_plain_names(tmp_path, photos):
     names = [str(tmp_path / f"{i}.png") for i in range(len(photos))]
     for name, photo in zip(names, photos, strict=True):
-        files.write(name, photo.numpy())
+        image_io.write(name, photo.numpy())
     assert_planted(memory_builder.build(colorizer(Planted()), names, entries=4, side=SIDE))
 
 

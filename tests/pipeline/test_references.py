@@ -6,8 +6,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from comfyui_colorist.media import image_io
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import engine, files, models, reference_index, references
+from comfyui_colorist.pipeline import engine, models, reference_index, references
 from comfyui_colorist.pipeline import reference_looks as look
 from comfyui_colorist.pipeline.colorizer import Colorizer
 from comfyui_colorist.pipeline.placement import Placement
@@ -95,8 +96,8 @@ def test_colour_of_the_target_is_not_looked_at(mini):
 
 def test_files_arrays_and_tensors_are_the_same(mini, album, tmp_path):
     target = write(tmp_path / "target.png", photo(30))
-    pixels = files.read(target).pixels
-    gallery = [torch.from_numpy(files.read(path).pixels) for path in album]
+    pixels = image_io.read(target).pixels
+    gallery = [torch.from_numpy(image_io.read(path).pixels) for path in album]
     by_file = references.find(target, album, mini, count=5)
     assert references.find(pixels, gallery, mini, count=5) == by_file
     assert (
@@ -138,7 +139,7 @@ def test_one_photo_is_a_gallery(mini):
 def test_the_target_is_never_found(mini, album, tmp_path):
     link = tmp_path / "other name.png"
     link.symlink_to(album[3])
-    pixels = torch.from_numpy(files.read(album[3]).pixels)
+    pixels = torch.from_numpy(image_io.read(album[3]).pixels)
     for target in (album[3], str(album[3]), link, pixels):
         found = references.find(target, album, mini, count=8)
         assert sorted(place_of(found)) == [0, 1, 2, 4, 5, 6, 7]
@@ -366,8 +367,8 @@ def test_grey_and_bad_photos_are_remembered_until_they_change(search, album, loo
     write(album[0].parent / "grey.png", grey_of(photo(1)))
     _, first = search()
     read = []
-    original = files.read
-    monkeypatch.setattr(files, "read", lambda path: read.append(path.name) or original(path))
+    original = image_io.read
+    monkeypatch.setattr(image_io, "read", lambda path: read.append(path.name) or original(path))
     _, found = search()
     assert (found.grey, found.unreadable) == (first.grey, first.unreadable)
     assert list(found.unreadable.values())[0].startswith("bad.jpg: not a picture")

@@ -9,8 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from comfyui_colorist.media.image_data import PictureError
 from comfyui_colorist.pipeline import clusters, memory
-from comfyui_colorist.pipeline.files import PictureError
 from comfyui_colorist.trainers import build_color_memory, common
 from comfyui_colorist.trainers.data import Photos
 from PIL import Image

@@ -11,9 +11,16 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from comfyui_colorist.pipeline import files, video, video_parts
-from comfyui_colorist.pipeline.video import FilmError
-from comfyui_colorist.pipeline.video_parts import Parts
+from comfyui_colorist.media import (
+    image_data,
+    image_io,
+    segmented_writer,
+    video_info,
+    video_reader,
+    yuv,
+)
+from comfyui_colorist.media.segmented_writer import Parts
+from comfyui_colorist.media.video_info import FilmError
 from PIL import Image
 
 WIDTH, HEIGHT = 64, 48
@@ -92,8 +99,8 @@ def grey(number: int, bits: int = 8, **size: int) -> np.ndarray:
 
 def color(source, out, *, size: int = 5, **options):
     """A run from beginning to end that leaves the pixels as they are."""
-    with Parts(source, out, video.probe(source), settings={}, **options) as parts:
-        frames = video.read(source, parts.done)
+    with Parts(source, out, video_reader.probe(source), settings={}, **options) as parts:
+        frames = video_reader.read(source, parts.done)
         while parts.write(itertools.islice(frames, size)):
             pass
         parts.join()
@@ -147,7 +154,7 @@ def test_probe(tmp_path):
         tags=(1, 9, 9, 16),
         aspect=Fraction(4, 3),
     )
-    assert video.probe(path) == video.Film(
+    assert video_reader.probe(path) == video_info.Film(
         width=WIDTH,
         height=HEIGHT,
         rate=Fraction(24000, 1001),
@@ -172,7 +179,7 @@ def test_probe(tmp_path):
 )
 def test_usual_colors(tmp_path, size, expected):
     path = film(tmp_path / "x.mkv", frames=1, size=size, options={"preset": "ultrafast"})
-    assert video.probe(path).color == expected
+    assert video_reader.probe(path).color == expected
 
 
 @pytest.mark.parametrize(
@@ -181,7 +188,7 @@ def test_usual_colors(tmp_path, size, expected):
 )
 def test_grey_values_are_exact(tmp_path, kind, bits):
     path = film(tmp_path / "x.mkv", frames=3, codec="ffv1", kind=kind)
-    for number, (pixels, _) in enumerate(video.read(path)):
+    for number, (pixels, _) in enumerate(video_reader.read(path)):
         assert pixels.shape == (HEIGHT, WIDTH, 3)
         assert pixels.dtype == np.float32
         assert np.ptp(pixels, axis=2).max() == 0
@@ -192,11 +199,11 @@ def test_grey_values_are_exact(tmp_path, kind, bits):
 @pytest.mark.parametrize(("kind", "bits"), [("gray", 8), ("gray10le", 10), ("gray16le", 16)])
 def test_grey_formats_are_full_range_unless_they_say_otherwise(tmp_path, kind, bits):
     path = film(tmp_path / "x.mkv", frames=1, codec="ffv1", kind=kind)
-    pixels, _ = next(video.read(path))
+    pixels, _ = next(video_reader.read(path))
     expected = luma(0, bits=bits) / (2**bits - 1)
     assert np.abs(pixels - expected[..., None]).max() < 1e-6
     limited = film(tmp_path / "y.mkv", frames=1, codec="ffv1", kind="gray", tags=(1, 1, 1, 1))
-    assert np.abs(next(video.read(limited))[0][..., 0] - grey(0)).max() < 1e-6
+    assert np.abs(next(video_reader.read(limited))[0][..., 0] - grey(0)).max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -221,7 +228,7 @@ def test_colors_by_the_tags(tmp_path, codec, kind, tags, values, expected):
         values=values,
         options=options,
     )
-    assert np.abs(next(video.read(path))[0] - expected).max() < 0.01
+    assert np.abs(next(video_reader.read(path))[0] - expected).max() < 0.01
 
 
 @pytest.mark.parametrize("degrees", [90, 180, -90])
@@ -236,7 +243,7 @@ def test_frames_are_upright(tmp_path, degrees, mirrored):
     expected = np.rot90(decoded(source)[0][0], degrees // 90)
     expected = expected[:, ::-1] if mirrored else expected
     expected = (expected.astype(float) - 16) / 219
-    assert np.abs(next(video.read(source))[0][..., 0] - expected).max() < 1e-6
+    assert np.abs(next(video_reader.read(source))[0][..., 0] - expected).max() < 1e-6
     result = color(source, tmp_path / "y.mkv")
     assert alike(decoded(result)[0][0], expected * 219 + 16)
     with av.open(str(result)) as container:
@@ -247,10 +254,10 @@ def test_frames_are_upright(tmp_path, degrees, mirrored):
 
 def test_start_is_as_skipping(tmp_path):
     path = film(tmp_path / "x.mkv", frames=20, options={"g": "7"})
-    all_frames = list(video.read(path))
+    all_frames = list(video_reader.read(path))
     assert len(all_frames) == 20
     for start in (0, 1, 9, 19, 20, 30):
-        found = list(video.read(path, start))
+        found = list(video_reader.read(path, start))
         assert len(found) == max(0, 20 - start)
         for (pixels, time), (expected, when) in zip(found, all_frames[start:], strict=True):
             assert time == when
@@ -264,7 +271,7 @@ def test_reading_holds_few_frames(tmp_path):
     gc.disable()
     tracemalloc.start()
     try:
-        number = sum(1 for _ in video.read(path))
+        number = sum(1 for _ in video_reader.read(path))
         _, peak = tracemalloc.get_traced_memory()
         held = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
     finally:
@@ -277,7 +284,7 @@ def test_reading_holds_few_frames(tmp_path):
 
 def test_interlaced_films_are_named(tmp_path, caplog):
     path = film(tmp_path / "x.mpg", codec="mpeg2video", options={"flags": "+ildct+ilme"})
-    assert len(list(video.read(path))) == 12
+    assert len(list(video_reader.read(path))) == 12
     assert "x.mpg: interlaced; coloured and written as if it were not." in caplog.text
 
 
@@ -287,7 +294,7 @@ def test_interlaced_films_are_named(tmp_path, caplog):
 def test_a_film_cut_short_gives_what_there_is(tmp_path, caplog):
     path = film(tmp_path / "x.mkv", rate=Fraction(4), sound="aac")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    count = len(list(video.read(path)))
+    count = len(list(video_reader.read(path)))
     assert 2 < count < 10
     assert (
         f"x.mkv: its {count} frames end after {count / 4:.1f} s of 3.0; the file may" in caplog.text
@@ -302,7 +309,7 @@ def test_damage_in_the_middle_is_stepped_over(tmp_path, caplog):
         packets = [packet for packet in container.demux() if packet.size]
         data[packets[5].pos : packets[5].pos + packets[5].size] = bytes(packets[5].size)
     path.write_bytes(data)
-    times = [time for _, time in video.read(path)]
+    times = [time for _, time in video_reader.read(path)]
     assert times == [time for time in TIMES if time != 2500]
     assert "x.mp4: damaged near frame 5" in caplog.text
     assert [time * 12000 for time in decoded(color(path, tmp_path / "y.mp4"))[1]] == times
@@ -314,7 +321,7 @@ def test_frames_of_another_size(tmp_path):
     (tmp_path / "x.ts").write_bytes(small + large)
     sentence = r"x.ts: frame 1\d is 96x64, the first 64x48; bring all to one size, or cut"
     with pytest.raises(FilmError, match=sentence):
-        list(video.read(tmp_path / "x.ts"))
+        list(video_reader.read(tmp_path / "x.ts"))
 
 
 def test_no_film(tmp_path):
@@ -338,9 +345,9 @@ def test_no_film(tmp_path):
         "folder": r"folder: no pictures in this folder \(\.jpg, ",
     }.items():
         with pytest.raises(FilmError, match=sentence):
-            video.probe(tmp_path / name)
+            video_reader.probe(tmp_path / name)
         with pytest.raises(FilmError, match=sentence):
-            next(video.read(tmp_path / name))
+            next(video_reader.read(tmp_path / name))
 
 
 # --- What the result keeps ---------------------------------------------------------------------
@@ -371,7 +378,7 @@ def test_times_tags_and_lightness_in_every_container(tmp_path, name, codec, foun
     for number, time in enumerate(times):
         assert abs(time - shift - Fraction(number, 24)) <= exact
     assert tags(result) == (1, 5, 5, 6, found)
-    assert video.probe(result).rate == 24
+    assert video_reader.probe(result).rate == 24
     for plane, original in zip(planes, decoded(source)[0], strict=True):
         if codec == "ffv1":
             assert np.array_equal(plane, original)
@@ -539,10 +546,12 @@ def test_odd_sizes_and_thin_pixels(tmp_path):
 
 def test_full_range_is_kept_but_in_prores(tmp_path):
     source = film(tmp_path / "x.mkv", codec="ffv1", tags=(2, 1, 1, 1))
-    assert tags(color(source, tmp_path / "y.mkv", codec="ffv1"))[0] == video.FULL
+    assert tags(color(source, tmp_path / "y.mkv", codec="ffv1"))[0] == yuv.FULL
     assert np.array_equal(decoded(tmp_path / "y.mkv")[0], decoded(source)[0])
     result = color(source, tmp_path / "y.mov", codec="prores")
-    for (pixels, _), (original, _) in zip(video.read(result), video.read(source), strict=True):
+    for (pixels, _), (original, _) in zip(
+        video_reader.read(result), video_reader.read(source), strict=True
+    ):
         assert np.abs(pixels - original).max() < 1.1 / 255
 
 
@@ -553,10 +562,12 @@ def test_colors_survive(tmp_path):
     pixels[:, : WIDTH // 2] = 0.8, 0.1, 0.2
     pixels[:, WIDTH // 2 :] = 0.1, 0.2, 0.9
     for name, codec, bound in (("y.mkv", "ffv1", 0.006), ("z.mp4", "h264", 0.02)):
-        with Parts(source, tmp_path / name, video.probe(source), settings={}, codec=codec) as parts:
-            parts.write((pixels, time) for _, time in video.read(source))
+        with Parts(
+            source, tmp_path / name, video_reader.probe(source), settings={}, codec=codec
+        ) as parts:
+            parts.write((pixels, time) for _, time in video_reader.read(source))
             parts.join()
-        for found, _ in video.read(tmp_path / name):
+        for found, _ in video_reader.read(tmp_path / name):
             away = np.abs(found - pixels)
             away[:, WIDTH // 2 - 2 : WIDTH // 2 + 2] = 0 if codec == "h264" else away[:, 30:34]
             assert away.max() < bound
@@ -566,8 +577,8 @@ def test_chroma_samples_lie_left():
     """Of a linear slope, each sample of 4:2:0 is the value at the left one of its two columns."""
     slope = np.linspace(0.2, 0.8, WIDTH)[None, :, None].repeat(HEIGHT, axis=0)
     pixels = np.concatenate([slope, 0.5 + 0 * slope, 1 - slope], axis=2).astype(np.float32)
-    whole = video._planes(video.frame_of(pixels, "yuv444p10le", 1, False))
-    half = video._planes(video.frame_of(pixels, "yuv420p10le", 1, False))
+    whole = yuv._planes(yuv.frame_of(pixels, "yuv444p10le", 1, False))
+    half = yuv._planes(yuv.frame_of(pixels, "yuv420p10le", 1, False))
     for index in (1, 2):
         assert half[index].shape == (HEIGHT // 2, WIDTH // 2)
         assert np.abs(half[index][:, 1:].astype(int) - whole[index][::2, 2::2]).max() <= 1
@@ -589,10 +600,10 @@ def test_a_stopped_run_goes_on(tmp_path):
 
     done = 0
     for at in (13, 7, 99):
-        with Parts(source, out, video.probe(source), settings={"a": 1}) as parts:
+        with Parts(source, out, video_reader.probe(source), settings={"a": 1}) as parts:
             assert parts.done == done
             assert parts.state == (b"%d" % done if done else b"")
-            frames = stopped(video.read(source, parts.done), at)
+            frames = stopped(video_reader.read(source, parts.done), at)
             try:
                 while parts.write(itertools.islice(frames, 5), lambda: b"%d" % (parts.done + 5)):
                     assert not out.exists()
@@ -609,8 +620,8 @@ def test_a_stopped_run_goes_on(tmp_path):
 
 
 def begun(source, out, settings) -> Parts:
-    with Parts(source, out, video.probe(source), settings=settings) as parts:
-        parts.write(itertools.islice(video.read(source, parts.done), 4))
+    with Parts(source, out, video_reader.probe(source), settings=settings) as parts:
+        parts.write(itertools.islice(video_reader.read(source, parts.done), 4))
     return parts
 
 
@@ -624,9 +635,9 @@ def test_other_settings_begin_anew(tmp_path, monkeypatch, caplog, what):
     if what == "film":
         os.utime(source, (1, 1))
     elif what == "version":
-        monkeypatch.setattr(video_parts, "__version__", "0.0")
+        monkeypatch.setattr(segmented_writer, "__version__", "0.0")
     settings = {"model": "b" if what == "settings" else "a", "size": [1, 2]}
-    with Parts(source, out, video.probe(source), settings=settings, **options) as parts:
+    with Parts(source, out, video_reader.probe(source), settings=settings, **options) as parts:
         assert parts.done == 0
         assert parts.state == b""
         assert left(parts.folder) == ["lock", "made.json"]
@@ -635,7 +646,7 @@ def test_other_settings_begin_anew(tmp_path, monkeypatch, caplog, what):
 
 def test_only_one_run_at_a_time(tmp_path):
     source, out = film(tmp_path / "x.mkv"), tmp_path / "y.mkv"
-    info = video.probe(source)
+    info = video_reader.probe(source)
     with Parts(source, out, info, settings={}):
         sentence = ".colorist-y.mkv.parts: in use by another run; wait for it, or stop it."
         with pytest.raises(FilmError, match=sentence):
@@ -656,9 +667,9 @@ def test_an_old_result_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
 
     with (
         monkeypatch.context() as patch,
-        Parts(source, out, video.probe(source), settings={}) as parts,
+        Parts(source, out, video_reader.probe(source), settings={}) as parts,
     ):
-        patch.setattr(video_parts, "_copied", fail)
+        patch.setattr(segmented_writer, "_copied", fail)
         with pytest.raises(FilmError, match=r"y.mkv: cannot be written as h264 \(No space left"):
             parts.join()
         assert parts.done == 4
@@ -696,31 +707,31 @@ def test_a_folder_of_pictures_is_a_film(tmp_path):
     (folder / "notes.txt").touch()
     for number in range(11):
         Image.fromarray(luma(number)).save(folder / f"frame{number + 1}.png")
-    info = video.probe(folder, rate=Fraction(18))
+    info = video_reader.probe(folder, rate=Fraction(18))
     assert (info.rate, info.time_base, info.frames) == (18, Fraction(1, 18), 11)
     assert (info.width, info.height, info.bits, info.color) == (WIDTH, HEIGHT, 8, (6, 6, 6))
-    for number, (pixels, time) in enumerate(video.read(folder, 2), 2):
+    for number, (pixels, time) in enumerate(video_reader.read(folder, 2), 2):
         assert time == number
         assert np.array_equal(np.rint(pixels * 255), luma(number)[..., None].repeat(3, axis=2))
     with Parts(folder, tmp_path / "y.mp4", info, settings={}) as parts:
-        parts.write(video.read(folder))
+        parts.write(video_reader.read(folder))
         parts.join()
     assert decoded(tmp_path / "y.mp4")[1] == [Fraction(number, 18) for number in range(11)]
-    assert video.probe(tmp_path / "y.mp4").rate == 18
+    assert video_reader.probe(tmp_path / "y.mp4").rate == 18
 
     Image.fromarray(luma(0, 80)).save(folder / "frame12.png")
     with pytest.raises(FilmError, match="frames/frame12.png: frame 11 is 80x48, the first 64x48"):
-        list(video.read(folder))
+        list(video_reader.read(folder))
     with pytest.raises(FilmError, match="frames: 0 frames per second; expected more than 0."):
-        video.probe(folder, rate=0)
+        video_reader.probe(folder, rate=0)
 
 
 def test_deep_pictures_make_ten_bits(tmp_path):
     folder = tmp_path / "frames"
     values = np.linspace(0, 1, WIDTH * HEIGHT * 3, dtype=np.float32).reshape(HEIGHT, WIDTH, 3)
-    files.write(folder / "1.png", values, files.Keep(bits=16))
+    image_io.write(folder / "1.png", values, image_data.Keep(bits=16))
     assert tags(color(folder, tmp_path / "y.mkv", codec="ffv1"))[-1] == "yuv444p10le"
-    assert np.abs(next(video.read(tmp_path / "y.mkv"))[0] - values).max() < 2 / 1023
+    assert np.abs(next(video_reader.read(tmp_path / "y.mkv"))[0] - values).max() < 2 / 1023
 
 
 # --- Refusals ----------------------------------------------------------------------------------
@@ -740,15 +751,15 @@ def test_deep_pictures_make_ten_bits(tmp_path):
 def test_what_cannot_be_written(tmp_path, name, options, sentence):
     source = film(tmp_path / "x.mkv", frames=2)
     with pytest.raises(FilmError, match=sentence):
-        Parts(source, tmp_path / name, video.probe(source), settings={}, **options)
+        Parts(source, tmp_path / name, video_reader.probe(source), settings={}, **options)
     assert left(tmp_path) == ["x.mkv"]
 
 
 def test_a_codec_this_pyav_lacks(tmp_path, monkeypatch):
     source = film(tmp_path / "x.mkv", frames=2)
-    monkeypatch.setitem(video_parts.CODECS, "h264", ("libnothing", (16, 51), {}))
+    monkeypatch.setitem(segmented_writer.CODECS, "h264", ("libnothing", (16, 51), {}))
     with pytest.raises(FilmError, match="y.mov: this PyAV cannot write h264. At hand for it: h265"):
-        Parts(source, tmp_path / "y.mov", video.probe(source), settings={})
+        Parts(source, tmp_path / "y.mov", video_reader.probe(source), settings={})
 
 
 def test_eight_bits_where_the_codec_has_no_more(tmp_path, caplog):
@@ -763,8 +774,8 @@ def test_eight_bits_where_the_codec_has_no_more(tmp_path, caplog):
 
 def test_frames_that_do_not_belong(tmp_path):
     source = film(tmp_path / "x.mkv")
-    frames = list(video.read(source))
-    with Parts(source, tmp_path / "y.mkv", video.probe(source), settings={}) as parts:
+    frames = list(video_reader.read(source))
+    with Parts(source, tmp_path / "y.mkv", video_reader.probe(source), settings={}) as parts:
         assert parts.write([]) == 0
         with pytest.raises(FilmError, match="there are no frames to make a film of."):
             parts.join()
@@ -782,7 +793,7 @@ def test_frames_that_do_not_belong(tmp_path):
             with pytest.raises(FilmError, match=sentence):
                 parts.write(wrong)
         assert parts.done == 3
-    short = replace(video.probe(source), width=2, height=2)
+    short = replace(video_reader.probe(source), width=2, height=2)
     with (
         Parts(source, tmp_path / "z.mp4", short, settings={}, codec="h265") as parts,
         pytest.raises(FilmError, match="z.mp4: cannot be written as h265"),

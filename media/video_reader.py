@@ -5,20 +5,21 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import files
+from . import image_io
+from .video_info import Film, FilmError, fraction, reason, step_of
+from .yuv import MATRICES, _bits, _layout, _pixels, _turn, _upright
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer, OutputContainer
-    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
+
 
 log = logging.getLogger(__name__)
 
@@ -26,46 +27,7 @@ SUFFIXES = (  # read
     *(".mkv", ".mp4", ".mov", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".m2v", ".ts"),
     *(".mts", ".m2ts", ".wmv", ".asf", ".flv", ".mxf", ".ogv", ".dv", ".3gp", ".nut"),
 )
-# FFmpeg's number of a matrix -> Kr, Kb (ITU-T H.273, table 4)
-MATRICES = {
-    1: (0.2126, 0.0722),  # BT.709
-    4: (0.30, 0.11),  # FCC
-    5: (0.299, 0.114),  # BT.601 of 625 lines
-    6: (0.299, 0.114),  # BT.601 of 525 lines
-    7: (0.212, 0.087),  # SMPTE 240M
-    9: (0.2627, 0.0593),  # BT.2020
-}
-LIMITED, FULL = 1, 2  # FFmpeg's numbers of ranges
 UNSAID = (0, 2, 3)  # and of primaries and transfers that say nothing
-
-
-class FilmError(ValueError):
-    """Not a film we can read or write; the message says what it is and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Film:
-    """What a film's file says beside its pictures, as far as the result's must say it, too."""
-
-    width: int
-    """Of the upright pictures, as is height."""
-    height: int
-    rate: Fraction
-    """Frames per second, on average where it varies."""
-    time_base: Fraction
-    """Unit of the frames' times (pts), in seconds."""
-    bits: int
-    """Per channel: 8, or 10 for all above."""
-    frames: int | None
-    """An estimate, None if unknown; as are seconds."""
-    seconds: float | None
-    color: tuple[int, int, int]
-    """FFmpeg's numbers of matrix, primaries and transfer; what is usual for the size, where the
-    film does not say it."""
-    full: bool
-    """Full range, or limited."""
-    aspect: Fraction
-    """Width of a pixel by its height."""
 
 
 # --- Reading -----------------------------------------------------------------------------------
@@ -90,7 +52,7 @@ def probe(path: str | Path, *, rate: Fraction | int = 24) -> Film:
     if rate <= 0:
         raise FilmError(f"{path.name}: {rate} frames per second; expected more than 0.")
     pictures, rate = pictures_in(path), Fraction(rate)
-    first = files.read(pictures[0])
+    first = image_io.read(pictures[0])
     height, width = first.pixels.shape[:2]
     return Film(
         width=width,
@@ -161,17 +123,17 @@ def pictures_in(folder: Path) -> list[Path]:
         parts = re.findall(r"(\D*)(\d*)", path.name)
         return [(text, int(digits or 0)) for text, digits in parts], path.name
 
-    found = [path for path in folder.iterdir() if path.suffix.lower() in files.SUFFIXES]
+    found = [path for path in folder.iterdir() if path.suffix.lower() in image_io.SUFFIXES]
     found = sorted((path for path in found if not path.name.startswith(".")), key=order)
     if not found:
-        raise FilmError(f"{folder}: no pictures in this folder ({', '.join(files.SUFFIXES)}).")
+        raise FilmError(f"{folder}: no pictures in this folder ({', '.join(image_io.SUFFIXES)}).")
     return found
 
 
 def _read_folder(folder: Path, start: int) -> Iterator[tuple[np.ndarray, int]]:
     film = probe(folder)
     for number, path in enumerate(pictures_in(folder)[start:], start):
-        pixels = files.read(path).pixels[..., :3]
+        pixels = image_io.read(path).pixels[..., :3]
         height, width = pixels.shape[:2]
         if (width, height) != (film.width, film.height):
             size = film.width, film.height
@@ -294,21 +256,6 @@ def _usual_color(width: int, height: int) -> tuple[int, int, int]:
     return (5, 5, 6) if height in (288, 576) else (6, 6, 6)
 
 
-def step_of(film: Film) -> int:
-    """From one frame to the next, in `Film.time_base`."""
-    return max(1, round(1 / (film.rate * film.time_base)))
-
-
-def fraction(value) -> Fraction | None:
-    """Of PyAV's rationals, which are of its own kind since 19; None for 0 and for unknown."""
-    return Fraction(value.numerator, value.denominator) if value else None
-
-
-def reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
-
-
 def _other_size(
     name: str, number: int, found: tuple[int, int], first: tuple[int, int]
 ) -> FilmError:
@@ -316,93 +263,3 @@ def _other_size(
         f"{name}: frame {number} is {found[0]}x{found[1]}, the first {first[0]}x{first[1]}; "
         "bring all to one size, or cut the film there."
     )
-
-
-# --- Pixels ------------------------------------------------------------------------------------
-
-
-def _bits(frame: "VideoFrame") -> int:
-    return max(component.bits for component in frame.format.components)
-
-
-def _layout(frame: "VideoFrame") -> tuple[str, bool]:
-    """A kind of planes at full size that holds the frame's values as they are; if in full range."""
-    kind, bits = frame.format, _bits(frame)
-    deep = "" if bits <= 8 else f"{min(bits, 16)}le"
-    if kind.is_rgb or kind.has_palette or kind.name.startswith("xyz"):
-        return f"gbrp{deep}", True
-    if len(kind.components) < 3:  # which FFmpeg takes for full unless told otherwise
-        return f"gray{deep}", frame.color_range != LIMITED
-    if kind.name.startswith("yuvj"):
-        return "yuvj444p", True
-    return f"yuv444p{deep}", frame.color_range == FULL
-
-
-def _equation(matrix: int, full: bool, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """M and offset of: YUV = M RGB + offset, RGB in 0..1 (ITU-T H.273, equations 20 to 43)."""
-    red, blue = MATRICES[matrix]
-    luma = np.array([red, 1 - red - blue, blue])
-    cb, cr = (([0, 0, 1] - luma) / (2 - 2 * blue), ([1, 0, 0] - luma) / (2 - 2 * red))
-    unit, most = 2 ** (bits - 8), 2**bits - 1
-    scale, dark = (np.full(3, most), 0) if full else (np.array([219, 224, 224]) * unit, 16 * unit)
-    return np.stack([luma, cb, cr]) * scale[:, None], np.float32([dark, 128 * unit, 128 * unit])
-
-
-def _planes(frame: "VideoFrame") -> list[np.ndarray]:
-    """(h, w) of each plane; they are views."""
-    dtype = np.uint8 if _bits(frame) <= 8 else np.dtype("<u2")
-    rows = [np.frombuffer(plane, dtype).reshape(plane.height, -1) for plane in frame.planes]
-    return [row[:, : plane.width] for row, plane in zip(rows, frame.planes, strict=True)]
-
-
-def _pixels(frame: "VideoFrame", matrix: int, reformatter: "VideoReformatter") -> np.ndarray:
-    """(H, W, 3) float32 in 0..1. FFmpeg's own RGB is up to 4 levels of 10 bits off (2026-07)."""
-    layout, full = _layout(frame)
-    same = FULL if full else LIMITED  # said on both sides, it changes nothing
-    ranges = {"src_color_range": same, "dst_color_range": same}
-    frame = reformatter.reformat(frame, format=layout, src_colorspace=1, dst_colorspace=1, **ranges)
-    planes, bits = _planes(frame), _bits(frame)
-    if layout.startswith("gbrp"):
-        return np.stack([planes[2], *planes[:2]], axis=-1) / np.float32(2**bits - 1)
-    matrix, offset = _equation(matrix, full, bits)
-    if layout.startswith("gray"):
-        planes = [planes[0], *[np.full_like(planes[0], offset[1])] * 2]
-    yuv = np.stack(planes, axis=-1) - offset
-    rgb = yuv @ np.linalg.inv(matrix).T.astype(np.float32)
-    return rgb.clip(0, 1, out=rgb)
-
-
-def frame_of(pixels: np.ndarray, kind: str, matrix: int, full: bool) -> "VideoFrame":
-    """(H, W, 3) in 0..1 -> yuv420p, yuv422p10le or the like, each value the nearest."""
-    import av
-
-    frame = av.VideoFrame(pixels.shape[1], pixels.shape[0], kind)
-    matrix, offset = _equation(matrix, full, _bits(frame))
-    yuv = matrix.astype(np.float32) @ np.asarray(pixels, np.float32).reshape(-1, 3).T
-    yuv = yuv.reshape(3, *pixels.shape[:2]) + offset[:, None, None]
-    luma, chroma = yuv[0], yuv[1:]
-    if "444" not in kind:  # a sample lies on the left one of two pixels
-        left = np.concatenate([chroma[..., :1], chroma[..., 1:-1:2]], axis=2)
-        chroma = (left + 2 * chroma[..., ::2] + chroma[..., 1::2]) / 4
-    if "420" in kind:
-        chroma = (chroma[:, ::2] + chroma[:, 1::2]) / 2
-    for plane, value in zip(_planes(frame), (luma, *chroma), strict=True):
-        plane[:] = np.rint(value).clip(0, 2 ** _bits(frame) - 1)
-    return frame
-
-
-def _turn(frame: "VideoFrame") -> tuple[bool, bool, bool]:
-    """How a film becomes upright: axes swapped, then rows and columns reversed.
-
-    Of one frame only: PyAV's side data make a cycle, which keeps a frame until Python looks for it.
-    """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]  # x' = ax + cy, y' = bx + dy
-    return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
-
-
-def _upright(pixels: np.ndarray, swapped: bool, rows: bool, columns: bool) -> np.ndarray:
-    pixels = pixels.swapaxes(0, 1) if swapped else pixels
-    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])

@@ -5,12 +5,10 @@ result as it is.
 """
 
 import heapq
-import io
 import json
 import logging
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,26 +20,17 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from .. import __version__
-from . import files
-from .video import (
-    FULL,
-    LIMITED,
-    Film,
-    FilmError,
-    fraction,
-    frame_of,
-    open_file,
-    opened,
-    pictures_in,
-    reason,
-    step_of,
-)
+from . import atomic
+from .remux import _copied, _kept, _lasting, _moved
+from .video_info import Film, FilmError, reason, step_of
+from .video_reader import open_file, opened, pictures_in
+from .yuv import FULL, LIMITED, frame_of
 
 if TYPE_CHECKING:
     from av import Packet, VideoCodecContext, VideoFrame
-    from av.container import InputContainer, OutputContainer
-    from av.stream import Stream
+    from av.container import OutputContainer
     from av.video.stream import VideoStream
+
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +48,6 @@ CODECS = {  # name -> FFmpeg's encoder, its quality (CRF: default, most; None: h
     "prores": ("prores_ks", None, {"vendor": "apl0"}),  # its profile for 4:2:2 is HQ
     "ffv1": ("ffv1", None, {"level": "3", "g": "1", "slicecrc": "1"}),
 }
-STALE = re.compile(  # names of what describes the old file and would be wrong of the new one
-    "encoder|major_brand|minor_version|compatible_brands|duration|rotate|bps|number_of_.*|_stat.*",
-    re.IGNORECASE,
-)
 TICK = Fraction(1, 25)  # between the frames of a part, which is to number them: Matroska holds ms
 
 
@@ -193,8 +178,8 @@ class Parts:
         with self._explained():
             _sync(unfinished)
             os.replace(unfinished, self._path(number, "mkv"))
-            files.write_whole(self._path(number, "state"), kept)
-            files.write_whole(self._path(number, "json"), json.dumps(part).encode())
+            atomic.write_whole(self._path(number, "state"), kept)
+            atomic.write_whole(self._path(number, "json"), json.dumps(part).encode())
             # The part counts from here on.
             self._path(number - 1, "state").unlink(missing_ok=True)
         self._parts.append(part)
@@ -238,7 +223,7 @@ class Parts:
         for path in self.folder.iterdir():
             if path.name != "lock":
                 path.unlink()
-        files.write_whole(description, json.dumps(made).encode())
+        atomic.write_whole(description, json.dumps(made).encode())
         return []
 
     def _path(self, number: int, suffix: str) -> Path:
@@ -396,82 +381,3 @@ def _sync(path: Path) -> None:
     """Have all of a file on the disk before it gets its name."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-# --- What is copied ----------------------------------------------------------------------------
-
-
-def _lasting(of: "InputContainer | Stream", rate: Fraction) -> dict[str, str]:
-    """Metadata without what is stale, and without timecode that FFmpeg takes for an error."""
-    found = {key: text for key, text in of.metadata.items() if not STALE.fullmatch(key)}
-    timecode = re.fullmatch(r"\d\d:\d\d:\d\d([:;.])\d\d", found.get("timecode", ""))
-    allowed = (30, 60) if timecode and timecode[1] != ":" else range(1, 61)  # ; drops numbers
-    if not timecode or round(rate) not in allowed:
-        found.pop("timecode", None)
-    return found
-
-
-def _moved(chapter: dict, start: Fraction) -> dict:
-    shift = round(start / fraction(chapter["time_base"]))
-    return {**chapter, "start": chapter["start"] - shift, "end": chapter["end"] - shift}
-
-
-def _kept(
-    source: "InputContainer", pictures: "Stream", result: "OutputContainer", parts: Parts
-) -> "dict[int, Stream]":
-    """Adds streams to the result for all that it can hold; by index of the source's."""
-    kept, out = {}, parts.out
-    for stream in source.streams:
-        if stream.index == pictures.index or stream.type in ("data", "unknown"):
-            continue  # data: timecode and names of chapters, which FFmpeg writes anew
-        if stream.type != "video" and _fits(stream, result.format.name):
-            kept[stream.index] = target = result.add_stream_from_template(stream)
-            target.metadata.update(_lasting(stream, parts.film.rate))
-            target.disposition = stream.disposition
-            continue
-        about = getattr(stream, "name", None), stream.metadata.get("language")
-        what = f"{stream.type} stream {stream.index} ({', '.join(filter(None, about))})"
-        remedy = "" if stream.type == "video" or out.suffix == ".mkv" else "; write .mkv to keep it"
-        log.warning("%s: %s is left out%s.", out.name, what, remedy)
-    return kept
-
-
-def _fits(stream: "Stream", kind: str) -> bool:
-    """Whether FFmpeg begins a file of this kind with a copy of the stream."""
-    import av
-
-    trial = av.open(io.BytesIO(), "w", format=kind)
-    try:
-        trial.add_stream_from_template(stream)
-        trial.start_encoding()
-    except (av.FFmpegError, ValueError):
-        return False
-    finally:
-        with suppress(av.FFmpegError):
-            trial.close()
-    return True
-
-
-def _copied(
-    source: "InputContainer", kept: "dict[int, Stream]", start: Fraction
-) -> "Iterator[Packet]":
-    """Packets of the kept streams, `start` seconds earlier."""
-    import av
-
-    last: dict[int, int] = {}
-    try:
-        for packet in source.demux([source.streams[index] for index in kept]) if kept else ():
-            index, decoded, shown = packet.stream_index, packet.dts, packet.pts
-            decoded, shown = (
-                b if a is None else a for a, b in ((decoded, shown), (shown, decoded))
-            )
-            if decoded is None:  # at the end, or before the first that has a time
-                continue
-            shift = round(start / packet.time_base)
-            packet.dts = max(decoded - shift, last.get(index, decoded - shift - 1) + 1)
-            packet.pts = max(shown - shift, packet.dts)
-            last[index] = packet.dts  # which must rise, or FFmpeg refuses it
-            packet.stream = kept[index]
-            yield packet
-    except (av.FFmpegError, OSError) as error:
-        log.warning("%s: what is copied ends early (%s).", source.name, reason(error))

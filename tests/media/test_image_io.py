@@ -6,8 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
-from comfyui_colorist.pipeline import files, profiles
-from comfyui_colorist.pipeline.files import Keep, PictureError
+from comfyui_colorist.media import atomic, image_io
+from comfyui_colorist.media import icc as profiles
+from comfyui_colorist.media.image_data import Keep, PictureError
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 
@@ -67,8 +68,8 @@ def test_eight_bits_return_exactly(tmp_path, suffix, channels):
     values = random(7, 5, channels)
     values[..., 3:] = 255 if suffix == ".bmp" else values[..., 3:]
     path = tmp_path / f"x{suffix}"
-    files.write(path, values.astype(np.float32) / 255, Keep())
-    picture = files.read(path)
+    image_io.write(path, values.astype(np.float32) / 255, Keep())
+    picture = image_io.read(path)
     assert picture.pixels.dtype == np.float32
     assert picture.keep.bits == 8
     found = np.rint(picture.pixels * 255)
@@ -83,8 +84,8 @@ def test_eight_bits_return_exactly(tmp_path, suffix, channels):
 def test_sixteen_bits_return_exactly(tmp_path, suffix, channels, size):
     values = random(*size, channels, dtype=np.uint16)
     path = tmp_path / f"x{suffix}"
-    files.write(path, values.astype(np.float32) / 65535, Keep(bits=16))
-    picture = files.read(path)
+    image_io.write(path, values.astype(np.float32) / 65535, Keep(bits=16))
+    picture = image_io.read(path)
     assert picture.keep.bits == 16
     assert np.array_equal(np.rint(picture.pixels * 65535).astype(np.uint16), values)
     with Image.open(path) as image:  # a second opinion: Pillow reads the upper halves
@@ -116,7 +117,7 @@ def test_sixteen_bits_return_exactly(tmp_path, suffix, channels, size):
 )
 def test_modes(tmp_path, mode, suffix, channels):
     path = save(tmp_path / f"x{suffix}", random(6, 4, 3 if mode == "P" else 4), mode)
-    pixels = files.read(path).pixels
+    pixels = image_io.read(path).pixels
     assert pixels.shape == (6, 4, channels)
     assert pixels.min() >= 0
     assert 0.5 < pixels.max() <= 1
@@ -125,9 +126,9 @@ def test_modes(tmp_path, mode, suffix, channels):
 def test_transparent_palette_and_color_key_become_alpha(tmp_path):
     image = Image.fromarray(random(6, 4, 3)).convert("P")
     image.save(tmp_path / "p.png", transparency=int(image.getpixel((0, 0))))
-    assert files.read(tmp_path / "p.png").pixels[0, 0, 3] == 0
+    assert image_io.read(tmp_path / "p.png").pixels[0, 0, 3] == 0
     grey = save(tmp_path / "l.png", np.array([[0, 255]], np.uint8), transparency=0)
-    assert files.read(grey).pixels[0, :, 3].tolist() == [0, 1]
+    assert image_io.read(grey).pixels[0, :, 3].tolist() == [0, 1]
 
 
 def test_sixteen_bit_grey_with_alpha(tmp_path):
@@ -142,7 +143,7 @@ def test_sixteen_bit_grey_with_alpha(tmp_path):
         for name, data in [*chunks, (b"IEND", b"")]
     )
     (tmp_path / "x.png").write_bytes(png)
-    pixels = files.read(tmp_path / "x.png").pixels
+    pixels = image_io.read(tmp_path / "x.png").pixels
     assert np.array_equal(np.rint(pixels * 65535), values[..., [0, 0, 0, 1]])
 
 
@@ -151,7 +152,7 @@ def test_rare_sixteen_bit_tiffs_are_read_with_eight(tmp_path, options, caplog):
     tifffile = pytest.importorskip("tifffile")
     values = random(32, 16, 3, dtype=np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", **options)
-    picture = files.read(tmp_path / "x.tif")
+    picture = image_io.read(tmp_path / "x.tif")
     assert picture.keep.bits == 8
     assert np.array_equal(np.rint(picture.pixels * 255), values >> 8)
     assert "read with 8 bits" in caplog.text
@@ -171,7 +172,7 @@ def test_common_sixteen_bit_tiffs_are_read_exactly(tmp_path, options):
     tifffile = pytest.importorskip("tifffile")
     values = random(32, 17, 3, dtype=np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", **options)
-    assert np.array_equal(np.rint(files.read(tmp_path / "x.tif").pixels * 65535), values)
+    assert np.array_equal(np.rint(image_io.read(tmp_path / "x.tif").pixels * 65535), values)
 
 
 def test_tiff_we_write_is_read_by_others(tmp_path):
@@ -182,7 +183,7 @@ def test_tiff_we_write_is_read_by_others(tmp_path):
         keep = Keep(
             bits=np.iinfo(dtype).bits, exif=photo_exif(1).tobytes(), xmp=XMP, dpi=(300, 300)
         )
-        files.write(tmp_path / "x.tif", values / most, keep)
+        image_io.write(tmp_path / "x.tif", values / most, keep)
         with Image.open(tmp_path / "x.tif") as image:
             image.load()
         with tifffile.TiffFile(tmp_path / "x.tif") as file:
@@ -198,7 +199,7 @@ def test_grey_tiff_in_which_white_is_zero(tmp_path, dtype):
     values = np.array([[0, 100, most]], dtype)
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="miniswhite")
     assert np.array_equal(
-        np.rint((1 - files.read(tmp_path / "x.tif").pixels[..., 0]) * most), values
+        np.rint((1 - image_io.read(tmp_path / "x.tif").pixels[..., 0]) * most), values
     )
 
 
@@ -207,18 +208,18 @@ def test_sixteen_bit_planes_are_refused(tmp_path):
     values = random(3, 32, 16, dtype=np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", planarconfig="separate")
     with pytest.raises(PictureError, match="x.tif: a 16-bit TIFF with separate planes; save it"):
-        files.read(tmp_path / "x.tif")
+        image_io.read(tmp_path / "x.tif")
 
 
 def test_rounding_is_to_nearest(tmp_path):
-    files.write(tmp_path / "x.png", np.array([[[0.4], [0.6], [254.49], [-3], [999]]]) / 255)
+    image_io.write(tmp_path / "x.png", np.array([[[0.4], [0.6], [254.49], [-3], [999]]]) / 255)
     with Image.open(tmp_path / "x.png") as image:
         assert np.asarray(image).tolist() == [[0, 1, 254, 0, 255]]
 
 
 def test_alpha_is_laid_on_white_in_jpeg(tmp_path, caplog):
-    files.write(tmp_path / "x.jpg", np.zeros((8, 8, 4), np.float32))
-    assert files.read(tmp_path / "x.jpg").pixels.min() > 0.99
+    image_io.write(tmp_path / "x.jpg", np.zeros((8, 8, 4), np.float32))
+    assert image_io.read(tmp_path / "x.jpg").pixels.min() > 0.99
     assert "no transparency" in caplog.text
 
 
@@ -229,14 +230,14 @@ def test_webp_is_lossless_only_where_the_source_was(tmp_path):
         path = save(
             tmp_path / "x.webp", values, lossless=lossless, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"
         )
-        assert files.read(path).keep.lossless is lossless
-    assert not files.read(save(tmp_path / "x.jpg", values)).keep.lossless
-    files.write(tmp_path / "y.webp", values.astype(np.float32) / 255, Keep(lossless=False))
-    assert not files.read(tmp_path / "y.webp").keep.lossless
+        assert image_io.read(path).keep.lossless is lossless
+    assert not image_io.read(save(tmp_path / "x.jpg", values)).keep.lossless
+    image_io.write(tmp_path / "y.webp", values.astype(np.float32) / 255, Keep(lossless=False))
+    assert not image_io.read(tmp_path / "y.webp").keep.lossless
 
 
 def test_jpeg_is_written_without_chroma_subsampling(tmp_path):
-    files.write(tmp_path / "x.jpg", np.zeros((16, 16, 3), np.float32))
+    image_io.write(tmp_path / "x.jpg", np.zeros((16, 16, 3), np.float32))
     with Image.open(tmp_path / "x.jpg") as image:
         assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
 
@@ -269,14 +270,14 @@ def test_exif_icc_xmp_and_dpi_survive_and_the_picture_is_upright(tmp_path, suffi
     icc = profiles.srgb_profile()
     exif = photo_exif()
     save(source, values, exif=exif, icc_profile=icc, dpi=(300, 150), xmp=XMP, quality=100)
-    picture = files.read(source)
+    picture = image_io.read(source)
     assert picture.pixels.shape == (5, 7, 3)
     assert picture.pixels[:, -1].min() > 0.9
     assert picture.pixels[:, 0].max() < 0.1
     assert picture.keep.icc == icc
 
-    files.write(result, picture.pixels, Keep(**{**vars(picture.keep), "bits": bits}))
-    again = files.read(result)
+    image_io.write(result, picture.pixels, Keep(**{**vars(picture.keep), "bits": bits}))
+    again = image_io.read(result)
     assert np.abs(again.pixels - picture.pixels).max() < 0.05
     assert again.keep.icc == icc
     assert again.keep.xmp == XMP.replace(b'"6"', b'"1"')
@@ -302,7 +303,7 @@ def test_orientation_as_pillow_does_it(tmp_path, orientation):
     path = save(tmp_path / "x.png", random(4, 3, 3), exif=exif)
     with Image.open(path) as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
-    assert np.array_equal(np.rint(files.read(path).pixels * 255), expected)
+    assert np.array_equal(np.rint(image_io.read(path).pixels * 255), expected)
 
 
 def test_a_grey_preview_is_not_carried_over(tmp_path):
@@ -316,7 +317,7 @@ def test_a_grey_preview_is_not_carried_over(tmp_path):
     body += preview
     path = save(tmp_path / "x.jpg", random(4, 4, 3), exif=b"Exif\0\0" + bytes(body))
     assert b"preview" in path.read_bytes()
-    kept = files.read(path).keep.exif
+    kept = image_io.read(path).keep.exif
     assert b"Kodak" in kept
     assert b"preview" not in kept
 
@@ -324,8 +325,8 @@ def test_a_grey_preview_is_not_carried_over(tmp_path):
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_stop_a_picture(tmp_path):
     path = save(tmp_path / "x.jpg", random(4, 4, 3), exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x01")
-    files.write(tmp_path / "y.jpg", (picture := files.read(path)).pixels, picture.keep)
-    assert files.read(tmp_path / "y.jpg").pixels.shape == (4, 4, 3)
+    image_io.write(tmp_path / "y.jpg", (picture := image_io.read(path)).pixels, picture.keep)
+    assert image_io.read(tmp_path / "y.jpg").pixels.shape == (4, 4, 3)
 
 
 # --- Colour profiles ---------------------------------------------------------------------------
@@ -347,8 +348,8 @@ def test_adobe_rgb_is_converted(tmp_path, bits):
         path = save(tmp_path / "x.tif", values, icc_profile=ADOBE_RGB)
     else:
         path = tmp_path / "x.tif"
-        files.write(path, values.astype(np.float32) / 255, Keep(bits=16, icc=ADOBE_RGB))
-    picture = files.read(path)
+        image_io.write(path, values.astype(np.float32) / 255, Keep(bits=16, icc=ADOBE_RGB))
+    picture = image_io.read(path)
     expected = ImageCms.profileToProfile(
         Image.fromarray(values),
         io.BytesIO(ADOBE_RGB),
@@ -364,21 +365,21 @@ def test_adobe_rgb_is_converted(tmp_path, bits):
 def test_grey_profile_is_converted_and_never_written_with_colour(tmp_path, suffix):
     values = np.linspace(0, 65535, 64).astype(np.uint16)[None]
     path = save(tmp_path / f"x{suffix}", values, icc_profile=GREY_GAMMA)
-    picture = files.read(path)
+    picture = image_io.read(path)
     linear = (values / 65535.0) ** (461 / 256)  # 1.8 as the profile holds it
     expected = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
     assert picture.pixels.shape == (1, 64, 1)
     assert np.abs(picture.pixels[..., 0] - expected).max() < 1e-5
-    files.write(tmp_path / f"y{suffix}", np.repeat(picture.pixels, 3, axis=2), picture.keep)
+    image_io.write(tmp_path / f"y{suffix}", np.repeat(picture.pixels, 3, axis=2), picture.keep)
     with Image.open(tmp_path / f"y{suffix}") as image:
         assert image.info["icc_profile"][16:20] == b"RGB "
 
 
 def test_grey_picture_with_an_rgb_profile(tmp_path):
     path = save(tmp_path / "x.jpg", random(8, 8), icc_profile=profiles.srgb_profile())
-    assert files.read(path).pixels.shape == (8, 8, 1)
+    assert image_io.read(path).pixels.shape == (8, 8, 1)
     path = save(tmp_path / "x.jpg", random(8, 8), icc_profile=ADOBE_RGB)
-    pixels = files.read(path).pixels
+    pixels = image_io.read(path).pixels
     assert pixels.shape == (8, 8, 3)
     assert np.ptp(pixels, axis=2).max() < 1e-5
 
@@ -388,7 +389,7 @@ def test_grey_picture_with_an_rgb_profile(tmp_path):
 )
 def test_useless_profile_is_dropped_with_a_warning(tmp_path, icc, caplog):
     values = random(8, 8, 3)
-    picture = files.read(save(tmp_path / "x.png", values, icc_profile=icc))
+    picture = image_io.read(save(tmp_path / "x.png", values, icc_profile=icc))
     assert np.array_equal(np.rint(picture.pixels * 255), values)
     assert picture.keep.icc == b""
     assert "taken for sRGB" in caplog.text
@@ -423,7 +424,7 @@ def test_adobe_cmyk_jpeg_has_the_right_brightness(tmp_path):
     cmyk[:, 4:, 3] = 255  # left half no ink, right half black
     Image.fromarray(cmyk, "CMYK").save(tmp_path / "x.jpg", quality=100)
     assert b"Adobe" in (tmp_path / "x.jpg").read_bytes()
-    pixels = files.read(tmp_path / "x.jpg").pixels
+    pixels = image_io.read(tmp_path / "x.jpg").pixels
     assert pixels[:, :4].min() > 0.98
     assert pixels[:, 4:].max() < 0.02
 
@@ -440,7 +441,7 @@ def test_cmyk_by_its_profile(tmp_path):
     cmyk = np.zeros((8, 8, 4), np.uint8)
     cmyk[:, 4:, 3] = 255
     Image.fromarray(cmyk, "CMYK").save(tmp_path / "x.tif", icc_profile=icc)
-    picture = files.read(tmp_path / "x.tif")
+    picture = image_io.read(tmp_path / "x.tif")
     assert picture.pixels[:, :4].min() > 0.99
     assert np.allclose(picture.pixels[0, 7] * 255, (135, 118, 48), atol=2)
     assert picture.keep.icc == profiles.srgb_profile()
@@ -450,7 +451,7 @@ def test_cmyk_with_a_useless_profile(tmp_path, caplog):
     Image.fromarray(np.zeros((8, 8, 4), np.uint8), "CMYK").save(
         tmp_path / "x.jpg", icc_profile=b"x" * 200
     )
-    assert files.read(tmp_path / "x.jpg").pixels.min() > 0.98
+    assert image_io.read(tmp_path / "x.jpg").pixels.min() > 0.98
     assert "converted without it" in caplog.text
 
 
@@ -474,7 +475,7 @@ def frames():
 def test_film_is_refused(tmp_path, frames, name, sentence):
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
     with pytest.raises(PictureError, match=sentence):
-        files.read(tmp_path / name)
+        image_io.read(tmp_path / name)
 
 
 def test_tiff_with_a_reduced_copy_is_one_picture(tmp_path, frames):
@@ -483,13 +484,13 @@ def test_tiff_with_a_reduced_copy_is_one_picture(tmp_path, frames):
     frames[1].encoderinfo = {"tiffinfo": reduced}
     frames[0].save(tmp_path / "x.tif", save_all=True, append_images=[frames[1]])
     assert np.array_equal(
-        np.rint(files.read(tmp_path / "x.tif").pixels * 255), np.asarray(frames[0])
+        np.rint(image_io.read(tmp_path / "x.tif").pixels * 255), np.asarray(frames[0])
     )
 
 
 def test_stereo_jpeg_is_its_first_picture(tmp_path, frames):
     frames[0].save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=frames[1:])
-    assert files.read(tmp_path / "x.jpg").pixels.shape == (8, 8, 3)
+    assert image_io.read(tmp_path / "x.jpg").pixels.shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -498,13 +499,13 @@ def test_stereo_jpeg_is_its_first_picture(tmp_path, frames):
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 def test_truncated_file(tmp_path, name, part):
     pixels = random(64, 64, 3).astype(np.float32) / 255
-    files.write(tmp_path / name, pixels, Keep(bits=16 if name.startswith("deep") else 8))
+    image_io.write(tmp_path / name, pixels, Keep(bits=16 if name.startswith("deep") else 8))
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: int(len(data) * part)])
     with pytest.raises(
         PictureError, match=f"{name}: damaged or cut short .*; get the file again."
     ) as caught:
-        files.read(tmp_path / name)
+        image_io.read(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
@@ -519,7 +520,7 @@ def test_no_picture(tmp_path):
         "missing.png": "missing.png: no such file; expected a picture file.",
     }.items():
         with pytest.raises(PictureError, match=sentence):
-            files.read(tmp_path / name)
+            image_io.read(tmp_path / name)
 
 
 def test_float_tiff_is_refused(tmp_path):
@@ -527,7 +528,7 @@ def test_float_tiff_is_refused(tmp_path):
     with pytest.raises(
         PictureError, match="x.tif: pixels of kind 'F' cannot be coloured; save it as"
     ):
-        files.read(path)
+        image_io.read(path)
 
 
 def bomb(path, width: int, height: int):
@@ -546,10 +547,10 @@ def test_huge_pictures(tmp_path, recwarn):
     with pytest.raises(
         PictureError, match="x.png: 30000x20000 is 600 megapixels; at most 300 are read."
     ):
-        files.read(bomb(tmp_path / "x.png", 30000, 20000))
+        image_io.read(bomb(tmp_path / "x.png", 30000, 20000))
     # Pillow refuses 179 megapixels; we get as far as the pixels, which are not there
     with pytest.raises(PictureError, match="damaged or cut short"):
-        files.read(bomb(tmp_path / "x.png", 20000, 10000))
+        image_io.read(bomb(tmp_path / "x.png", 20000, 10000))
     assert before == Image.MAX_IMAGE_PIXELS
     assert not recwarn.list
 
@@ -559,8 +560,8 @@ def test_huge_pictures(tmp_path, recwarn):
 
 def test_write_whole_replaces_and_makes_folders(tmp_path):
     path = tmp_path / "a" / "b.bin"
-    files.write_whole(path, b"old")
-    files.write_whole(path, b"new")
+    atomic.write_whole(path, b"old")
+    atomic.write_whole(path, b"new")
     assert path.read_bytes() == b"new"
     assert [p.name for p in path.parent.iterdir()] == ["b.bin"]
 
@@ -573,18 +574,18 @@ def test_nothing_is_left_when_writing_fails(tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(atomic.os, "fsync", fail)
     with pytest.raises(type(error)):
-        files.write(path, np.zeros((4, 4, 3), np.float32))
+        image_io.write(path, np.zeros((4, 4, 3), np.float32))
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
 
 
 def test_formats_that_cannot_hold_a_picture(tmp_path):
     with pytest.raises(PictureError, match="x.gif: pictures are written as .jpg"):
-        files.write(tmp_path / "x.gif", np.zeros((4, 4, 3), np.float32))
+        image_io.write(tmp_path / "x.gif", np.zeros((4, 4, 3), np.float32))
     with pytest.raises(PictureError, match="x.webp: 17000x1 cannot be written as WEBP"):
-        files.write(tmp_path / "x.webp", np.zeros((1, 17000, 3), np.float32))
+        image_io.write(tmp_path / "x.webp", np.zeros((1, 17000, 3), np.float32))
     assert not list(tmp_path.iterdir())
 
 
@@ -592,16 +593,16 @@ def test_long_exif_is_left_out_of_jpeg(tmp_path, caplog):
     exif = Image.Exif()
     exif[0x010E] = "long " * 20_000
     keep = Keep(exif=exif.tobytes())
-    files.write(tmp_path / "x.jpg", np.zeros((4, 4, 3), np.float32), keep)
+    image_io.write(tmp_path / "x.jpg", np.zeros((4, 4, 3), np.float32), keep)
     assert "EXIF is too long" in caplog.text
-    files.write(tmp_path / "x.tif", np.zeros((4, 4, 3), np.float32), keep)
-    assert len(files.read(tmp_path / "x.tif").keep.exif) > 100_000
+    image_io.write(tmp_path / "x.tif", np.zeros((4, 4, 3), np.float32), keep)
+    assert len(image_io.read(tmp_path / "x.tif").keep.exif) > 100_000
 
 
 def test_long_profile_survives_jpeg(tmp_path):
     icc = profiles.srgb_profile() + bytes(100_000)
     icc = struct.pack(">I", len(icc)) + icc[4:]
-    files.write(tmp_path / "x.jpg", np.zeros((4, 4, 3), np.float32), Keep(icc=icc))
+    image_io.write(tmp_path / "x.jpg", np.zeros((4, 4, 3), np.float32), Keep(icc=icc))
     with Image.open(tmp_path / "x.jpg") as image:
         assert image.info["icc_profile"] == icc
 
@@ -610,4 +611,4 @@ def test_xmp_of_a_png(tmp_path):
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", "<x/>")
     path = save(tmp_path / "x.png", random(4, 4, 3), pnginfo=info)
-    assert files.read(path).keep.xmp == b"<x/>"
+    assert image_io.read(path).keep.xmp == b"<x/>"

@@ -4,19 +4,19 @@ Pillow reads and writes. It has no mode for 16-bit colour, so those pixels go th
 TIFF in, PNG out) and through a small TIFF writer of our own.
 """
 
-import io
 import logging
 import os
 import re
-import secrets
 import struct
 import zlib
-from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from .atomic import write_whole
+from .image_data import EXIF_IFD, GPS_IFD, ORIENTATION, Keep, Picture, PictureError
+from .image_encoders import _encode
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ SUFFIXES = (*FORMATS, ".gif", ".pgm", ".ppm")  # read
 READERS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")  # Pillow's names
 # More is taken for an attack on memory; Pillow's own limit is 179 million.
 PIXEL_LIMIT = 300_000_000
-JPEG_QUALITY = 95
-STRIP_BYTES = 2**20  # of a TIFF strip, and of what is rounded at once
 
 # Tags of the main EXIF directory that say something about the photo. What is not named here
 # describes the old file (strips, compression) or its preview, which is grey and would be shown.
@@ -45,7 +43,6 @@ EXIF_TAGS = (
     *(0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298),  # software, date, artist, rights
     *(0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F),  # title, comment, ... as Windows writes them
 )
-ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 COLOR_SPACE, EXIF_WIDTH, EXIF_HEIGHT, INTEROP_IFD = 0xA001, 0xA002, 0xA003, 0xA005
 UPRIGHT = {  # EXIF orientation -> (H, W, C) as it should be seen
     2: lambda x: x[:, ::-1],
@@ -56,34 +53,6 @@ UPRIGHT = {  # EXIF orientation -> (H, W, C) as it should be seen
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: np.rot90(x, 1),
 }
-
-
-class PictureError(ValueError):
-    """Not a picture we can read or write; the message says what it is and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keep:
-    """What a picture's file says beside its pixels, ready to be written with a coloured result."""
-
-    bits: int = 8
-    """Per channel: 8 or 16."""
-    exif: bytes = b""
-    """Without preview, and upright."""
-    icc: bytes = b""
-    """An sRGB profile, or none."""
-    xmp: bytes = b""
-    dpi: tuple[float, float] | None = None
-    lossless: bool = True
-    """False for JPEG and lossy WebP: a WebP result is then lossy, too."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Upright, in sRGB: pixels (H, W, C) float32 in 0..1, C = 1 (grey), 3, or 4 (alpha)."""
-
-    pixels: np.ndarray
-    keep: Keep
 
 
 # --- Reading -----------------------------------------------------------------------------------
@@ -132,7 +101,7 @@ def _read(file: BinaryIO, name: str) -> Picture:
     exif = image.getexif()
     pixels, bits = _pixels(image, file, icc, name)
     if image.mode == "CMYK":
-        from .profiles import srgb_profile
+        from .icc import srgb_profile
 
         icc = srgb_profile() if icc else b""
     elif icc:
@@ -198,7 +167,7 @@ def _refuse_film(image, name: str) -> None:
 
 def _pixels(image, file: BinaryIO, icc: bytes, name: str) -> tuple[np.ndarray, int]:
     """(H, W, 1, 3 or 4) float32 in 0..1, and bits per channel."""
-    from .profiles import cmyk_to_srgb
+    from .icc import cmyk_to_srgb
 
     bits = _bits(image, file)
     if bits == 16 and image.mode in ("RGB", "RGBA", "LA") or (bits == 16 and image.format == "PNG"):
@@ -277,7 +246,7 @@ def _deep(image, file: BinaryIO, name: str) -> np.ndarray | None:
 
 
 def _in_srgb(pixels: np.ndarray, icc: bytes, name: str) -> tuple[np.ndarray, bytes]:
-    from .profiles import to_srgb
+    from .icc import to_srgb
 
     colors = min(pixels.shape[2], 3)
     grey_in_rgb = icc[16:20] == b"GRAY" and colors == 3 and pixels.shape[2] == 4
@@ -361,154 +330,3 @@ def write(path: str | Path, pixels: np.ndarray, keep: Keep | None = None) -> Non
     if kind is None:
         raise PictureError(f"{path.name}: pictures are written as {', '.join(FORMATS)}.")
     write_whole(path, _encode(pixels, kind, keep, path.name))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that `path` holds its old content or all of `data`, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".colorist-{secrets.token_hex(8)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _encode(pixels: np.ndarray, kind: str, keep: Keep, name: str) -> bytes:
-    import av
-
-    if kind in ("JPEG", "BMP") and pixels.shape[2] == 4:
-        alpha = pixels[..., 3:]
-        if alpha.min() < 1:
-            log.warning("%s: %s has no transparency; laid on white.", name, kind)
-        pixels = pixels[..., :3] * alpha + (1 - alpha)
-    bits = keep.bits if kind in ("PNG", "TIFF") else 8
-    values = _rounded(pixels, bits)
-    try:
-        if kind == "TIFF":
-            return _tiff(values, keep)
-        return _png16(values, keep) if bits == 16 else _with_pillow(values, kind, keep, name)
-    except (ValueError, OSError, struct.error, av.FFmpegError) as error:
-        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise PictureError(f"{name}: {size} cannot be written as {kind} ({error}).") from error
-
-
-def _rounded(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """0..1 -> uint8 or uint16, to the nearest."""
-    values = np.empty(pixels.shape, np.uint8 if bits == 8 else np.uint16)
-    rows = max(1, STRIP_BYTES // (pixels.shape[1] * pixels.shape[2]))
-    for top in range(0, len(pixels), rows):
-        part = slice(top, top + rows)
-        values[part] = np.rint(pixels[part].clip(0, 1) * (2**bits - 1))
-    return values
-
-
-def _with_pillow(values: np.ndarray, kind: str, keep: Keep, name: str) -> bytes:
-    from PIL import Image, PngImagePlugin
-
-    options: dict[str, object] = {"dpi": keep.dpi} if keep.dpi else {}
-    if kind != "BMP":
-        options |= {"icc_profile": keep.icc or None}
-        options |= {"exif": keep.exif} if keep.exif else {}
-    if kind == "JPEG":
-        for what in ("exif", "xmp"):  # a JPEG segment holds 64 KB
-            if len(getattr(keep, what)) > 65_000:
-                log.warning("%s: %s is too long for JPEG and left out.", name, what.upper())
-                options.pop(what, None)
-            elif what == "xmp" and keep.xmp:
-                options["xmp"] = keep.xmp
-        options |= {"quality": JPEG_QUALITY, "subsampling": 0}
-    elif kind == "WEBP":
-        options |= {"lossless": keep.lossless, "quality": 75 if keep.lossless else JPEG_QUALITY}
-        options |= {"xmp": keep.xmp, "exact": True}
-    elif kind == "PNG" and keep.xmp:
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", keep.xmp.decode("utf-8", "replace"))
-    out = io.BytesIO()
-    Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(out, kind, **options)
-    return out.getvalue()
-
-
-def _png16(values: np.ndarray, keep: Keep) -> bytes:
-    """A 16-bit PNG: pixels by PyAV, all else as chunks behind its header (PNG, section 11.3)."""
-    from fractions import Fraction
-
-    import av
-
-    height, width, channels = values.shape
-    kind = {1: "gray16be", 3: "rgb48be", 4: "rgba64be"}[channels]
-    frame = av.VideoFrame(width, height, kind)
-    plane = frame.planes[0]
-    rows = np.zeros((height, plane.line_size // 2), ">u2")
-    rows[:, : width * channels] = values.reshape(height, -1)
-    plane.update(rows)
-    encoder = av.CodecContext.create("png", "w")
-    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = (
-        width,
-        height,
-        kind,
-        Fraction(1),
-    )
-    encoder.options = {"pred": "mixed"}
-    png = b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
-
-    chunks = []
-    if keep.icc:
-        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(keep.icc)))
-    if keep.dpi:
-        chunks.append(
-            (b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in keep.dpi), 1))
-        )
-    if keep.exif:
-        chunks.append((b"eXIf", keep.exif.removeprefix(b"Exif\0\0")))
-    if keep.xmp:
-        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + keep.xmp))
-    extra = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
-    header = 33  # signature and IHDR
-    return png[:header] + extra + png[header:]
-
-
-def _tiff(values: np.ndarray, keep: Keep) -> bytes:
-    """8 or 16 bits, deflate with horizontal differences (TIFF 6.0, section 14); EXIF as tags."""
-    from PIL import Image, TiffImagePlugin
-
-    height, width, channels = values.shape
-    values = values.astype(values.dtype.newbyteorder("<"))
-    rows = max(1, STRIP_BYTES // (width * channels * values.itemsize))
-    strips = []
-    for top in range(0, height, rows):
-        strip = values[top : top + rows].copy()
-        strip[:, 1:] -= values[top : top + rows, :-1]
-        strips.append(zlib.compress(strip.tobytes()))
-
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    if keep.exif:
-        exif = Image.Exif()
-        exif.load(keep.exif)
-        for tag, value in exif.items():
-            tags[tag] = exif.get_ifd(tag) if tag in (EXIF_IFD, GPS_IFD) else value
-    tags[256], tags[257] = width, height
-    tags[258] = (values.itemsize * 8,) * channels
-    tags[259], tags[317] = 8, 2  # deflate, horizontal differences
-    tags[262] = 1 if channels == 1 else 2  # black is zero, RGB
-    tags[277], tags[278], tags[284] = channels, rows, 1
-    if channels == 4:
-        tags[338] = (2,)  # alpha, colours not multiplied by it
-    if keep.dpi:
-        tags[282], tags[283], tags[296] = *keep.dpi, 2
-    if keep.icc:
-        tags[34675], tags.tagtype[34675] = keep.icc, 7
-    if keep.xmp:
-        tags[700], tags.tagtype[700] = keep.xmp, 1
-    lengths = [len(strip) for strip in strips]
-    tags[279], tags.tagtype[279] = lengths, 4
-    # Pillow adds to these the place where the directory ends, which is where the strips begin.
-    tags[273], tags.tagtype[273] = [0, *accumulate(lengths[:-1])], 4
-    return b"II*\0" + struct.pack("<I", 8) + tags.tobytes(8) + b"".join(strips)

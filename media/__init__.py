@@ -1,0 +1,1 @@
+"""Picture and video files: read with what must survive, written whole or not at all."""
