@@ -78,9 +78,9 @@ def locate_memory(given: Path) -> Path:
     Raises:
         Refusal: nothing of that name; lists what there is.
     """
-    from .pipeline import models
+    from .model_store import paths
 
-    folder = models.models_folder() / models.MEMORIES
+    folder = paths.models_folder() / paths.MEMORIES
     for path in (given, folder / given, folder / f"{given}.safetensors"):
         if path.is_file():
             return path

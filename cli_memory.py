@@ -128,11 +128,12 @@ def _once(photos: Iterable[Path]) -> list[Path]:
 
 def _import(arguments: argparse.Namespace) -> int:
     from .model_defs import registry
-    from .pipeline import memory, models
+    from .model_store import resolve
+    from .pipeline import memory
 
     _refuse_out(arguments.out, arguments.overwrite)
     try:
-        source = models.locate(arguments.model)
+        source = resolve.locate(arguments.model)
         network, spec, _ = registry.load(source)
         encoder = memory.fingerprint(network.encoder)
         found = memory.import_npy(

@@ -55,9 +55,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     from .model_defs import checkpoint
-    from .pipeline import downloads, models
+    from .model_store import catalog, resolve
+    from .model_store import paths as model_paths
 
-    boxed, found = models.boxed(), models.available()
+    boxed, found = model_paths.boxed(), resolve.available()
     at_hand = [
         {
             "name": name,
@@ -79,11 +80,11 @@ def _list(arguments: argparse.Namespace) -> int:
             "sha256": known.sha256 or None,
             "url": known.url() or None,
             "get": known.get,
-            "at_hand": downloads.at_hand(known, found),
+            "at_hand": catalog.at_hand(known, found),
         }
-        for known in downloads.PUBLISHED.values()
+        for known in catalog.PUBLISHED.values()
     ]
-    folder = models.models_folder()
+    folder = model_paths.models_folder()
     if arguments.json:
         record = {"models": at_hand, "published": published, "folder": str(folder)}
         print(json.dumps(record, indent=1))
@@ -107,35 +108,36 @@ def _row(name: str, size: int | None, place: str, licence: str) -> None:
 
 def _licence(path: Path, info: dict) -> str:
     """As the file says, or as its publisher does; "" where neither is known."""
-    from .pipeline import downloads
+    from .model_store import catalog
 
-    known = downloads.find(path.name)
+    known = catalog.find(path.name)
     return str(info.get("licence") or (known.licence if known else ""))
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from .pipeline import downloads, models
+    from .model_store import catalog, download, resolve
+    from .model_store import paths as model_paths
 
     wanted = []
     for name in arguments.names:
         if name == ALL:
-            wanted += [known for known in downloads.PUBLISHED.values() if known.fetchable]
-        elif known := downloads.find(name):
+            wanted += [known for known in catalog.PUBLISHED.values() if known.fetchable]
+        elif known := catalog.find(name):
             wanted.append(known)
         else:
-            names = ", ".join(downloads.PUBLISHED)
+            names = ", ".join(catalog.PUBLISHED)
             raise Refusal(f"{name}: not known as published. Known: {names}; or {ALL}.")
     failed = 0
     for known in dict.fromkeys(wanted):
-        found = models.available()
+        found = resolve.available()
         try:
-            if name := downloads.at_hand(known, found):
+            if name := catalog.at_hand(known, found):
                 say(f"{known.name} is at hand.")
                 path = found[name]
             else:
                 say(f"{known.name}: {known.what}; licence: {known.licence}")
-                path = downloads.fetch(
-                    known, models.models_folder(), progress=downloads.on_stderr(known.file)
+                path = download.fetch(
+                    known, model_paths.models_folder(), progress=download.on_stderr(known.file)
                 )
         except FAILURES as error:
             failed += 1
@@ -146,15 +148,15 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from .pipeline import downloads, models
+    from .model_store import catalog, resolve
 
-    found = models.available()
+    found = resolve.available()
     paths = found
     if arguments.names:
         paths = {}
         for name in arguments.names:
-            known = downloads.find(name)
-            there = name if name in found else known and downloads.at_hand(known, found)
+            known = catalog.find(name)
+            there = name if name in found else known and catalog.at_hand(known, found)
             path = found.get(there) if there else Path(name)
             if not path.is_file():
                 raise Refusal(f"{name} is not at hand. At hand: {', '.join(found)}.")
@@ -175,14 +177,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _checked(path: Path) -> dict[str, str | None]:
     """What a file is, whether it loads strictly and, where it is published, is as published."""
     from .model_defs import checkpoint, registry
-    from .pipeline import downloads
+    from .model_store import catalog, download
 
     record = dict.fromkeys(("sha256", "published", "found", "error"))
     try:
         if not checkpoint.read_info(path):  # not one of our own
-            record["sha256"] = downloads.sha256(path)
-            known = downloads.published_as(record["sha256"])
-            expected = downloads.find(path.name)
+            record["sha256"] = download.sha256(path)
+            known = catalog.published_as(record["sha256"])
+            expected = catalog.find(path.name)
             fetched = expected and expected.sha256 and path.name == expected.file
             if fetched and known is not expected:
                 raise ValueError(

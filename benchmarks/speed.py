@@ -161,7 +161,7 @@ def networks(options: argparse.Namespace, results: dict) -> None:
                 return ours.answer(x, ours.read([reference], x.shape[2:])).ab / 110
 
             row(f"{name}, 224", lambda: theirs(x, reference)[0], pair, ours)  # noqa: B023
-    for name in sorted(importlib.import_module("comfyui_colorist.pipeline.models").boxed()):
+    for name in sorted(importlib.import_module("comfyui_colorist.model_store.resolve").boxed()):
         network = package.load_model(name).requires_grad_(False)
         role = package.load(name, device="cpu").spec.role
         side = {"exemplar": 224, "pointhint": 224}.get(role, 512 if "ddcolor" in name else 256)

@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from ..media import image_io
 from ..model_defs.checkpoint import SUFFIXES
-from ..pipeline import downloads, models, reference_index
+from ..model_store import catalog, download, resolve
+from ..model_store import paths as model_paths
+from ..pipeline import reference_index
 from ..pipeline.placement import Placement
 
 __all__ = ["ComfyExtension", "io"]  # for the node files, which import nothing of the host
@@ -81,16 +83,16 @@ def network_names(role: str) -> list[str]:
     Files that are known to be of another role are left out. At the end, marked as such, published
     ones that are not there but can be downloaded.
     """
-    boxed, found = models.boxed(), _files()
+    boxed, found = model_paths.boxed(), _files()
     names = [name for name in found if name not in boxed]
-    ahead = [] if downloads.switched_off() else downloads.PUBLISHED.values()
+    ahead = [] if download.switched_off() else catalog.PUBLISHED.values()
     return [
-        *(name for name, path in boxed.items() if models.of_role(path, role)),
-        *(name for name in names if (path := _path(name)) and models.of_role(path, role)),
+        *(name for name, path in boxed.items() if resolve.of_role(path, role)),
+        *(name for name in names if (path := _path(name)) and resolve.of_role(path, role)),
         *(
-            downloads.marked(known)
+            catalog.marked(known)
             for known in ahead
-            if known.fetchable and known.role == role and not downloads.at_hand(known, found)
+            if known.fetchable and known.role == role and not catalog.at_hand(known, found)
         ),
     ]
 
@@ -104,11 +106,11 @@ def network_path(name: str) -> Path:
     Raises:
         ValueError: a name that is not in the list, or of a published file that is not there.
     """
-    boxed, found = models.boxed(), _files()
+    boxed, found = model_paths.boxed(), _files()
     if name in boxed:
         return boxed[name]
-    if name not in found and (published := downloads.find(name)):
-        name = downloads.at_hand(published, found)
+    if name not in found and (published := catalog.find(name)):
+        name = catalog.at_hand(published, found)
         if name is None:
             raise ValueError(f"{published.file} is not in models/{FOLDER}.")
     if name in found:
@@ -128,7 +130,7 @@ def network_file(name: str) -> Path:
     """
     if published := _ahead(name):
         bar = progress(published.bytes)
-        return downloads.fetch(published, _own_folder(), progress=bar, check=check_interrupt)
+        return download.fetch(published, _own_folder(), progress=bar, check=check_interrupt)
     return network_path(name)
 
 
@@ -140,7 +142,7 @@ def network_problem(name: str, role: str) -> str:
                 f"{published.file} is a network of the role '{published.role}'; this node opens "
                 f"'{role}' networks. Choose another."
             )
-        return downloads.why_not(published, _own_folder())
+        return download.why_not(published, _own_folder())
     try:
         network_path(name)
     except (ValueError, OSError) as error:
@@ -148,11 +150,11 @@ def network_problem(name: str, role: str) -> str:
     return ""
 
 
-def _ahead(name: str) -> downloads.Published | None:
+def _ahead(name: str) -> catalog.Published | None:
     """The published checkpoint of a name, where it is not in a model folder yet."""
-    found, published = _files(), downloads.find(name)
-    there = name in found or name in models.boxed()
-    return None if there or not published or downloads.at_hand(published, found) else published
+    found, published = _files(), catalog.find(name)
+    there = name in found or name in model_paths.boxed()
+    return None if there or not published or catalog.at_hand(published, found) else published
 
 
 def _own_folder() -> Path:
@@ -170,7 +172,8 @@ def _files() -> list[str]:
     return [
         name
         for name in folder_paths.get_filename_list(FOLDER)
-        if Path(name).suffix.lower() in SUFFIXES and Path(name).parts[0] not in models.NO_COLORIZERS
+        if Path(name).suffix.lower() in SUFFIXES
+        and Path(name).parts[0] not in model_paths.NO_COLORIZERS
     ]
 
 
@@ -179,7 +182,7 @@ def _files() -> list[str]:
 
 def memory_names() -> list[str]:
     """Names for a combo: the files in `memories` of every model folder."""
-    memories = Path(models.MEMORIES)
+    memories = Path(model_paths.MEMORIES)
     paths = [Path(name) for name in folder_paths.get_filename_list(FOLDER)]
     return [
         path.relative_to(memories).as_posix()
@@ -195,25 +198,25 @@ def memory_path(name: str) -> Path:
         ValueError: a name that is not in the list.
     """
     if name in memory_names():
-        return Path(folder_paths.get_full_path_or_raise(FOLDER, f"{models.MEMORIES}/{name}"))
+        return Path(folder_paths.get_full_path_or_raise(FOLDER, f"{model_paths.MEMORIES}/{name}"))
     raise ValueError(
         f"memory '{name}' is not in the list ({', '.join(memory_names()) or 'which is empty'}). "
         f"Save one with Save Color Memory, or put a file ({MEMORY_SUFFIX}) into "
-        f"models/{FOLDER}/{models.MEMORIES}; press R, and choose again."
+        f"models/{FOLDER}/{model_paths.MEMORIES}; press R, and choose again."
     )
 
 
 def memory_file(file: str) -> Path | None:
     """The file that Load Color Memory would open by this plain file name, or None."""
     places = (
-        Path(folder, models.MEMORIES, file) for folder in folder_paths.get_folder_paths(FOLDER)
+        Path(folder, model_paths.MEMORIES, file) for folder in folder_paths.get_folder_paths(FOLDER)
     )
     return next((place for place in places if place.exists()), None)
 
 
 def new_memory_file(file: str) -> Path:
     """Where a new memory of this plain file name is written: models/colorization/memories."""
-    folder = _own_folder() / models.MEMORIES
+    folder = _own_folder() / model_paths.MEMORIES
     folder.mkdir(parents=True, exist_ok=True)
     return folder / file
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..model_defs import registry
 from ..model_defs.spec import Spec
-from . import models
+from ..model_store import resolve
 from .colorizer import Colorizer
 from .exemplar import ExemplarColorizer
 from .memory import fingerprint
@@ -40,7 +40,7 @@ def load(
     weights_dtype = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if weights_dtype not in DTYPES.values():
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
-    path = models.locate(source)
+    path = resolve.locate(source)
     network, spec, info = registry.load(path)
     encoder = fingerprint(network.encoder) if spec.memory else ""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -69,4 +69,4 @@ def wrap(network: nn.Module, spec: Spec) -> Colorizer:
 
 def load_model(source: str | Path) -> nn.Module:
     """The bare network: float32, eval, on the CPU; its forward is in the architecture's module."""
-    return registry.load(models.locate(source))[0]
+    return registry.load(resolve.locate(source))[0]

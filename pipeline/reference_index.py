@@ -17,7 +17,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ..media.atomic import write_whole
-from . import models
+from ..model_store import paths
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def cache_folder() -> Path:
     """$COLORIST_CACHE, else `cache` in the platform's user data folder."""
     if chosen := os.environ.get("COLORIST_CACHE"):
         return Path(chosen)
-    return models.data_folder() / "cache"
+    return paths.data_folder() / "cache"
 
 
 def index_file(folder: str | Path, cache: Path | None = None) -> Path:

@@ -668,9 +668,9 @@ def test_train_reports_missing_photos(tmp_path, capsys):
 
 
 def test_default_networks_are_in_the_box():
-    from comfyui_colorist.pipeline import models
+    from comfyui_colorist.model_store import paths
 
-    assert {cli_common.DEFAULT_MODEL, cli_common.DEFAULT_COLORFORMER} <= set(models.boxed())
+    assert {cli_common.DEFAULT_MODEL, cli_common.DEFAULT_COLORFORMER} <= set(paths.boxed())
 
 
 def test_a_memory_goes_with_the_network_it_needs(tmp_path, capsys):

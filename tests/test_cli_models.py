@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from comfyui_colorist import cli, cli_common
 from comfyui_colorist.model_defs import checkpoint, registry
-from comfyui_colorist.pipeline import downloads
+from comfyui_colorist.model_store import catalog, download
 
 ROOT = Path(__file__).resolve().parent
 serving = SimpleNamespace(**runpy.run_path(str(ROOT / "serving.py")))
@@ -29,13 +29,13 @@ def installed(tmp_path, monkeypatch):
 @pytest.fixture
 def server(mini_file, monkeypatch):
     """Serves the miniature, which with a file by hand is all that is published."""
-    for name in (*downloads.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+    for name in (*download.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
     running = serving.FileServer(mini_file.read_bytes())
     table = [
-        downloads.Published(**running.known()),
-        downloads.Published(
+        catalog.Published(**running.known()),
+        catalog.Published(
             name="by_hand",
             file="by_hand.pth",
             role="exemplar",
@@ -44,10 +44,10 @@ def server(mini_file, monkeypatch):
             get="its author",
         ),
     ]
-    monkeypatch.setattr(downloads, "PUBLISHED", {known.name: known for known in table})
-    fetch = downloads.fetch
+    monkeypatch.setattr(catalog, "PUBLISHED", {known.name: known for known in table})
+    fetch = download.fetch
     monkeypatch.setattr(
-        downloads, "fetch", lambda *args, **options: fetch(*args, base=running.url, **options)
+        download, "fetch", lambda *args, **options: fetch(*args, base=running.url, **options)
     )
     yield running
     running.close()
@@ -141,7 +141,7 @@ def test_fetch_stopped(server, installed, monkeypatch):
         return progress
 
     with monkeypatch.context() as patch:
-        patch.setattr(downloads, "on_stderr", stop)
+        patch.setattr(download, "on_stderr", stop)
         assert run("models", "fetch", "mine") == 130
     assert [path.name for path in installed.iterdir()] == ["mine.safetensors.part"]
     assert run("models", "fetch", "mine") == 0
@@ -172,8 +172,8 @@ def test_verify_published_files(server, installed, mini_network, monkeypatch, ca
     """Recognised by their content under any name; one under its own name must be the published."""
     plain = checkpoint.to_bytes(mini_network.state_dict(), {})
     server.content = plain
-    known = downloads.Published(**server.known())
-    monkeypatch.setattr(downloads, "PUBLISHED", {"mine": known})
+    known = catalog.Published(**server.known())
+    monkeypatch.setattr(catalog, "PUBLISHED", {"mine": known})
     loaded = (mini_network, registry.module_of("ddcolor").spec(mini_network.config), {})
     monkeypatch.setattr(registry, "load", lambda _: loaded)
     (installed / "mine.safetensors").write_bytes(plain)

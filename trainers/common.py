@@ -26,8 +26,8 @@ from torch.optim.swa_utils import update_bn
 from ..media.atomic import write_whole
 from ..model_defs import checkpoint, registry
 from ..model_defs.spec import Spec
+from ..model_store import resolve
 from ..ops import color
-from ..pipeline import models
 from . import weights
 from .data import Batch, Photos
 from .streams import Shards
@@ -158,7 +158,7 @@ def start(settings: Settings, architecture: str) -> tuple[nn.Module, Spec]:
         CheckpointError: no such file or network.
         ValueError: one of another architecture.
     """
-    network, spec, _ = registry.load(models.locate(settings.weights, offline=settings.offline))
+    network, spec, _ = registry.load(resolve.locate(settings.weights, offline=settings.offline))
     if spec.architecture != architecture:
         raise ValueError(
             f"weights is {settings.weights}, a {spec.architecture} network; expected one of the "
@@ -403,7 +403,7 @@ def provenance(settings: Settings, photos: Photos | Shards, steps: int, seconds:
         path = weights.find(backbone, offline=settings.offline)
         origin["backbone"] = {"file": path.name, "sha256": weights.fingerprint(path)}
     if settings.weights:
-        path = models.locate(settings.weights, offline=settings.offline)
+        path = resolve.locate(settings.weights, offline=settings.offline)
         before = checkpoint.read_info(path).get("training")
         if isinstance(before, dict):
             origin["before"] = [*before.pop("before", []), before]

@@ -41,7 +41,8 @@ from ..media.atomic import write_whole
 from ..metrics import fid
 from ..metrics import image as image_metrics
 from ..model_defs import checkpoint
-from ..pipeline import engine, models
+from ..model_store import resolve
+from ..pipeline import engine
 from ..pipeline.colorizer import Colorizer
 from . import common, weights
 from .contact_sheet import contact_sheet, kind_of, save
@@ -204,7 +205,7 @@ def main(config: Config) -> dict:
     if config.stamp:
         for name, colorizer in engines.items():
             own = stamped(results[colorizer.spec.role], name)
-            stamp(models.locate(name), {"size": size, **own})
+            stamp(resolve.locate(name), {"size": size, **own})
     return report
 
 
@@ -328,7 +329,7 @@ def protocol(config: Config, engines: dict[str, Colorizer], judges: Judges, size
             "role": colorizer.spec.role,
             "architecture": colorizer.spec.architecture,
             "resolution": config.resolution or colorizer.spec.resolution,
-            "sha256": weights.fingerprint(models.locate(name)),
+            "sha256": weights.fingerprint(resolve.locate(name)),
         }
     return {
         "networks": networks,

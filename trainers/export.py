@@ -38,7 +38,7 @@ from .. import cli_common
 from ..media.atomic import write_whole
 from ..model_defs import checkpoint, colorformer, exemplar, pointhint, registry
 from ..model_defs.spec import Spec
-from ..pipeline import models
+from ..model_store import resolve
 from . import common
 
 PRESETS: dict[str, dict] = {}
@@ -110,7 +110,7 @@ def main(config: Config) -> None:
     out = config.out
     cli_common.refuse_existing(out, config.overwrite)
     cli_common.refuse_unwritable(out.parent)
-    source = models.locate(config.model)
+    source = resolve.locate(config.model)
     if os.path.exists(out) and cli_common.identity(out) == cli_common.identity(source):
         raise cli_common.Refusal(
             f"{out} is the input; originals are never overwritten. Change its name."

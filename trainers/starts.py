@@ -19,7 +19,7 @@ from ..model_defs import checkpoint, registry
 from ..model_defs.checkpoint import CheckpointError
 from ..model_defs.efficientnet_lite import VARIANTS, EfficientNetLite
 from ..model_defs.layers import SmallBackbone, rename
-from ..pipeline import models
+from ..model_store import resolve
 
 Kind = Literal["convnext", "efficientnet-lite", "swin", "vgg19"]
 
@@ -412,7 +412,7 @@ def take_encoder(backbone: SmallBackbone, source: str, *, offline: bool = False)
     Raises:
         ValueError: no such network, or other sizes.
     """
-    given, spec, _ = registry.load(models.locate(source, offline=offline))
+    given, spec, _ = registry.load(resolve.locate(source, offline=offline))
     if getattr(given, "kernel", None):
         checkpoint.load_strict(backbone, given.kernel.backbone.state_dict(), source)
         return
@@ -456,7 +456,7 @@ def with_kernel(
     Raises:
         ValueError: no kernel there.
     """
-    donor = getattr(registry.load(models.locate(source, offline=offline))[0], "kernel", None)
+    donor = getattr(registry.load(resolve.locate(source, offline=offline))[0], "kernel", None)
     if donor is None:
         raise ValueError(
             f"kernel is {source}, a network without one; expected pointhint-nano, say."

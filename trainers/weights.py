@@ -16,7 +16,7 @@ import torch
 
 from ..media.atomic import write_whole
 from ..model_defs.checkpoint import SUFFIXES
-from ..pipeline import downloads, models
+from ..model_store import download, paths
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ KNOWN = {
 
 def folder() -> Path:
     """Where known networks are kept."""
-    return models.models_folder() / models.TRAINING
+    return paths.models_folder() / paths.TRAINING
 
 
 def find(source: str | Path, *, offline: bool = False) -> Path:
@@ -138,7 +138,7 @@ def find(source: str | Path, *, offline: bool = False) -> Path:
             f"{source}: no such file, and no known name. Give the path of a file, or one of "
             f"{', '.join(KNOWN)}."
         )
-    if switch := downloads.switched_off() or ("offline" if offline else ""):
+    if switch := download.switched_off() or ("offline" if offline else ""):
         raise ValueError(_missing(name, f"downloads are switched off ({switch})"))
     return _download(name)
 
@@ -168,7 +168,7 @@ def _download(name: str) -> Path:
             raise ValueError(
                 _missing(name, f"its download failed ({type(error).__name__}: {reason})")
             ) from error
-        digest = downloads.sha256(path)
+        digest = download.sha256(path)
         if digest != declared:
             raise ValueError(
                 f"{name}: what came from {known.url} has the SHA-256 {digest}, expected "
@@ -204,7 +204,7 @@ def fingerprint(path: str | Path) -> str:
             return note["sha256"][:12]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         pass  # no note, or not one of ours
-    return downloads.sha256(path)[:12]
+    return download.sha256(path)[:12]
 
 
 def _note(path: Path) -> Path:

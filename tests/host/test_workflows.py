@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from comfyui_colorist.pipeline import downloads
+from comfyui_colorist.model_store import catalog
 from PIL import Image
 
 HERE = Path(__file__).parent
@@ -21,7 +21,7 @@ FILES = sorted((ROOT / "example_workflows").glob("*.json"))
 NEWER = {"ImageCompare": "ComfyUI 0.9"}  # nodes of the host that an example may need
 SHOWN = ("SaveImage", "SaveVideo", "PreviewImage", "PreviewAny", "ImageCompare")
 VIEWS = ("preview", "compare_view")
-PUBLISHED = downloads.PUBLISHED["ddcolor_modelscope"]
+PUBLISHED = catalog.PUBLISHED["ddcolor_modelscope"]
 
 
 def read(file: Path) -> dict:
@@ -100,7 +100,7 @@ def test_a_missing_published_network_is_told_with_its_address(client, nodes):
     """The host of the tests may not download."""
     workflow = read(ROOT / "example_workflows" / "published-model.json")
     outcome = client.run(prepared(workflow, nodes))
-    assert PUBLISHED.url(downloads.HUB) in outcome.error
+    assert PUBLISHED.url(catalog.HUB) in outcome.error
     assert "colorization" in outcome.error and "HF_HUB_OFFLINE" in outcome.error
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from comfyui_colorist.model_defs import checkpoint
+from comfyui_colorist.model_store import paths
 from comfyui_colorist.ops import color
 
 L_TOLERANCE = 0.02  # of 100, float32
@@ -96,7 +97,7 @@ def test_boxed_networks_are_listed_by_role_too(
     box.mkdir()
     (box / "automatic.safetensors").write_bytes(network_bytes())
     (box / "exemplar.safetensors").write_bytes(exemplar_bytes())
-    monkeypatch.setattr(host.bridge.models, "BOX", box)
+    monkeypatch.setattr(paths, "BOX", box)
     ahead = {name for name in listed(host, "LoadAutomatic") if "(download " in name}
     assert listed(host, "LoadAutomatic") - ahead == {"automatic"}
     assert listed(host, "LoadExemplar") == {"exemplar"}
@@ -111,7 +112,7 @@ def test_a_replaced_file_is_listed_as_what_it_now_is(host, folder, network_bytes
 
 
 def test_there_is_a_boxed_network(host, folder):
-    assert any(name in host.bridge.models.boxed() for name in listed(host, "LoadExemplar"))
+    assert any(name in paths.boxed() for name in listed(host, "LoadExemplar"))
 
 
 def test_a_network_of_another_role_is_refused(host, folder, network_bytes, exemplar_bytes):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import downloads
+from comfyui_colorist.model_store import catalog, download, paths
 from safetensors.torch import save_file
 
 SERVING = Path(__file__).resolve().parents[1] / "serving.py"
@@ -17,7 +17,7 @@ serving = SimpleNamespace(**runpy.run_path(str(SERVING)))
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch):
-    for name in (*downloads.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+    for name in (*download.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -40,7 +40,7 @@ def test_lists_networks_and_nothing_else(host, folder, network_bytes):
     ):
         (folder / name).write_bytes(b"x")
     listed = {name.replace(os.sep, "/") for name in options(host, "model")}
-    boxed = set(host.bridge.models.boxed())
+    boxed = set(paths.boxed())
     ahead = {name for name in listed if "(download " in name}
     assert listed - boxed - ahead == {"a.safetensors", "b.pth", "sub/c.pt", "d.BIN"}
 
@@ -59,7 +59,7 @@ def test_boxed_networks_come_first(host, folder, network_bytes, monkeypatch):
     box = folder.parent / "box"
     box.mkdir()
     (box / "tiny.safetensors").write_bytes(network_bytes())
-    monkeypatch.setattr(host.bridge.models, "BOX", box)
+    monkeypatch.setattr(paths, "BOX", box)
     assert options(host, "model")[:2] == ["tiny", "a.safetensors"]
     assert host.nodes.LoadAutomatic.execute("tiny", "fp32").args[0].name == "tiny.safetensors"
 
@@ -248,14 +248,14 @@ def test_nothing_in_the_folder_keeps_the_pack_from_loading(host, folder):
 @pytest.fixture
 def server(network_bytes, monkeypatch):
     """Serves the miniature, which with a file by hand is all that is published."""
-    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
     running = serving.FileServer(network_bytes())
     hand = running.known(name="hand", file="by_hand.pth", path="", sha256="", bytes=0)
-    table = [downloads.Published(**facts) for facts in (running.known(), hand)]
-    monkeypatch.setattr(downloads, "PUBLISHED", {known.name: known for known in table})
-    fetch = downloads.fetch
+    table = [catalog.Published(**facts) for facts in (running.known(), hand)]
+    monkeypatch.setattr(catalog, "PUBLISHED", {known.name: known for known in table})
+    fetch = download.fetch
     monkeypatch.setattr(
-        downloads, "fetch", lambda *args, **options: fetch(*args, base=running.url, **options)
+        download, "fetch", lambda *args, **options: fetch(*args, base=running.url, **options)
     )
     yield running
     running.close()

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from comfyui_colorist.pipeline import downloads
-from comfyui_colorist.pipeline.models import boxed
+from comfyui_colorist.model_store import catalog
+from comfyui_colorist.model_store.paths import boxed
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "example_workflows").glob("*.json"))
@@ -47,8 +47,8 @@ def test_workflow(host, folder, file):
 
 def _is_published(value, models):
     """The front end offers to download it: from here, into this folder, where it is missing."""
-    known = downloads.find(value)
-    url = known.url(downloads.HUB)
+    known = catalog.find(value)
+    url = known.url(catalog.HUB)
     assert models == [{"name": value, "url": url, "directory": "colorization"}]
     assert known.fetchable and value == known.file
     assert url.startswith(("https://huggingface.co/", "https://civitai.com/"))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.media import image_io
+from comfyui_colorist.model_store import paths
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import engine, models, reference_index, references
+from comfyui_colorist.pipeline import engine, reference_index, references
 from comfyui_colorist.pipeline import reference_looks as look
 from comfyui_colorist.pipeline.colorizer import Colorizer
 from comfyui_colorist.pipeline.placement import Placement
@@ -479,7 +480,7 @@ def test_where_it_lies(monkeypatch, tmp_path):
     assert reference_index.index_file(tmp_path / "link") == file
     monkeypatch.delenv("COLORIST_CACHE")
     monkeypatch.setenv("COLORIST_MODELS", str(tmp_path / "models"))
-    assert reference_index.cache_folder() == models.data_folder() / "cache"
+    assert reference_index.cache_folder() == paths.data_folder() / "cache"
 
 
 def test_what_is_transparent_gives_no_colour(boxed):

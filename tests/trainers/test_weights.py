@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import downloads
+from comfyui_colorist.model_store import download as downloads
 from comfyui_colorist.trainers import weights
 
 CONTENT = b"weights of a network"

@@ -1,41 +1,11 @@
 """Where checkpoints are: a path, the box, the models folder."""
 
-import os
-import sys
 from pathlib import Path
 
 from ..model_defs import registry
 from ..model_defs.checkpoint import SUFFIXES, CheckpointError
-from . import downloads
-
-MEMORIES = "memories"  # sub-folder of color memories, which are no networks
-TRAINING = "training"  # of networks that judge and start others in training
-NO_COLORIZERS = MEMORIES, TRAINING
-BOX = Path(__file__).resolve().parents[1] / "weights"
-
-
-def data_folder() -> Path:
-    """Our folder in the platform's user data folder."""
-    home = Path.home()
-    if sys.platform == "win32":
-        data = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        data = home / "Library" / "Application Support"
-    else:
-        data = Path(os.environ.get("XDG_DATA_HOME", home / ".local" / "share"))
-    return data / "comfyui-colorist"
-
-
-def models_folder() -> Path:
-    """$COLORIST_MODELS, else models/colorization under the platform's user data folder."""
-    if chosen := os.environ.get("COLORIST_MODELS"):
-        return Path(chosen)
-    return data_folder() / "models" / "colorization"
-
-
-def boxed() -> dict[str, Path]:
-    """Name -> file of the networks that come with the package."""
-    return {path.stem: path for path in sorted(BOX.glob("*.safetensors"))}
+from . import catalog, download
+from .paths import NO_COLORIZERS, boxed, models_folder
 
 
 def of_role(path: Path, role: str) -> bool:
@@ -47,7 +17,7 @@ def of_role(path: Path, role: str) -> bool:
         found = registry.role_of(str(path), path.stat().st_mtime_ns)
     except OSError:
         return False
-    if found is None and (published := downloads.find(path.name)):
+    if found is None and (published := catalog.find(path.name)):
         found = published.role
     return found in (role, None)
 
@@ -84,18 +54,18 @@ def locate(source: str | Path, *, offline: bool = False) -> Path:
         return found[str(source)]
     if Path(source).exists():
         return Path(source)  # a folder, which reading refuses by name
-    published = downloads.find(str(source))
+    published = catalog.find(str(source))
     if published is None:
         raise CheckpointError(
             f"{source}: no such file, and no model of that name. "
             f"At hand: {', '.join(found) or 'none'}; put checkpoints into {models_folder()}. "
-            f"Published: {', '.join(downloads.PUBLISHED)}."
+            f"Published: {', '.join(catalog.PUBLISHED)}."
         )
-    if name := downloads.at_hand(published, found):
+    if name := catalog.at_hand(published, found):
         return found[name]
-    return downloads.fetch(
+    return download.fetch(
         published,
         models_folder(),
         offline=offline,
-        progress=downloads.on_stderr(published.file),
+        progress=download.on_stderr(published.file),
     )

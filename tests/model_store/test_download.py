@@ -12,7 +12,7 @@ from urllib.request import Request
 import pytest
 from comfyui_colorist import load_model
 from comfyui_colorist.model_defs.checkpoint import SUFFIXES, CheckpointError
-from comfyui_colorist.pipeline import downloads, models
+from comfyui_colorist.model_store import catalog, download, resolve
 
 SERVING = Path(__file__).resolve().parents[1] / "serving.py"
 serving = SimpleNamespace(**runpy.run_path(str(SERVING)))
@@ -21,9 +21,9 @@ CONTENT = bytes(range(256)) * 4000  # a megabyte, many chunks
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in (*downloads.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+    for name in (*download.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
     running = serving.FileServer(CONTENT)
     yield running
     running.close()
@@ -31,7 +31,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def known(server):
-    return downloads.Published(**server.known())
+    return catalog.Published(**server.known())
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def left(folder: Path) -> list[str]:
 def test_a_file_comes_whole(server, known, folder, caplog):
     told = []
     with caplog.at_level(logging.INFO):
-        path = downloads.fetch(
+        path = download.fetch(
             known, folder, base=server.url, progress=lambda *now: told.append(now)
         )
     assert path == folder / "mine.safetensors"
@@ -72,7 +72,7 @@ def test_a_file_comes_whole(server, known, folder, caplog):
 def test_a_file_that_is_there_is_left_alone(server, known, folder):
     folder.mkdir()
     (folder / known.file).write_bytes(b"put here by hand")
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert (folder / known.file).read_bytes() == b"put here by hand"
     assert server.asked == []
 
@@ -80,7 +80,7 @@ def test_a_file_that_is_there_is_left_alone(server, known, folder):
 def test_it_goes_on_where_it_was(server, known, folder):
     part_of(folder, CONTENT[:300_000])
     told = []
-    downloads.fetch(known, folder, base=server.url, progress=lambda *now: told.append(now))
+    download.fetch(known, folder, base=server.url, progress=lambda *now: told.append(now))
     assert server.asked == ["bytes=300000-"]
     assert told[0][0] > 300_000
     assert (folder / known.file).read_bytes() == CONTENT
@@ -90,20 +90,20 @@ def test_it_goes_on_where_it_was(server, known, folder):
 def test_a_server_without_ranges_begins_anew(server, known, folder):
     part_of(folder, b"x" * 300_000)
     server.ranges = False
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert (folder / known.file).read_bytes() == CONTENT
 
 
 def test_a_part_that_is_whole_is_only_checked(server, known, folder):
     part_of(folder, CONTENT)
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert server.asked == []
     assert left(folder) == [known.file]
 
 
 def test_a_part_that_is_too_long_is_thrown_away(server, known, folder):
     part_of(folder, CONTENT + b"x")
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert server.asked == [""]
     assert (folder / known.file).read_bytes() == CONTENT
 
@@ -111,7 +111,7 @@ def test_a_part_that_is_too_long_is_thrown_away(server, known, folder):
 def test_a_refused_range_begins_anew(server, known, folder):
     part_of(folder, CONTENT[:300_000])
     server.status = [416]
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert server.asked == ["bytes=300000-", ""]
     assert (folder / known.file).read_bytes() == CONTENT
 
@@ -119,22 +119,22 @@ def test_a_refused_range_begins_anew(server, known, folder):
 def test_a_wrong_range_begins_anew(server, known, folder):
     part_of(folder, CONTENT[:300_000])
     server.headers = {"Content-Range": f"bytes 5-9/{len(CONTENT)}"}
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert server.asked == ["bytes=300000-", ""]
     assert (folder / known.file).read_bytes() == CONTENT
 
 
 def test_broken_connections_are_mended(server, known, folder, monkeypatch):
-    monkeypatch.setattr(downloads, "ENOUGH", 1)
+    monkeypatch.setattr(download, "ENOUGH", 1)
     server.cut = 400_000
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert server.asked == ["", "bytes=400000-", "bytes=800000-"]
     assert (folder / known.file).read_bytes() == CONTENT
 
 
 def test_a_busy_server_is_asked_again(server, known, folder):
     server.status = [503, 429]
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert len(server.asked) == 3
 
 
@@ -142,8 +142,8 @@ def test_a_busy_server_is_asked_again(server, known, folder):
 
 
 def refused(known, folder, server, **options) -> str:
-    with pytest.raises(downloads.DownloadError) as error:
-        downloads.fetch(known, folder, base=server.url, **options)
+    with pytest.raises(download.DownloadError) as error:
+        download.fetch(known, folder, base=server.url, **options)
     message = str(error.value)
     assert "\n" not in message
     assert str(folder) in message and known.file in message
@@ -156,10 +156,10 @@ def test_a_truncated_transfer_is_kept(server, known, folder):
     server.cut = 100_000
     message = refused(known, folder, server)
     assert "connection" in message and "0 MB have come and are kept" in message
-    assert len(server.asked) == downloads.TRIES
+    assert len(server.asked) == download.TRIES
     assert part_of(folder).read_bytes() == CONTENT[: 3 * 100_000]
     server.cut = 0
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert (folder / known.file).read_bytes() == CONTENT
 
 
@@ -199,18 +199,18 @@ def test_no_network(server, known, folder):
 
 
 def test_a_silent_server(server, known, folder, monkeypatch):
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.05)
+    monkeypatch.setattr(download, "TIMEOUT", 0.05)
     server.stall = 0.5
     assert "no connection (timed out)" in refused(known, folder, server)
 
 
 def test_no_room(server, known, folder, monkeypatch):
     usage = SimpleNamespace(free=len(CONTENT) - 1)
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
     assert "there is no room: 1 MB are needed, 1 MB are free." in refused(known, folder, server)
     assert server.asked == []
     part_of(folder).write_bytes(CONTENT[:2])  # what is there needs no room
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
 
 
 def test_a_folder_that_cannot_be(server, known, tmp_path):
@@ -219,7 +219,7 @@ def test_a_folder_that_cannot_be(server, known, tmp_path):
     assert "Not a directory" in message
 
 
-@pytest.mark.parametrize("switch", [*downloads.SWITCHES, ""])
+@pytest.mark.parametrize("switch", [*download.SWITCHES, ""])
 def test_offline(server, known, folder, monkeypatch, switch):
     if switch:
         monkeypatch.setenv(switch, "1")
@@ -239,11 +239,11 @@ def test_a_stop_keeps_what_has_come(server, known, folder):
             raise Stop
 
     with pytest.raises(Stop):
-        downloads.fetch(known, folder, base=server.url, check=check)
+        download.fetch(known, folder, base=server.url, check=check)
     come = part_of(folder).stat().st_size
     assert 0 < come < len(CONTENT)
     assert left(folder) == ["mine.safetensors.part"]
-    downloads.fetch(known, folder, base=server.url)
+    download.fetch(known, folder, base=server.url)
     assert server.asked == ["", f"bytes={come}-"]
     assert (folder / known.file).read_bytes() == CONTENT
 
@@ -253,7 +253,7 @@ def test_two_at_once_download_once(server, known, folder):
     found = []
 
     def one():
-        found.append(downloads.fetch(known, folder, base=server.url))
+        found.append(download.fetch(known, folder, base=server.url))
 
     threads = [threading.Thread(target=one) for _ in range(3)]
     for thread in threads:
@@ -271,20 +271,20 @@ def test_who_waits_can_be_stopped(server, known, folder):
 
     folder.mkdir()
     lock = folder / "mine.safetensors.lock"
-    with downloads._alone(lock, lambda: None), pytest.raises(KeyboardInterrupt):
-        downloads.fetch(known, folder, base=server.url, check=check)
+    with download._alone(lock, lambda: None), pytest.raises(KeyboardInterrupt):
+        download.fetch(known, folder, base=server.url, check=check)
     assert left(folder) == []
 
 
 def test_only_https(server, known, folder, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    with pytest.raises(downloads.DownloadError, match="HF_ENDPOINT must begin with https://"):
-        downloads.fetch(known, folder)
+    with pytest.raises(download.DownloadError, match="HF_ENDPOINT must begin with https://"):
+        download.fetch(known, folder)
     assert server.asked == []
-    follow = downloads._Redirects().redirect_request
+    follow = download._Redirects().redirect_request
     asked = Request("https://example.org/a")
     assert follow(asked, None, 302, "", {}, "https://example.org/b").full_url.endswith("/b")
-    with pytest.raises(downloads._Refused, match="http://example.org/b, which is not https"):
+    with pytest.raises(download._Refused, match="http://example.org/b, which is not https"):
         follow(asked, None, 302, "", {}, "http://example.org/b")
 
 
@@ -300,7 +300,7 @@ def test_a_mirror(known, monkeypatch):
 
 def test_the_table():
     names = set()
-    for name, known in downloads.PUBLISHED.items():
+    for name, known in catalog.PUBLISHED.items():
         assert known.name == name
         assert known.licence and known.what and known.get
         assert known.role in ("automatic", "exemplar")
@@ -308,11 +308,11 @@ def test_the_table():
         assert bool(known.bytes) == bool(known.sha256) == bool(known.path) == known.fetchable
         assert all(len(digest) == 64 for digest in (known.sha256, *known.also) if digest)
         names |= {known.file, name}
-    assert len(names) == 2 * len(downloads.PUBLISHED)  # nothing answers to two
+    assert len(names) == 2 * len(catalog.PUBLISHED)  # nothing answers to two
 
 
 def test_the_table_agrees_with_the_facts(reference):
-    for name, known in downloads.PUBLISHED.items():
+    for name, known in catalog.PUBLISHED.items():
         file = reference / f"{name.removesuffix('_no_pos')}.json"
         files = json.loads(file.read_bytes())["checkpoint"]["files"]
         assert known.file in {f["file"] for f in files} | {f"{name}.bin"}
@@ -344,17 +344,17 @@ def test_the_table_agrees_with_the_facts(reference):
     ],
 )
 def test_names(name, found):
-    known = downloads.find(name)
+    known = catalog.find(name)
     assert (known and known.name) == found
 
 
 def test_what_is_at_hand():
-    tiny = downloads.PUBLISHED["ddcolor_paper_tiny"]
+    tiny = catalog.PUBLISHED["ddcolor_paper_tiny"]
     names = ["a.pth", "sub/ddcolor_paper_tiny.pth", "sub\\ddcolor_paper_tiny.bin"]
-    assert downloads.at_hand(tiny, names[:1]) is None
-    assert downloads.at_hand(tiny, names[:2]) == names[1]
-    assert downloads.at_hand(tiny, names) == names[2]  # its own ending first
-    assert downloads.marked(tiny) == "ddcolor_paper_tiny.bin (download 220 MB)"
+    assert catalog.at_hand(tiny, names[:1]) is None
+    assert catalog.at_hand(tiny, names[:2]) == names[1]
+    assert catalog.at_hand(tiny, names) == names[2]  # its own ending first
+    assert catalog.marked(tiny) == "ddcolor_paper_tiny.bin (download 220 MB)"
 
 
 # --- Opening by name ---------------------------------------------------------------------------
@@ -364,12 +364,12 @@ def test_what_is_at_hand():
 def published(server, known, mini_file, monkeypatch, tmp_path):
     """The miniature as a published checkpoint, and an empty models folder."""
     server.content = mini_file.read_bytes()
-    known = downloads.Published(**server.known())
-    monkeypatch.setattr(downloads, "PUBLISHED", {"mine": known})
+    known = catalog.Published(**server.known())
+    monkeypatch.setattr(catalog, "PUBLISHED", {"mine": known})
     monkeypatch.setenv("COLORIST_MODELS", str(tmp_path / "installed"))
-    fetch = downloads.fetch
+    fetch = download.fetch
     monkeypatch.setattr(
-        downloads, "fetch", lambda *args, **options: fetch(*args, base=server.url, **options)
+        download, "fetch", lambda *args, **options: fetch(*args, base=server.url, **options)
     )
     return known
 
@@ -388,13 +388,13 @@ def test_load_takes_what_is_there(published, server, mini_file, tmp_path):
     there = tmp_path / "installed" / "sub" / "mine.bin"
     there.parent.mkdir(parents=True)
     there.write_bytes(mini_file.read_bytes())
-    assert models.locate("mine") == models.locate("mine.pth") == there
+    assert resolve.locate("mine") == resolve.locate("mine.pth") == there
     assert server.asked == []
 
 
 def test_load_offline(published, server, monkeypatch):
     with pytest.raises(CheckpointError, match="downloads are switched off"):
-        models.locate("mine", offline=True)
+        resolve.locate("mine", offline=True)
     monkeypatch.setenv("COLORIST_OFFLINE", "1")
     with pytest.raises(CheckpointError, match="downloads are switched off"):
         load_model("mine")
@@ -408,9 +408,9 @@ def test_instructions_for_files_by_hand(monkeypatch, tmp_path):
         "xcnet_model.pth": "https://github.com/bbc/xcnet",
         "ddcolor_paper": "https://huggingface.co/piddnad/DDColor-models",
     }.items():
-        with pytest.raises(downloads.DownloadError, match="cannot be downloaded") as error:
+        with pytest.raises(download.DownloadError, match="cannot be downloaded") as error:
             load_model(name)
-        file = downloads.find(name).file
+        file = catalog.find(name).file
         assert part in str(error.value)
         assert str(error.value).endswith(f"put it into {tmp_path} as {file}.")
 
@@ -419,10 +419,10 @@ def test_unknown_names_list_the_published_ones(monkeypatch, tmp_path):
     monkeypatch.setenv("COLORIST_MODELS", str(tmp_path))
     for name in ("nope", "./ddcolor_modelscope.pth", "sub/ddcolor_modelscope.pth"):
         with pytest.raises(CheckpointError, match="Published: ddcolor_modelscope, "):
-            models.locate(name)
+            resolve.locate(name)
 
 
 def test_published_files_are_listed_by_role(tmp_path):
     (tmp_path / "xcnet_model.pth").write_bytes(b"x")
-    assert models.of_role(tmp_path / "xcnet_model.pth", "exemplar")
-    assert not models.of_role(tmp_path / "xcnet_model.pth", "automatic")
+    assert resolve.of_role(tmp_path / "xcnet_model.pth", "exemplar")
+    assert not resolve.of_role(tmp_path / "xcnet_model.pth", "automatic")

@@ -1,0 +1,1 @@
+"""Network files: which are published, where they lie, how they come there."""
