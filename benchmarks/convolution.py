@@ -1,4 +1,4 @@
-"""3x3 convolutions on a CPU: plain, and with a quarter of the multiplications (`winograd`).
+"""3x3 convolutions on a CPU: plain, and with a quarter of the multiplications (`winograd_conv`).
 
     python benchmarks/convolution.py
 
@@ -33,7 +33,7 @@ def main() -> None:
     runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
     import torch
     import torch.nn.functional as F
-    from comfyui_colorist.model_defs import winograd
+    from comfyui_colorist.model_defs import winograd_conv
 
     print("| channels | size | plain | packed | ratio | distance | packing | way |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -41,13 +41,13 @@ def main() -> None:
         for before, after, height, width in SIZES:
             x = torch.randn(1, before, height, width)
             x = x.contiguous(memory_format=torch.channels_last)
-            conv = winograd.Conv3x3(before, after)
+            conv = winograd_conv.Conv3x3(before, after)
             began = time.perf_counter()
-            filters = winograd.pack(conv.weight, winograd.strip(height, width))
+            filters = winograd_conv.pack(conv.weight, winograd_conv.strip(height, width))
             packing = time.perf_counter() - began
             works = {
                 "plain": lambda x=x, c=conv: F.conv2d(x, c.weight, c.bias, padding=1),
-                "packed": lambda x=x, c=conv, f=filters: winograd.convolve(
+                "packed": lambda x=x, c=conv, f=filters: winograd_conv.convolve(
                     [x], f, c.out_channels, c.bias
                 ),
             }
@@ -63,7 +63,7 @@ def main() -> None:
                 f"| {before} -> {after} | {width}x{height} | {1e3 * seconds['plain']:.1f} | "
                 f"{1e3 * seconds['packed']:.1f} | {seconds['plain'] / seconds['packed']:.2f} | "
                 f"{distance:.0e} | {1e3 * packing:.0f} | "
-                f"{'packed' if winograd.pays(conv, x) else 'plain'} |",
+                f"{'packed' if winograd_conv.pays(conv, x) else 'plain'} |",
                 flush=True,
             )
 

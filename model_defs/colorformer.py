@@ -34,7 +34,7 @@ from .layers import (
     up_block_bytes,
 )
 from .spec import Entries, MemorySizes, Spec
-from .winograd import Conv3x3, packed_bytes
+from .winograd_conv import Conv3x3, packed_bytes
 
 NAME = "colorformer"
 TABLE = 256  # whole numbers that a looked-up a or b can have: -128 ... 127

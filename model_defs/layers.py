@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .winograd import Conv3x3, packed_bytes
+from .winograd_conv import Conv3x3, packed_bytes
 
 # --- Linear layers ----------------------------------------------------------------------------
 

@@ -38,8 +38,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from . import deep_kernel
-from .deep_kernel import DeepKernel
+from . import gp_kernel
+from .gp_kernel import DeepKernel
 from .layers import ConvNeXtBlock, Linear
 from .spec import Spec
 
@@ -73,12 +73,12 @@ class Config:
     brightness_texture: mean and deviation of lightness, for comparison."""
     hint_mask: bool = True
     """Read the channel that marks hints; False is the paper's input."""
-    kernel: deep_kernel.Config | None = None
+    kernel: gp_kernel.Config | None = None
     """Says how alike places are, for a guess between hints; None: place and lightness do."""
 
     def __post_init__(self) -> None:
         if isinstance(self.kernel, Mapping):
-            object.__setattr__(self, "kernel", deep_kernel.Config(**self.kernel))
+            object.__setattr__(self, "kernel", gp_kernel.Config(**self.kernel))
         for name in ("inner", "depths", "heads"):
             value = tuple(int(v) for v in getattr(self, name))
             if len(value) != 4:
@@ -115,7 +115,7 @@ PRESETS = {
         inner=(16, 24, 32, 32),
         depths=(1, 1, 1, 1),
         heads=(1, 2, 2, 2),
-        kernel=deep_kernel.Config(),
+        kernel=gp_kernel.Config(),
     ),
 }
 

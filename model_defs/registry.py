@@ -19,7 +19,7 @@ from .spec import Spec
 ARCHITECTURES = {
     "ddcolor": (".ddcolor", "DDColor"),
     "colorformer": (".colorformer", "ColorFormer"),
-    "exemplar": (".exemplar", "Exemplar"),
+    "exemplar": (".xcnet", "Exemplar"),
     "pointhint": (".pointhint", "PointHint"),
 }
 

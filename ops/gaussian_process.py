@@ -3,7 +3,7 @@
 Kriging, or Gaussian-process regression, is the best linear guess for values that are the more alike
 the nearer they are. Near can mean in (y, x, L): a hint then speaks for what lies close to it and is
 as light as it is (`Kernel`). Or in coordinates that a network gives each place of a picture, so
-that a hint speaks for what belongs to the same thing (`model_defs.deep_kernel`).
+that a hint speaks for what belongs to the same thing (`model_defs.gp_kernel`).
 """
 
 from collections.abc import Callable, Iterator, Sequence

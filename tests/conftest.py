@@ -173,13 +173,13 @@ def mini_colorformer(mini_colorformer_file):
 @pytest.fixture(scope="session")
 def mini_exemplar_config():
     """An exemplar network with axial attention over three small levels, and a kernel."""
-    from comfyui_colorist.model_defs import deep_kernel, exemplar
+    from comfyui_colorist.model_defs import gp_kernel, xcnet
 
-    kernel = deep_kernel.Config(
+    kernel = gp_kernel.Config(
         stem=4, dims=(8, 8, 16), depths=(1, 1, 1), width=8, spaces=2, learned=3, sideways=False
     )
 
-    return exemplar.Config(
+    return xcnet.Config(
         backbone="convnext",
         depths=(1, 1, 1),
         dims=(8, 8, 16),
@@ -199,12 +199,12 @@ def mini_exemplar_config():
 def mini_exemplar_network(mini_exemplar_config):
     """Seeded weights, eval mode; attention that looks at few cells, colours that can be seen."""
     import torch
-    from comfyui_colorist.model_defs import exemplar, registry
+    from comfyui_colorist.model_defs import registry, xcnet
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = registry.build("exemplar", mini_exemplar_config)
-        exemplar.initialise(network)
+        xcnet.initialise(network)
         for name, parameter in network.named_parameters():
             if parameter.ndim > 1:
                 gain = {"attention": 2, "heads": 0.4}.get(name.split(".")[0], 1)
@@ -235,9 +235,9 @@ def mini_exemplar(mini_exemplar_file):
 @pytest.fixture(scope="session")
 def mini_pointhint_config():
     """A point-hint network of narrow blocks; its stream is as wide as any."""
-    from comfyui_colorist.model_defs import deep_kernel, pointhint
+    from comfyui_colorist.model_defs import gp_kernel, pointhint
 
-    kernel = deep_kernel.Config(
+    kernel = gp_kernel.Config(
         stem=4, dims=(8, 8, 16), depths=(1, 1, 1), width=8, spaces=2, learned=3
     )
     return pointhint.Config(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from comfyui_colorist.model_defs import checkpoint, exemplar
+from comfyui_colorist.model_defs import checkpoint, xcnet
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
@@ -123,7 +123,7 @@ def test_boxed_weights_say_where_they_come_from(path):
     assert training["scores"] and training["config"]
     assert not re.search(r"[/\\](home|root|Users|work|tmp)[/\\]", json.dumps(info))
     if "confidence" in info["config"]:  # fitted, not the start values
-        assert tuple(info["config"]["confidence"]) != exemplar.Config().confidence
+        assert tuple(info["config"]["confidence"]) != xcnet.Config().confidence
 
 
 def test_the_box_is_small():

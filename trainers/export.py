@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from .. import cli_common
 from ..media.atomic import write_whole
-from ..model_defs import checkpoint, colorformer, exemplar, pointhint, registry
+from ..model_defs import checkpoint, colorformer, pointhint, registry, xcnet, xcnet_attention
 from ..model_defs.spec import Spec
 from ..model_store import resolve
 from . import common
@@ -274,7 +274,7 @@ def answer(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
     """What the file gives: ab in Lab units; of an exemplar network its finest prediction."""
     names = ("guess",) if len(inputs) == 3 else ()  # after a target and its reference
     found = network(*inputs[:2], **dict(zip(names, inputs[2:], strict=True)))
-    return found if isinstance(found, Tensor) else exemplar.AB * found[0]
+    return found if isinstance(found, Tensor) else xcnet.AB * found[0]
 
 
 def check(data: bytes, network: nn.Module, spec: Spec) -> list[str]:
@@ -510,7 +510,7 @@ def _feature_groups(
 
 
 def _tables(
-    self: exemplar.AxialAttention, length: int, dtype: torch.dtype
+    self: xcnet_attention.AxialAttention, length: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     table, most = self.relative, len(self.relative) // 2
     place = torch.arange(length, device=table.device)
@@ -528,7 +528,7 @@ def _tables(
     return table.split([d_k, d_k, 2 * d_k], dim=-1)
 
 
-def _pooled(self: exemplar.Exemplar, reference: Tensor, grid: Sequence[int]) -> Tensor:
+def _pooled(self: xcnet.Exemplar, reference: Tensor, grid: Sequence[int]) -> Tensor:
     batch, channels, height, width = reference.shape
     rows, columns = grid
     cells = reference.reshape(batch, channels, rows, height // rows, columns, width // columns)
@@ -538,8 +538,8 @@ def _pooled(self: exemplar.Exemplar, reference: Tensor, grid: Sequence[int]) -> 
 TRACEABLE = {  # class -> its method -> what stands for it
     colorformer.GlobalLocalAttention: ("forward", _global_local),
     colorformer.ShiftedWindowAttention: ("forward", _shifted_window),
-    exemplar.AxialAttention: ("_tables", _tables),
-    exemplar.Exemplar: ("_pooled", _pooled),
+    xcnet_attention.AxialAttention: ("_tables", _tables),
+    xcnet.Exemplar: ("_pooled", _pooled),
     pointhint.WindowAttention: ("forward", _hint_window),
     pointhint.FeatureWindowAttention: ("forward", _feature_window),
     pointhint.Stage: ("forward", _hint_stage),

@@ -334,7 +334,7 @@ _VGG19 = [
 
 
 def vgg19(path: str | Path) -> dict[str, Tensor]:
-    """ImageNet weights of VGG-19 under the names of `exemplar.VGG19`."""
+    """ImageNet weights of VGG-19 under the names of `xcnet.VGG19`."""
     state = _renamed(path, _VGG19, "VGG-19")
     if any(key.endswith("running_mean") for key in state):
         raise CheckpointError(
@@ -366,7 +366,7 @@ def take(encoder: nn.Module, path: str | Path, kind: Kind) -> str:
 
     Args:
         encoder: `ddcolor.ConvNeXt`, `EfficientNetLite`, `colorformer.GLHTransformer` or
-            `exemplar.VGG19`.
+            `xcnet.VGG19`.
         path: weights, see `weights.find`.
         kind: convnext, efficientnet-lite, swin or vgg19.
     Returns:
@@ -449,7 +449,7 @@ def with_kernel(
     Args:
         network: a point-hint or exemplar network; it is not changed.
         source: file, boxed or installed name of a network with a kernel.
-        sideways: see `deep_kernel.Config`.
+        sideways: see `gp_kernel.Config`.
         offline: download nothing.
     Returns:
         a new one; what only networks with a kernel have starts as it is built.

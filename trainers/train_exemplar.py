@@ -51,7 +51,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..model_defs import exemplar, registry
+from ..model_defs import registry, xcnet
 from ..model_defs.spec import Spec
 from ..ops import color
 from ..pipeline import engine
@@ -123,7 +123,7 @@ class Config(common.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        common.check_choice(self.weights, self.architecture, exemplar.PRESETS)
+        common.check_choice(self.weights, self.architecture, xcnet.PRESETS)
         streamed = self.stream or any(map(data.is_stream, self.photos))
         if streamed and self.pairs:
             raise ValueError(
@@ -272,7 +272,7 @@ def main(config: Config) -> None:
             look(step)
             training = common.provenance(config, photos, step, report.seconds)
             facts = {"resolution": spec.resolution}
-            checkpoints.write_weights(config, average.network, exemplar.NAME, training, facts)
+            checkpoints.write_weights(config, average.network, xcnet.NAME, training, facts)
         state.save(step, report.seconds, places)
         report.after_saving()
 
@@ -314,7 +314,7 @@ def main(config: Config) -> None:
 
                     # Generator, eq. 4
                     terms["pixel"] = sum(
-                        losses.pixel_loss(exemplar.AB * ab, exemplar.AB * lab[:, 1:], config.huber)
+                        losses.pixel_loss(xcnet.AB * ab, xcnet.AB * lab[:, 1:], config.huber)
                         if config.huber
                         else losses.smooth_l1_lab(ab, lab[:, 1:])
                         for ab, lab in zip(made, true, strict=True)
@@ -338,7 +338,7 @@ def main(config: Config) -> None:
                         )
                     optimizer.step()
                     optimizer.zero_grad()
-                terms["chroma"] = exemplar.AB * made[0].detach().norm(dim=1).mean()
+                terms["chroma"] = xcnet.AB * made[0].detach().norm(dim=1).mean()
                 report.add(step, terms, part.names)
             average.update(network, step)
             report.advance(norm)
@@ -388,15 +388,15 @@ def recolored(
 ) -> tuple[Tensor, Tensor]:
     """Some pairs (B, 3, H, W) in -1..1 recoloured alike, as they would be in the whole batch."""
     ab = recolor_alike(
-        exemplar.AB * target[:, 1:],
-        exemplar.AB * reference[:, 1:],
+        xcnet.AB * target[:, 1:],
+        xcnet.AB * reference[:, 1:],
         common.generator(config.seed, step),
         config.recolor,
         rows,
         config.batch,
     )
     target, reference = (
-        torch.cat([lab[:, :1], new / exemplar.AB], dim=1)
+        torch.cat([lab[:, :1], new / xcnet.AB], dim=1)
         for lab, new in zip((target, reference), ab, strict=True)
     )
     return target, reference
@@ -446,12 +446,12 @@ def by_reference(colorizer: ExemplarColorizer, references: Sequence[Tensor]) -> 
 
 @torch.no_grad()
 def fit_confidence(
-    network: exemplar.Exemplar,
+    network: xcnet.Exemplar,
     source: Iterator[data.Batch],
     device: torch.device,
     batches: int = 24,
 ) -> None:
-    """Fit the weights of `surety.confidence` by logistic regression, in place.
+    """Fit the weights of `match_confidence.confidence` by logistic regression, in place.
 
     The photos are those of the training, in their own colours. What counts as right is RIGHT.
 
@@ -465,7 +465,7 @@ def fit_confidence(
             target, reference = seen(batch, device)
             evidence = network.read([reference], target.shape[2:])
             ab, sure, facts = network.answer(target, evidence)
-            true = exemplar.AB * lab_norm(common.unit(batch.pictures[0], device))[:, 1:]
+            true = xcnet.AB * lab_norm(common.unit(batch.pictures[0], device))[:, 1:]
             error = (F.interpolate(ab, size=true.shape[2:], mode="bilinear") - true).norm(dim=1)
             allowed = RIGHT[0] + RIGHT[1] * true.norm(dim=1)
             excess = F.adaptive_avg_pool2d((error - allowed)[:, None], sure.shape[2:])
@@ -487,22 +487,22 @@ def fit_confidence(
 def lab_norm(rgb: Tensor) -> Tensor:
     """(B, 3, H, W) sRGB in 0..1 -> L / 50 - 1, a / 110, b / 110."""
     lab = color.rgb_to_lab(rgb)
-    return torch.cat([lab[:, :1] / 50 - 1, lab[:, 1:] / exemplar.AB], dim=1)
+    return torch.cat([lab[:, :1] / 50 - 1, lab[:, 1:] / xcnet.AB], dim=1)
 
 
-def build(config: Config) -> tuple[exemplar.Exemplar, Spec]:
+def build(config: Config) -> tuple[xcnet.Exemplar, Spec]:
     """A new network, or the one that `config.weights` names; its backbone as the settings say."""
     if config.weights:
-        network, spec = common.start(config, exemplar.NAME)
+        network, spec = common.start(config, xcnet.NAME)
         if config.kernel:
             network = starts.with_kernel(
                 network, config.kernel, sideways=False, offline=config.offline
             )
         return network, replace(spec, resolution=config.resolution or spec.resolution)
     changes = {"attention": config.attention, "second_kv": config.second_kv}
-    known = asdict(exemplar.PRESETS[config.architecture]) | {k: v for k, v in changes.items() if v}
-    network = registry.build(exemplar.NAME, exemplar.Config(**known))
-    exemplar.initialise(network)
+    known = asdict(xcnet.PRESETS[config.architecture]) | {k: v for k, v in changes.items() if v}
+    network = registry.build(xcnet.NAME, xcnet.Config(**known))
+    xcnet.initialise(network)
     if config.backbone and network.config.backbone != "vgg19":
         raise ValueError(
             f"backbone is {config.backbone}, weights of VGG-19; {config.architecture} has a small "
@@ -523,7 +523,7 @@ def build(config: Config) -> tuple[exemplar.Exemplar, Spec]:
         log.info("backbone: random start values (others: --backbone, --encoder, --weights)")
     if config.kernel:
         network = starts.with_kernel(network, config.kernel, sideways=False, offline=config.offline)
-    spec = exemplar.spec(network.config)
+    spec = xcnet.spec(network.config)
     return network, replace(spec, resolution=config.resolution or spec.resolution)
 
 

@@ -6,7 +6,7 @@ import comfyui_colorist as colorist
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.model_defs import checkpoint, exemplar, registry
+from comfyui_colorist.model_defs import checkpoint, registry, xcnet
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.exemplar import KEPT, ExemplarColorizer, weight_of
 
@@ -69,7 +69,7 @@ def mini_standard(mini_exemplar_config, tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = registry.build("exemplar", config)
-        exemplar.initialise(network)
+        xcnet.initialise(network)
     path = tmp_path_factory.mktemp("models") / "standard.safetensors"
     info = {"architecture": "exemplar", "config": dataclasses.asdict(config)}
     path.write_bytes(checkpoint.to_bytes(network.state_dict(), info))

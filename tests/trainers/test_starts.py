@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyui_colorist.model_defs import colorformer, ddcolor, exemplar
+from comfyui_colorist.model_defs import colorformer, ddcolor, xcnet
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.model_defs.efficientnet_lite import EfficientNetLite
 from comfyui_colorist.trainers import starts
@@ -448,15 +448,15 @@ def test_glh_is_taken_whole(prefix, saved):
 @pytest.mark.parametrize("last", [33, 35])
 def test_vgg19_is_taken_as_far_as_the_backbone_goes(last, handed):
     with torch.device("meta"):  # the sizes are VGG's own
-        whole = exemplar.VGG19(exemplar.Config()).state_dict()
-        backbone = exemplar.VGG19(exemplar.Config(backbone_last=last))
+        whole = xcnet.VGG19(xcnet.Config()).state_dict()
+        backbone = xcnet.VGG19(xcnet.Config(backbone_last=last))
         given = whole | {"classifier.0.weight": torch.empty(3, 3), "head.fc.bias": torch.empty(3)}
     said = starts.take(backbone, handed(given), "vgg19")
     assert said == f"handed.pth: {30 if last == 33 else 32} tensors taken."
 
 
 def test_other_vggs_are_refused(handed):
-    backbone = exemplar.VGG19(exemplar.Config())
+    backbone = xcnet.VGG19(xcnet.Config())
     with pytest.raises(CheckpointError, match="has batch norm; expected plain VGG-19"):
         norms = {"features.34.weight": torch.ones(1), "features.1.running_mean": torch.ones(1)}
         starts.take(backbone, handed(norms), "vgg19")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyui_colorist.model_defs import checkpoint, exemplar, registry, surety
+from comfyui_colorist.model_defs import checkpoint, match_confidence, registry, xcnet
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.model_defs.layers import SmallBackbone
 from comfyui_colorist.ops import color
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def mini_preset(monkeypatch, mini_exemplar_config):
-    monkeypatch.setitem(exemplar.PRESETS, "mini", mini_exemplar_config)
+    monkeypatch.setitem(xcnet.PRESETS, "mini", mini_exemplar_config)
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +49,10 @@ def narrow(monkeypatch):
 def narrow_vgg(monkeypatch):
     """The preset is the paper's network, with few channels."""
     layers = [8, 8, 0, 8, 8, 0, *[8] * 4, 0, *[8] * 4, 0, *[8] * 4]
-    monkeypatch.setattr(exemplar, "_VGG19", layers)
-    monkeypatch.setattr(exemplar.VGG19, "widths", dict.fromkeys([1, 2, 3, 4, 5, "B"], 8))
-    config = exemplar.Config(width=16, heads=2, head_width=8)
-    monkeypatch.setitem(exemplar.PRESETS, "mini", config)
+    monkeypatch.setattr(xcnet, "_VGG19", layers)
+    monkeypatch.setattr(xcnet.VGG19, "widths", dict.fromkeys([1, 2, 3, 4, 5, "B"], 8))
+    config = xcnet.Config(width=16, heads=2, head_width=8)
+    monkeypatch.setitem(xcnet.PRESETS, "mini", config)
 
 
 def settings(photos, out, **changes):
@@ -265,7 +265,7 @@ def trained(photos, tmp_path_factory, mini_exemplar_config):
     """A miniature that was trained where the colours are in the reference and nowhere else."""
     out = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        patch.setitem(exemplar.PRESETS, "mini", mini_exemplar_config)
+        patch.setitem(xcnet.PRESETS, "mini", mini_exemplar_config)
         train_exemplar.main(
             settings(
                 photos,
@@ -393,7 +393,7 @@ def test_encoder_refusals(mini_exemplar_network, mini_colorformer_file, mini_fil
 def test_the_paper_s_backbone_takes_imagenet_weights(photos, tmp_path, monkeypatch):
     """Half precision and a classifier, as some files come; it then may be frozen."""
     narrow_vgg(monkeypatch)
-    state = exemplar.VGG19(exemplar.Config()).state_dict()
+    state = xcnet.VGG19(xcnet.Config()).state_dict()
     state = {key: torch.randn(tensor.shape).half() for key, tensor in state.items()}
     torch.save(state | {"classifier.0.weight": torch.rand(4, 4)}, tmp_path / "vgg19.pth")
     changes = {"freeze_backbone": True, "backbone": str(tmp_path / "vgg19.pth")}
@@ -416,7 +416,7 @@ def test_confidence_becomes_the_part_that_is_right(mini_exemplar_config):
         right = torch.rand(len(target), 8, 8) < 0.2 + 0.6 * facts[:, 1]
         ab = torch.where(right, 0.0, 60.0)[:, None].expand(-1, 2, -1, -1)
         ab = ab.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        return exemplar.Answer(ab, torch.ones(len(target), 1, 8, 8), facts)
+        return xcnet.Answer(ab, torch.ones(len(target), 1, 8, 8), facts)
 
     network = SimpleNamespace(
         config=mini_exemplar_config, read=lambda references, size: None, answer=answer
@@ -428,7 +428,7 @@ def test_confidence_becomes_the_part_that_is_right(mini_exemplar_config):
     assert len(fitted) == clues + 1
     facts = torch.zeros(1, clues, 1, 2)
     facts[0, 1, 0] = torch.tensor([1.0, 0.0])
-    sure = surety.confidence(torch.ones(1, 1, 1, 2), facts, fitted).flatten()
+    sure = match_confidence.confidence(torch.ones(1, 1, 1, 2), facts, fitted).flatten()
     torch.testing.assert_close(sure, torch.tensor([0.8, 0.2]), atol=0.05, rtol=0)
     others = [abs(w) for i, w in enumerate(fitted) if i not in (0, 2)]
     assert max(others) < 0.1
@@ -451,7 +451,7 @@ def test_confidence_of_a_trained_network_is_calibrated(trained, photos, monkeypa
     errors = []
     for got, batch in zip(answers(), batches, strict=True):
         ab = F.interpolate(got.ab, size=(64, 64), mode="bilinear")
-        true = exemplar.AB * train_exemplar.lab_norm(batch.pictures[0] / 255)[:, 1:]
+        true = xcnet.AB * train_exemplar.lab_norm(batch.pictures[0] / 255)[:, 1:]
         errors.append(F.avg_pool2d((ab - true).norm(dim=1, keepdim=True), 4))
     errors = torch.stack(errors)
     limit = errors.quantile(0.6).item()

@@ -9,7 +9,17 @@ import comfyui_colorist
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyui_colorist.model_defs import checkpoint, colorformer, ddcolor, exemplar, registry, surety
+from comfyui_colorist.model_defs import (
+    checkpoint,
+    colorformer,
+    ddcolor,
+    match_confidence,
+    registry,
+    xcnet,
+    xcnet_attention,
+    xcnet_config,
+    xcnet_convert,
+)
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.model_defs.layers import rename
 from comfyui_colorist.ops import color
@@ -77,7 +87,7 @@ def predictions(published, fill):
 @pytest.fixture(scope="module")
 def paper():
     """The paper's network, which holds no numbers."""
-    return registry.build("exemplar", exemplar.PRESETS["exemplar-vgg19"], device="meta").eval()
+    return registry.build("exemplar", xcnet.PRESETS["exemplar-vgg19"], device="meta").eval()
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -95,7 +105,7 @@ def seeded(config):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = registry.build("exemplar", config)
-        exemplar.initialise(network)
+        xcnet.initialise(network)
         for parameter in network.parameters():
             if parameter.ndim > 1:  # colours that can be seen
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
@@ -111,7 +121,7 @@ def disturb(module):
             nn.init.normal_(part.bias, std=0.2)
             nn.init.normal_(part.running_mean, std=0.2)
             nn.init.uniform_(part.running_var, 0.5, 1.5)
-        if isinstance(part, exemplar.AxialAttention | exemplar.StandardAttention):
+        if isinstance(part, xcnet_attention.AxialAttention | xcnet_attention.StandardAttention):
             nn.init.normal_(part.project_in.weight, std=2 * part.project_in.in_features**-0.5)
             nn.init.normal_(part.project_in.bias, std=0.2)
 
@@ -184,12 +194,12 @@ def test_sizes_of_the_paper(paper):
     assert trained(built(attention=("standard",) * 3)) == 9_301_000
     assert trained(built(share=False)) == 10_932_488
     assert trained(built(stack=1)) == trained(paper)
-    nano = registry.build("exemplar", exemplar.PRESETS["exemplar-nano"], device="meta")
+    nano = registry.build("exemplar", xcnet.PRESETS["exemplar-nano"], device="meta")
     assert sum(p.numel() for p in nano.parameters()) <= 6e6
 
 
 def built(**changes):
-    config = dataclasses.replace(exemplar.PRESETS["exemplar-vgg19"], **changes)
+    config = dataclasses.replace(xcnet.PRESETS["exemplar-vgg19"], **changes)
     return registry.build("exemplar", config, device="meta").eval()
 
 
@@ -236,11 +246,11 @@ def vgg19():
     """Weights with torchvision's names, in the paper's backbone."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return exemplar.VGG19(exemplar.Config()).eval()
+        return xcnet.VGG19(xcnet.Config()).eval()
 
 
 def test_vgg19_takes_torchvision_s_names(vgg19):
-    widths = [w for w in exemplar._VGG19 if w]
+    widths = [w for w in xcnet._VGG19 if w]
     expected = {}
     inputs = [3, *widths[:-1]]
     for i, after, before in zip(VGG19_CONVOLUTIONS, widths, inputs, strict=True):
@@ -253,7 +263,7 @@ def test_vgg19_takes_torchvision_s_names(vgg19):
 def test_vgg19_taps_are_the_first_activations(vgg19, last):
     """Layer by layer as torchvision lists them; the taps stay what they were."""
     x, state, want = torch.randn(1, 3, 32, 48), vgg19.state_dict(), {}
-    network = exemplar.VGG19(exemplar.Config(backbone_last=last))
+    network = xcnet.VGG19(xcnet.Config(backbone_last=last))
     network.load_state_dict({key: state[key] for key in network.state_dict()})
     with torch.inference_mode():
         taps, of_reference = network(x), network.reference(x)
@@ -269,8 +279,8 @@ def test_vgg19_taps_are_the_first_activations(vgg19, last):
             want[i] = y
     for level, index in {1: 1, 2: 6, 3: 11, 4: 20, 5: 29, "B": last}.items():
         torch.testing.assert_close(taps[level], want[index], atol=1e-5, rtol=1e-4)
-    for level in exemplar.LEVELS:
-        torch.testing.assert_close(of_reference[level], want[exemplar.VGG_TAPS[level]])
+    for level in xcnet_config.LEVELS:
+        torch.testing.assert_close(of_reference[level], want[xcnet.VGG_TAPS[level]])
 
 
 def test_vgg19_can_be_given_what_it_was_trained_on():
@@ -279,7 +289,7 @@ def test_vgg19_can_be_given_what_it_was_trained_on():
     rgb = torch.rand(1, 3, 16, 16)
     lab = color.rgb_to_lab(rgb)
     scaled = torch.cat([lab[:, :1] / 50 - 1, lab[:, 1:] / 110], dim=1)
-    numbers = exemplar.IMAGENET_MEAN, exemplar.IMAGENET_STD
+    numbers = xcnet.IMAGENET_MEAN, xcnet.IMAGENET_STD
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in numbers)
     torch.testing.assert_close(network._seen(scaled), (rgb - mean) / std, atol=1e-3, rtol=1e-3)
     want = (color.gray_rgb(lab[:, :1]) - mean) / std
@@ -299,7 +309,7 @@ def test_the_small_backbone_does_not_look_at_colour(mini_exemplar_network):
 
 def of_cells(features, trust=None):
     """A reference at one level, without traces."""
-    return exemplar.Reference(
+    return xcnet_attention.Reference(
         features, trust, features.new_empty(len(features), 0, *features.shape[2:])
     )
 
@@ -334,8 +344,8 @@ def equation_2(module, query, references, trusts, table, reach):
 
 def axial(axis="w", length=5, **changes):
     torch.manual_seed(0)
-    config = exemplar.Config(width=8, heads=2, **changes)
-    module = exemplar.AxialAttention(config, config.span or length, axis)
+    config = xcnet.Config(width=8, heads=2, **changes)
+    module = xcnet_attention.AxialAttention(config, config.span or length, axis)
     disturb(module)
     return module
 
@@ -380,7 +390,7 @@ def test_other_axis_of_the_transposed_picture():
 
 def module_of(**changes):
     torch.manual_seed(0)
-    module = exemplar.AttentionModule(exemplar.Config(width=16, heads=2, **changes), 5).eval()
+    module = xcnet_attention.AttentionModule(xcnet.Config(width=16, heads=2, **changes), 5).eval()
     disturb(module)
     return module
 
@@ -419,7 +429,7 @@ def test_receptive_field(changes, seen, stack):
 @torch.inference_mode()
 def test_standard_attention_is_equation_1():
     torch.manual_seed(0)
-    module = exemplar.StandardAttention(exemplar.Config(width=16, heads=2))
+    module = xcnet_attention.StandardAttention(xcnet.Config(width=16, heads=2))
     disturb(module)
     plain = nn.MultiheadAttention(16, 2, batch_first=True)
     plain.load_state_dict(
@@ -446,7 +456,7 @@ def test_traces_are_what_attention_looks_at(attention):
     """They are mixed like values, heads averaged: a constant arrives as it is."""
     module = module_of(attention=(attention,) * 3)
     traces = torch.stack([torch.full((2, 4, 6), 7.0), torch.arange(48.0).view(2, 4, 6)], dim=1)
-    reference = exemplar.Reference(torch.randn(2, 16, 4, 6), None, traces)
+    reference = xcnet_attention.Reference(torch.randn(2, 16, 4, 6), None, traces)
     _, arrived = module(torch.randn(2, 16, 4, 6), module.keys([reference], (4, 6)))
     assert arrived.shape == (2, 2, 4, 6)
     torch.testing.assert_close(arrived[:, 0], torch.full((2, 4, 6), 7.0))
@@ -554,7 +564,9 @@ def test_likeness_knows_the_picture_itself_from_noise(network):
         torch.testing.assert_close(got.clues[:, 5:], means)
     torch.testing.assert_close(itself.clues[:, cosines], torch.ones(1, 4, 16, 16))
     sure, unsure = (
-        surety.confidence(torch.ones(1, 1, 16, 16), got.clues[:, cosines], (-6, 1, 1, 3, 3))
+        match_confidence.confidence(
+            torch.ones(1, 1, 16, 16), got.clues[:, cosines], (-6, 1, 1, 3, 3)
+        )
         for got in (itself, other)
     )
     assert (sure > unsure).float().mean() > 0.9
@@ -576,7 +588,7 @@ def test_confidence_is_trust_times_sigmoid():
         torch.tensor([1.0, 0.5]).view(2, 1, 1, 1),
         torch.arange(1.0, 4.0).view(1, 3, 1, 1),
     )
-    sure = surety.confidence(trust, clues, (-14, 1, 2, 3)).flatten()
+    sure = match_confidence.confidence(trust, clues, (-14, 1, 2, 3)).flatten()
     torch.testing.assert_close(sure, torch.tensor([0.5, 0.25]))
 
 
@@ -599,7 +611,7 @@ def test_confidence_is_trust_times_sigmoid():
 )
 def test_config_refuses(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        exemplar.Config(**changes)
+        xcnet.Config(**changes)
 
 
 def test_network_refuses(mini_exemplar_network):
@@ -627,23 +639,23 @@ def test_own_file_keeps_config_and_numbers(network, tmp_path):
     info = {"architecture": "exemplar", "config": dataclasses.asdict(network.config)}
     path.write_bytes(checkpoint.to_bytes(network.state_dict(), info))
     loaded, spec, _ = registry.load(path)
-    assert loaded.config == network.config and spec == exemplar.spec(network.config)
+    assert loaded.config == network.config and spec == xcnet.spec(network.config)
     assert not loaded.training
     for key, tensor in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], tensor), key
 
 
-@pytest.mark.parametrize("name", exemplar.PRESETS)
+@pytest.mark.parametrize("name", xcnet.PRESETS)
 def test_presets_are_json(name):
-    preset = exemplar.PRESETS[name]
-    assert exemplar.Config(**json.loads(json.dumps(dataclasses.asdict(preset)))) == preset
+    preset = xcnet.PRESETS[name]
+    assert xcnet.Config(**json.loads(json.dumps(dataclasses.asdict(preset)))) == preset
 
 
 def small_published(fill, positions):
     """A narrow network of the published form, and its state dict under the published names."""
     heads, width = (2, 16) if positions else (8, 32)
     scale = 1.0 if positions else (width / heads) ** -0.5
-    config = exemplar.Config(
+    config = xcnet.Config(
         width=width, heads=heads, head_width=8, positions=positions, scale=scale, compat="xcnet"
     )
     network = seeded(config)
@@ -652,7 +664,7 @@ def small_published(fill, positions):
         if name.endswith(".flatten_index"):
             state[name] = torch.zeros(shape, dtype=torch.int64)
             continue
-        tensor = ours[rename(name.replace(".module.0.", ".module.1."), exemplar._RENAME)]
+        tensor = ours[rename(name.replace(".module.0.", ".module.1."), xcnet_convert._RENAME)]
         if name.endswith(".relative"):  # the program counts backwards in two of three tables
             d = width // heads // 2
             q, k, v = tensor.T.split([d, d, 2 * d])
@@ -687,7 +699,7 @@ def test_the_second_of_two_unequal_modules_counts():
         "att3.module.0.bn_tgt.bias": torch.zeros(2),
     }
     for some in (state, dict(reversed(state.items()))):
-        converted = exemplar.convert(some)
+        converted = xcnet.convert(some)
         assert converted.keys() == {"attention.3.0.target_norm.bias"}
         assert torch.equal(converted["attention.3.0.target_norm.bias"], torch.ones(2))
     assert len(state) == 2
@@ -705,7 +717,7 @@ def test_detection_is_exclusive(fill):
     manifests = {
         "ddcolor_paper_tiny": ddcolor,
         "colorformer": colorformer,
-        "xcnet": exemplar,
+        "xcnet": xcnet,
     }
     for name, own in manifests.items():
         keys = {key for key, _, _ in fill["load_manifest"](name)["tensors"]}
@@ -722,7 +734,7 @@ def test_training_reaches_every_parameter(name, mini_exemplar_config):
     config = variant(mini_exemplar_config, name)
     torch.manual_seed(0)
     network = registry.build("exemplar", config)
-    exemplar.initialise(network)
+    xcnet.initialise(network)
     made = network(gray(picture(1, 2)), picture(2, 2))
     sum(ab.square().mean() for ab in made).backward()
     without = [
@@ -738,9 +750,9 @@ def test_start_values_leave_attention_undecided(mini_exemplar_config):
     config = dataclasses.replace(mini_exemplar_config, width=64, heads=4)
     torch.manual_seed(0)
     network = registry.build("exemplar", config)
-    exemplar.initialise(network)
+    xcnet.initialise(network)
     for module in network.modules():
-        if isinstance(module, exemplar.AxialAttention):
+        if isinstance(module, xcnet_attention.AxialAttention):
             assert module.project_in.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
             assert not module.project_in.bias.any()
         if hasattr(module, "gamma"):
@@ -755,7 +767,7 @@ def test_fused_ignores_lines_without_trust():
     other[:, :, :2] = torch.randn(1, 16, 2, 5)
     traces, target = torch.cat([trust, torch.zeros(1, 3, 6, 5)], 1), torch.randn(1, 16, 6, 5)
     one, two = (
-        module(target, module.keys([exemplar.Reference(x, trust, traces)], (6, 5)))[0]
+        module(target, module.keys([xcnet_attention.Reference(x, trust, traces)], (6, 5)))[0]
         for x in (features, other)
     )
     assert (one - two).abs().mean() < 0.1 * one.std()
@@ -766,9 +778,9 @@ def test_a_file_that_keeps_one_name_of_a_module(fill):
     tensors = published_tensors(fill, positions=True)
     whole = {name: torch.empty(shape, device="meta") for name, shape, *_ in tensors}
     once = {name: tensor for name, tensor in whole.items() if ".module.1." not in name}
-    assert len(once) < len(whole) and exemplar.detect(set(once))
-    assert exemplar.config_from(once) == exemplar.config_from(whole)
-    assert exemplar.convert(once).keys() == exemplar.convert(whole).keys()
+    assert len(once) < len(whole) and xcnet.detect(set(once))
+    assert xcnet.config_from(once) == xcnet.config_from(whole)
+    assert xcnet.convert(once).keys() == xcnet.convert(whole).keys()
 
 
 def test_a_line_of_one_cell_has_the_middle_position():
@@ -847,4 +859,4 @@ def test_an_answer_lies_between_guess_and_own_colour(guessing):
 
 def test_a_guess_has_no_full_size(mini_exemplar_config):
     with pytest.raises(ValueError, match="a guess has half the picture's sides"):
-        dataclasses.replace(exemplar.Config(), kernel=mini_exemplar_config.kernel)
+        dataclasses.replace(xcnet.Config(), kernel=mini_exemplar_config.kernel)

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from comfyui_colorist.model_defs import layers, winograd
-from comfyui_colorist.model_defs.winograd import Conv3x3
+from comfyui_colorist.model_defs import layers, winograd_conv
+from comfyui_colorist.model_defs.winograd_conv import Conv3x3
 
 short = pytest.mark.skipif(
-    not winograd.possible(), reason="needs torch with oneDNN on an x86-64 processor"
+    not winograd_conv.possible(), reason="needs torch with oneDNN on an x86-64 processor"
 )
 TOLERANCE = 2e-5  # root mean square, of results of about 1; the plain convolution itself has 1e-6
 
@@ -44,9 +44,9 @@ def distance(one, two):
 @pytest.mark.parametrize("bias", [True, False])
 def test_gives_the_sums_of_the_plain_convolution(size, before, after, bias):
     conv, x = module(before, after, bias=bias).double().float(), picture(2, before, *size)
-    assert winograd.pays(conv, x) is False  # with gradients never
+    assert winograd_conv.pays(conv, x) is False  # with gradients never
     with torch.inference_mode():
-        assert winograd.pays(conv, x)
+        assert winograd_conv.pays(conv, x)
         made = conv(x)
     conv = conv.double()
     assert made.shape == (2, after, *size)
@@ -91,23 +91,23 @@ def test_packed_filters_go_with_their_module():
     conv, x = module(), picture(1, 256, 28, 28)
     with torch.inference_mode():
         conv(x)
-        assert conv in winograd._packed
+        assert conv in winograd_conv._packed
         assert set(conv.state_dict()) == {"weight", "bias"}
         assert torch.equal(copy.deepcopy(conv)(x), conv(x))
-    kept = len(winograd._packed)
+    kept = len(winograd_conv._packed)
     del conv
-    assert len(winograd._packed) < kept
+    assert len(winograd_conv._packed) < kept
 
 
 def test_small_work_and_training_go_the_plain_way():
     conv = module()
     with torch.no_grad():
-        assert not winograd.pays(conv, picture(1, 256, 16, 16))
-        assert not winograd.pays(conv.bfloat16(), picture(1, 256, 64, 64).bfloat16())
+        assert not winograd_conv.pays(conv, picture(1, 256, 16, 16))
+        assert not winograd_conv.pays(conv.bfloat16(), picture(1, 256, 64, 64).bfloat16())
         few = Conv3x3(64, 64)
-        assert not winograd.pays(few, picture(1, 64, 64, 64))
+        assert not winograd_conv.pays(few, picture(1, 64, 64, 64))
         normal = torch.nn.utils.parametrizations.spectral_norm(Conv3x3(256, 256)).eval()
-        assert not winograd.pays(normal, picture(1, 256, 64, 64))
+        assert not winograd_conv.pays(normal, picture(1, 256, 64, 64))
 
 
 @pytest.mark.parametrize("shape", [(4, 700, 256), (512, 256), (2, 3, 5, 700, 64), (0, 64), (1, 64)])

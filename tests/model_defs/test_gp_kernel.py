@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
-from comfyui_colorist.model_defs import deep_kernel, pointhint, registry
-from comfyui_colorist.model_defs.deep_kernel import DeepKernel
+from comfyui_colorist.model_defs import gp_kernel, pointhint, registry
+from comfyui_colorist.model_defs.gp_kernel import DeepKernel
 from comfyui_colorist.ops import gaussian_process
 
-MINI = deep_kernel.Config(stem=4, dims=(4, 8, 8), depths=(1, 1, 1), width=8, spaces=2, learned=3)
+MINI = gp_kernel.Config(stem=4, dims=(4, 8, 8), depths=(1, 1, 1), width=8, spaces=2, learned=3)
 
 
 @pytest.fixture(scope="module")
