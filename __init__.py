@@ -10,14 +10,14 @@ __version__ = "1.0.0"
 WEB_DIRECTORY = "./web"
 # Public name -> (sub-module, name there); imported when first asked for: our import stays cheap.
 _LAZY = {
-    "load": (".pipeline.engine", "load"),
-    "load_model": (".pipeline.engine", "load_model"),
-    "Colorizer": (".pipeline.colorizer", "Colorizer"),
-    "ColorMemory": (".pipeline.memory", "ColorMemory"),
-    "build_memory": (".pipeline.memory_builder", "build"),
-    "load_memory": (".pipeline.memory", "load"),
-    "save_memory": (".pipeline.memory", "save"),
-    "Finish": (".pipeline.finish", "Finish"),
+    "load": (".pipeline.loader", "load"),
+    "load_model": (".pipeline.loader", "load_model"),
+    "Colorizer": (".pipeline.automatic", "Colorizer"),
+    "ColorMemory": (".pipeline.color_memory.memory", "ColorMemory"),
+    "build_memory": (".pipeline.color_memory.builder", "build"),
+    "load_memory": (".pipeline.color_memory.memory", "load"),
+    "save_memory": (".pipeline.color_memory.memory", "save"),
+    "Finish": (".pipeline.postprocess", "Finish"),
     "CheckpointError": (".model_defs.checkpoint", "CheckpointError"),
 }
 __all__ = [

@@ -35,7 +35,7 @@ from .cli_common import (
 if TYPE_CHECKING:
     from .media.image_data import Picture
     from .model_defs.spec import Spec
-    from .pipeline.colorizer import Colorizer
+    from .pipeline.automatic import Colorizer
 
 Paint = Callable[["Picture", list[Path]], None]  # colours a picture and writes its outputs
 
@@ -429,7 +429,7 @@ def finishing(arguments: argparse.Namespace, spec: "Spec") -> dict:
     """
     from .media import image_io
     from .ops import resize
-    from .pipeline import finish
+    from .pipeline import postprocess
 
     given = {name: getattr(arguments, name) for name in CONTROLS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -437,7 +437,7 @@ def finishing(arguments: argparse.Namespace, spec: "Spec") -> dict:
     if published and (given or arguments.mask):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--mask"
         raise Refusal(f"--finish published is the official script's picture; leave out {options}.")
-    controls = "published" if published else finish.Finish(**given)
+    controls = "published" if published else postprocess.Finish(**given)
     mask = image_io.read(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
     if resolution is not None:
         fit = resize.square if published else resize.fit
@@ -447,9 +447,9 @@ def finishing(arguments: argparse.Namespace, spec: "Spec") -> dict:
 
 def load_role(arguments: argparse.Namespace, model: str, role: str) -> "Colorizer":
     """The network called `model`; ValueError where it is of another role."""
-    from .pipeline import engine
+    from .pipeline import loader
 
-    colorizer = engine.load(model, device=device_of(arguments), dtype=arguments.dtype)
+    colorizer = loader.load(model, device=device_of(arguments), dtype=arguments.dtype)
     if colorizer.spec.role != role:
         other = COMMANDS.get(colorizer.spec.role)
         raise ValueError(
@@ -464,7 +464,7 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
     """What colours and writes; everything that all pictures need is checked here."""
     import numpy as np
 
-    from .pipeline import memory
+    from .pipeline.color_memory import memory
 
     try:
         model = arguments.model or (DEFAULT_COLORFORMER if arguments.memory else DEFAULT_MODEL)

@@ -34,7 +34,7 @@ from .cli_common import (
 
 if TYPE_CHECKING:
     from .media.image_data import Picture
-    from .pipeline.exemplar import ExemplarColorizer, References
+    from .pipeline.by_reference import ExemplarColorizer, References
 
 
 def add_exemplar(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +102,7 @@ def _with_confidence(target: Path) -> list[Path]:
 
 def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
     """What colours and writes; everything that all pictures need is checked here."""
-    from .pipeline.exemplar import THRESHOLD
+    from .pipeline.by_reference import THRESHOLD
 
     folder = arguments.reference[0] if os.path.isdir(arguments.reference[0]) else None
     if folder and len(arguments.reference) > 1:
@@ -149,19 +149,21 @@ class _Chooser:
     """Finds the best references in a folder for one picture after another."""
 
     def __init__(self, arguments: argparse.Namespace, exemplar: "ExemplarColorizer", folder: Path):
-        from .pipeline import engine, reference_looks, references
+        from .pipeline import loader
+        from .pipeline.references import descriptors
+        from .pipeline.references import search as reference_search
 
         self.exemplar, self.best = exemplar, arguments.best
         self.photos = [job.source for job in pictures_in(folder) if not job.error]
         if not self.photos:
             raise Refusal(f"{folder}: no pictures in this folder to take as references.")
-        self.encoder = engine.load(reference_looks.ENCODER, device=device_of(arguments))
-        self.index = references.open_index(folder, self.encoder)
+        self.encoder = loader.load(descriptors.ENCODER, device=device_of(arguments))
+        self.index = reference_search.open_index(folder, self.encoder)
 
     def __call__(self, picture: "Picture") -> "References":
-        from .pipeline import references
+        from .pipeline.references import search as reference_search
 
-        found = references.find(
+        found = reference_search.find(
             picture.pixels, self.photos, self.encoder, count=self.best, index=self.index
         )
         chosen = [self.photos[match.index] for match in found.matches]

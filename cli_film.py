@@ -112,7 +112,7 @@ def is_film(path: Path) -> bool:
 
 def check(arguments: argparse.Namespace) -> dict:
     """Options of the stabilizer. Refusal where they, or others for films, do not go together."""
-    from .pipeline.stabilize import Controls
+    from .pipeline.video.stabilizer import Controls
 
     given = {"frames": arguments.frames_before, "ahead": arguments.frames_after}
     given = {name: value for name, value in given.items() if value is not None}
@@ -151,7 +151,7 @@ def color_film(
     from safetensors.torch import load, save
 
     from .media import video_reader
-    from .pipeline.stabilize import Controls, Stabilizer, State
+    from .pipeline.video.stabilizer import Controls, Stabilizer, State
 
     controls = check(arguments)
     film = video_reader.probe(source, rate=24 if arguments.rate is None else arguments.rate)

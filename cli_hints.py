@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .media.image_data import Picture
-    from .pipeline.hints import Hint
-    from .pipeline.pointhint import PointHintColorizer
+    from .pipeline.by_hints import PointHintColorizer
+    from .pipeline.hints.schema import Hint
 
 
 def add_hints(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +88,7 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
     import numpy as np
     import torch
 
-    from .pipeline import hints as hint_points
+    from .pipeline.hints import rasterize
 
     try:
         films = [job.film for job in jobs]
@@ -111,7 +111,7 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
         results = [(pointhint.colorize(picture.pixels, hints=hints, **options), picture.keep)]
         if arguments.overlay:
             whole = torch.from_numpy(picture.pixels)[None]
-            results.append((hint_points.overlay(whole, hints)[0].numpy(), None))
+            results.append((rasterize.overlay(whole, hints)[0].numpy(), None))
         write_missing(arguments, outputs, results)
 
     device = pointhint.placement.device
@@ -128,7 +128,7 @@ class _Frames:
         keys: "dict[int, list[Hint]]",
         device: object,
     ):
-        from .pipeline.follow import Follower
+        from .pipeline.hints.tracking import Follower
 
         self.pointhint, self.options, self.keys = pointhint, options, keys
         self.number, self.follower = 0, Follower(device=device)
@@ -148,7 +148,7 @@ class _Frames:
 
     def restore(self, tensors: "dict[str, Tensor]", number: int) -> None:
         """See `cli_film.Painter`."""
-        from .pipeline.follow import Follower
+        from .pipeline.hints.tracking import Follower
 
         self.follower, self.number = Follower.of(tensors, self.follower.device), number
 
@@ -159,7 +159,7 @@ def _reader(arguments: argparse.Namespace, jobs: list[Job]) -> Callable[[Path], 
     Raises:
         Refusal, ValueError, OSError: hints for all pictures that are not there, or wrong.
     """
-    from .pipeline import hints as hint_points
+    from .pipeline.hints import schema as hint_schema
 
     given = arguments.hints
     if os.path.isdir(given):
@@ -175,7 +175,7 @@ def _reader(arguments: argparse.Namespace, jobs: list[Job]) -> Callable[[Path], 
         raise Refusal(
             f"--hints {given}: no such file or folder, and no JSON, which begins with a brace."
         )
-    return _always(hint_points.read(text))
+    return _always(hint_schema.read(text))
 
 
 def _keys(arguments: argparse.Namespace) -> "Callable[[], dict[int, list[Hint]]]":
@@ -183,7 +183,7 @@ def _keys(arguments: argparse.Namespace) -> "Callable[[], dict[int, list[Hint]]]
     import torch
 
     from .media import image_io
-    from .pipeline import follow
+    from .pipeline.hints import tracking
 
     given = Path(arguments.hints)
     if not os.path.isdir(given):
@@ -200,7 +200,7 @@ def _keys(arguments: argparse.Namespace) -> "Callable[[], dict[int, list[Hint]]]
             keys[number] = _file(path)
         elif path.suffix.lower() in image_io.SUFFIXES:
             rgb = torch.from_numpy(image_io.read(path).pixels[..., :3]).movedim(-1, 0)[None]
-            keys[number] = follow.of_picture(rgb.expand(-1, 3, -1, -1))
+            keys[number] = tracking.of_picture(rgb.expand(-1, 3, -1, -1))
     if not keys:
         raise Refusal(
             f"{given}: no hints for frames of a film; expected files with their numbers for "
@@ -226,9 +226,9 @@ def _own(folder: Path, source: Path, inputs: list[Path]) -> list["Hint"]:
 
 
 def _file(path: Path) -> list["Hint"]:
-    from .pipeline import hints as hint_points
+    from .pipeline.hints import schema as hint_schema
 
     try:
-        return hint_points.read(path.read_text(encoding="utf-8-sig"))
+        return hint_schema.read(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

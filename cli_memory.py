@@ -78,7 +78,9 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from .pipeline import engine, memory, memory_builder
+    from .pipeline import loader
+    from .pipeline.color_memory import builder as memory_builder
+    from .pipeline.color_memory import memory
 
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
     _refuse_out(arguments.out, arguments.overwrite)
@@ -93,7 +95,7 @@ def _build(arguments: argparse.Namespace) -> int:
     if not photos:
         raise Refusal("no photos to build a color memory of.")
     try:
-        colorizer = engine.load(arguments.model, device=device_of(arguments), dtype=arguments.dtype)
+        colorizer = loader.load(arguments.model, device=device_of(arguments), dtype=arguments.dtype)
         memory_builder.refuse(colorizer, photos, arguments.entries, seed=arguments.seed)
     except FAILURES as error:
         raise Refusal(sentence(error)) from error
@@ -129,7 +131,7 @@ def _once(photos: Iterable[Path]) -> list[Path]:
 def _import(arguments: argparse.Namespace) -> int:
     from .model_defs import registry
     from .model_store import resolve
-    from .pipeline import memory
+    from .pipeline.color_memory import memory
 
     _refuse_out(arguments.out, arguments.overwrite)
     try:
@@ -148,7 +150,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .pipeline import memory
+    from .pipeline.color_memory import memory
 
     out = arguments.out
     paths = [out / name for name in (COLORS, SEMANTICS)]
@@ -170,7 +172,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from .pipeline import memory
+    from .pipeline.color_memory import memory
 
     path = locate_memory(arguments.memory)
     try:

@@ -56,15 +56,17 @@ def _references(arguments: argparse.Namespace) -> int:
         return FAILED
     device = device_of(arguments)
 
-    from .pipeline import engine, reference_looks, references
+    from .pipeline import loader
+    from .pipeline.references import descriptors
+    from .pipeline.references import search as reference_search
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        colorizer = engine.load(reference_looks.ENCODER, device=device)
+        colorizer = loader.load(descriptors.ENCODER, device=device)
         index = None
         if not arguments.no_index:
-            index = references.open_index(arguments.folder, colorizer)
-        found = references.find(
+            index = reference_search.open_index(arguments.folder, colorizer)
+        found = reference_search.find(
             arguments.target,
             photos,
             colorizer,

@@ -21,7 +21,8 @@ runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 
 import comfyui_colorist as colorist  # noqa: E402
 from comfyui_colorist.ops import color  # noqa: E402
-from comfyui_colorist.pipeline import merge, stabilize  # noqa: E402
+from comfyui_colorist.pipeline import merge  # noqa: E402
+from comfyui_colorist.pipeline.video import stabilizer  # noqa: E402
 
 SIDE = 400  # of a thumbnail
 WORKFLOWS = ROOT / "example_workflows"
@@ -251,7 +252,7 @@ def film(photos: Photos) -> Image.Image:
     """Four frames of a pan, steadied."""
     frames = [photos.square("rocket", 0.3 + 0.03 * t, 0.8, 0.8) for t in range(16)]
     grays = torch.stack([pixels(gray(frame)) for frame in frames])
-    steady = stabilize.Stabilizer()
+    steady = stabilizer.Stabilizer()
     parts = steady.push(colorist.load("ddcolor-nano", device="cpu").colorize(grays))
     results = torch.cat([parts, *steady.finish()])
     out = Image.new("RGB", (SIDE, SIDE), "black")

@@ -75,7 +75,7 @@ def opened(folder: Path, every: int):
 
 def colored(engine, gray, resolution: int | None, saturation: float = 1.0):
     """Return the result (1, 3, H, W), rounded to 8 bits as a file is."""
-    from comfyui_colorist.pipeline.finish import Finish
+    from comfyui_colorist.pipeline.postprocess import Finish
 
     finish = Finish(saturation=saturation)
     made = engine.colorize(gray.movedim(1, -1), resolution=resolution, finish=finish)

@@ -36,7 +36,7 @@ import comfyui_colorist as colorist
 from comfyui_colorist.media import image_io
 from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.ops import color, optical_flow
-from comfyui_colorist.pipeline import stabilize
+from comfyui_colorist.pipeline.video import stabilizer
 
 FRAMES, HEIGHT, WIDTH = 24, 192, 256
 SHOWN = 0.75  # of the photo that the camera sees
@@ -121,7 +121,7 @@ def figures(made: Tensor, film: Film) -> list[float]:
 
 def smoothed(frames: Tensor, device: str) -> Tensor:
     """Exponential smoothing place by place, over as many frames as the stabilizer."""
-    keep = 1 - 1 / (stabilize.Controls().frames + 1)
+    keep = 1 - 1 / (stabilizer.Controls().frames + 1)
     lab, made = color.rgb_to_lab(frames.movedim(-1, 1)), []
     ab = lab[:1, 1:]
     for frame in lab.split(1):
@@ -134,7 +134,7 @@ def steadied(**controls: int) -> Callable[[Tensor, str], Tensor]:
     """The stabilizer with these controls."""
 
     def method(frames: Tensor, device: str) -> Tensor:
-        own = stabilize.Stabilizer(stabilize.Controls(**controls), device=device)
+        own = stabilizer.Stabilizer(stabilizer.Controls(**controls), device=device)
         return torch.cat([own.push(frames), *own.finish()])
 
     return method

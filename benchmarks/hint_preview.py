@@ -35,14 +35,19 @@ def main() -> None:
     package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
     import torch
 
-    pointhint, hint_points, files, finish = (
-        importlib.import_module(f"{package}.pipeline.{name}")
-        for name in ("pointhint", "hints", "files", "finish")
+    by_hints, hint_schema, image_io, postprocess = (
+        importlib.import_module(f"{package}.{name}")
+        for name in (
+            "pipeline.by_hints",
+            "pipeline.hints.schema",
+            "media.image_io",
+            "pipeline.postprocess",
+        )
     )
     load = importlib.import_module(package).load
     engine, base = load(options.model), load(options.base) if options.base else None
     began = time.perf_counter()
-    ready = engine.prepare(torch.from_numpy(files.read(options.photo).pixels), base=base)
+    ready = engine.prepare(torch.from_numpy(image_io.read(options.photo).pixels), base=base)
     once = time.perf_counter() - began
     height, width = ready.rgb.shape[:2]
     print(
@@ -53,19 +58,19 @@ def main() -> None:
     rng = np.random.default_rng(0)
     shown = ready.rgb.movedim(-1, 0)[None]
     for count in options.hints:
-        points = [hint_points.Hint(*rng.random(2).tolist(), "#a05030") for _ in range(count)]
+        points = [hint_schema.Hint(*rng.random(2).tolist(), "#a05030") for _ in range(count)]
         rows = []
         for _ in range(options.repeats + 2):
             ends = [time.perf_counter()]
             with torch.inference_mode():
-                known = pointhint.spread(
+                known = by_hints.spread(
                     ready.L, points, ready.base, prior=engine.spec.prior, field=ready.field
                 )
                 ends.append(time.perf_counter())
-                ab = engine.placement.acquire(0)(pointhint.network_input(ready.L, *known)).float()
+                ab = engine.placement.acquire(0)(by_hints.network_input(ready.L, *known)).float()
                 ends.append(time.perf_counter())
                 out = torch.empty_like(shown)
-                finish.apply_finish(shown, ab, ready.L, finish.Finish(), out, ready.mask)
+                postprocess.apply_finish(shown, ab, ready.L, postprocess.Finish(), out, ready.mask)
                 ends.append(time.perf_counter())
             levels = (out[0].movedim(0, -1) * 255).round().byte().numpy()
             Image.fromarray(levels).save(io.BytesIO(), "PNG", compress_level=1)

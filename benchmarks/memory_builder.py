@@ -28,7 +28,7 @@ def measure(options: argparse.Namespace, count: int) -> dict:
     import comfyui_colorist as colorist
     import sklearn
     import torch
-    from comfyui_colorist.pipeline import memory_builder
+    from comfyui_colorist.pipeline.color_memory import builder as memory_builder
     from comfyui_colorist.trainers.build_color_memory import Pictures
     from comfyui_colorist.trainers.data import Photos
 

@@ -36,7 +36,7 @@ def main() -> None:
     import comfyui_colorist as colorist
     import torch
     from comfyui_colorist.ops import color
-    from comfyui_colorist.pipeline import memory_builder
+    from comfyui_colorist.pipeline.color_memory import builder as memory_builder
     from comfyui_colorist.trainers.contact_sheet import contact_sheet, save
     from comfyui_colorist.trainers.data import Photos
     from comfyui_colorist.trainers.protocols import as_tensor

@@ -37,13 +37,13 @@ from torch import Tensor
 runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 import comfyui_colorist as colorist
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import reference_looks as look
-from comfyui_colorist.pipeline import references
+from comfyui_colorist.pipeline.references import descriptors
+from comfyui_colorist.pipeline.references import search as reference_search
 from comfyui_colorist.trainers.data import Photos
 
 ENCODERS = ("ddcolor-nano", "colorformer-nano")
 MAPS = ((0,), (1,), (2,), (3,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
-WEIGHTS = (0.0, 0.02, look.HISTOGRAM_WEIGHT, 0.1, 0.25, 0.5)
+WEIGHTS = (0.0, 0.02, descriptors.HISTOGRAM_WEIGHT, 0.1, 0.25, 0.5)
 THUMBNAIL, OUTLINES = "thumbnail 16x16", "outlines (HOG 4x4x9)"
 VIEWS = 600  # photos whose changed views are searched for
 OFTEN = 15  # photos of a label that counts
@@ -78,7 +78,7 @@ def main() -> None:
 
 def cost(photos: Photos, count: int) -> dict[str, float]:
     """Seconds and bytes of an index of `count` photos, and of searches with it."""
-    colorizer = colorist.load(look.ENCODER)
+    colorizer = colorist.load(descriptors.ENCODER)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         album = Path(folder) / "album"
@@ -91,8 +91,8 @@ def cost(photos: Photos, count: int) -> dict[str, float]:
         gallery = sorted(album.iterdir())
         for what in ("first", "second", "third"):
             began = time.monotonic()
-            index = references.open_index(album, colorizer, Path(folder))
-            result = references.find(gallery[0], gallery, colorizer, count=5, index=index)
+            index = reference_search.open_index(album, colorizer, Path(folder))
+            result = reference_search.find(gallery[0], gallery, colorizer, count=5, index=index)
             found[f"{what} search, s"] = round(time.monotonic() - began, 2)
         found["photos to choose from"] = result.photos
         found["photos per second"] = round(count / found["first search, s"], 1)
@@ -108,12 +108,12 @@ def cost(photos: Photos, count: int) -> dict[str, float]:
 def pictures(photos: Photos, count: int, views: bool) -> Iterator[Tensor]:
     """Working pictures (b, 3, SIDE, SIDE), a few at a time: photos, or changed views of them."""
     generator = np.random.default_rng(0)
-    for first in range(0, count, look.AT_ONCE):
+    for first in range(0, count, descriptors.AT_ONCE):
         some = []
-        for i in range(first, min(first + look.AT_ONCE, count)):
+        for i in range(first, min(first + descriptors.AT_ONCE, count)):
             rgb = torch.from_numpy(np.array(photos[i])).float() / 255
             rgb = changed(rgb, generator) if views else rgb
-            some.append(look.working_pictures(rgb[None], photos.keys[i]))
+            some.append(descriptors.working_pictures(rgb[None], photos.keys[i]))
         yield torch.cat(some)
 
 
@@ -127,7 +127,9 @@ def changed(rgb: Tensor, generator: np.random.Generator) -> Tensor:
     return (rgb ** generator.uniform(0.6, 1.6) * generator.uniform(0.8, 1.1)).clamp(0, 1)
 
 
-def described(photos: Photos, count: int) -> tuple[dict[str, Both], tuple[look.Looks, look.Looks]]:
+def described(
+    photos: Photos, count: int
+) -> tuple[dict[str, Both], tuple[descriptors.Looks, descriptors.Looks]]:
     """Every descriptor of photos and views, and their looks as they are used."""
     colorizers = {name: colorist.load(name, device="cpu") for name in ENCODERS}
     both, local = [], []
@@ -137,7 +139,7 @@ def described(photos: Photos, count: int) -> tuple[dict[str, Both], tuple[look.L
         for rgb in pictures(photos, min(VIEWS, count) if views else count, views):
             L = color.lightness(rgb)
             rows.setdefault(THUMBNAIL, []).append(F.adaptive_avg_pool2d(L, 16).flatten(1))
-            rows.setdefault(OUTLINES, []).append(look.outlines(L))
+            rows.setdefault(OUTLINES, []).append(descriptors.outlines(L))
             for name, colorizer in colorizers.items():
                 network = colorizer.placement.acquire(0)
                 with torch.inference_mode():
@@ -145,9 +147,9 @@ def described(photos: Photos, count: int) -> tuple[dict[str, Both], tuple[look.L
                     for i, x in enumerate(network.encoder(gray)):
                         pooled = torch.cat([x.mean((2, 3)), x.std((2, 3))], dim=1)
                         rows.setdefault(f"{name} map {i}", []).append(pooled)
-            seen.append(look.looks(colorizers[look.ENCODER], rgb))
+            seen.append(descriptors.looks(colorizers[descriptors.ENCODER], rgb))
         both.append({name: torch.cat(parts) for name, parts in rows.items()})
-        local.append(look.joined(seen))
+        local.append(descriptors.joined(seen))
     return {name: (both[0][name], both[1][name]) for name in both[0]}, tuple(local)
 
 
@@ -204,7 +206,7 @@ def principal(both: Both, whitening: float) -> Both:
     """Principal components of unit length; 0 = plain PCA, 1 = all of the same variance."""
     rows, _ = both
     _, deviation, axes = torch.linalg.svd(rows, full_matrices=False)
-    d = min(look.PRINCIPAL, len(rows) - 1, rows.shape[1])
+    d = min(descriptors.PRINCIPAL, len(rows) - 1, rows.shape[1])
     axes = axes[:d].T / deviation[:d].clamp_min(1e-9) ** whitening
     return tuple(F.normalize(x @ axes, dim=1) for x in both)
 
@@ -213,7 +215,7 @@ def nearest(points: Tensor, views: Tensor) -> Both:
     """Places of the five nearest: of photos (n, 5) without themselves, and of views (m, 5)."""
     near = points @ points.T
     near.fill_diagonal_(-torch.inf)
-    return tuple(x.topk(references.SHORTLIST, 1).indices for x in (near, views @ points.T))
+    return tuple(x.topk(reference_search.SHORTLIST, 1).indices for x in (near, views @ points.T))
 
 
 def told(name: str, scores: dict[str, float]) -> dict[str, float]:
@@ -223,15 +225,15 @@ def told(name: str, scores: dict[str, float]) -> dict[str, float]:
 
 
 def ranking(
-    known: dict[str, Both], photos: look.Looks, views: look.Looks, truth: Truth
+    known: dict[str, Both], photos: descriptors.Looks, views: descriptors.Looks, truth: Truth
 ) -> dict[str, dict]:
     """The first table."""
     choices = {name: [(name, 1.0)] for name in (THUMBNAIL, OUTLINES)}
     for name in ENCODERS:
         for maps in MAPS:
             choices[f"{name} maps {maps}"] = [(f"{name} map {i}", 1.0) for i in maps]
-        choices[f"{name} maps {look.POOLED} + outlines"] = [
-            *((f"{name} map {i}", 1.0) for i in look.POOLED),
+        choices[f"{name} maps {descriptors.POOLED} + outlines"] = [
+            *((f"{name} map {i}", 1.0) for i in descriptors.POOLED),
             (OUTLINES, 0.5),
         ]
     print(f"{len(truth.labels)} photos, {int(truth.counted.sum())} with a label that counts")
@@ -251,14 +253,16 @@ def ranking(
         for whitening in (0, 0.5, 1) if "+" in name else (0.5,):
             both = principal(blocks(known, parts), whitening)
             measured(f"{name}, whitening {whitening}", both)
-    space = look.Space(photos.descriptors.float())
+    space = descriptors.Space(photos.descriptors.float())
     measured("as it is used", tuple(space(x.descriptors.float()) for x in (photos, views)))
     return table
 
 
-def best_of_five(photos: look.Looks, views: look.Looks, truth: Truth) -> dict[str, dict]:
+def best_of_five(
+    photos: descriptors.Looks, views: descriptors.Looks, truth: Truth
+) -> dict[str, dict]:
     """The second table."""
-    space = look.Space(photos.descriptors.float())
+    space = descriptors.Space(photos.descriptors.float())
     top, hits = nearest(*(space(x.descriptors.float()) for x in (photos, views)))
     first = torch.arange(len(hits))
     print(f"\n{f'best of five, {len(first)} targets':56}   label     set     HIS  self@1")
@@ -268,19 +272,21 @@ def best_of_five(photos: look.Looks, views: look.Looks, truth: Truth) -> dict[st
         own = {"self@1": float((of_views == first).float().mean())}
         table[name] = told(name, truth.scores(of_photos[:, None]) | own)
 
-    def best(targets: look.Looks, found: Tensor) -> Tensor:
+    def best(targets: descriptors.Looks, found: Tensor) -> Tensor:
         chosen = [
-            look.scores_of(look.rows(targets, part), look.rows(photos, found[part])).argmin(1)
+            descriptors.scores_of(
+                descriptors.rows(targets, part), descriptors.rows(photos, found[part])
+            ).argmin(1)
             for part in first.split(16)
         ]
         return found[first, torch.cat(chosen)]
 
     measured("as the descriptors rank them", top[first, 0], hits[:, 0])
-    used = look.HISTOGRAM_WEIGHT
+    used = descriptors.HISTOGRAM_WEIGHT
     for weight in WEIGHTS:
-        look.HISTOGRAM_WEIGHT = weight
+        descriptors.HISTOGRAM_WEIGHT = weight
         measured(f"patchwise, histogram weight {weight}", best(photos, top), best(views, hits))
-    look.HISTOGRAM_WEIGHT = used
+    descriptors.HISTOGRAM_WEIGHT = used
     return table
 
 

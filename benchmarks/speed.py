@@ -161,7 +161,7 @@ def networks(options: argparse.Namespace, results: dict) -> None:
                 return ours.answer(x, ours.read([reference], x.shape[2:])).ab / 110
 
             row(f"{name}, 224", lambda: theirs(x, reference)[0], pair, ours)  # noqa: B023
-    for name in sorted(importlib.import_module("comfyui_colorist.model_store.resolve").boxed()):
+    for name in sorted(importlib.import_module("comfyui_colorist.model_store.paths").boxed()):
         network = package.load_model(name).requires_grad_(False)
         role = package.load(name, device="cpu").spec.role
         side = {"exemplar": 224, "pointhint": 224}.get(role, 512 if "ddcolor" in name else 256)
@@ -359,7 +359,7 @@ def memory(options: argparse.Namespace, results: dict) -> None:
     """A color memory of synthetic pictures, by the boxed ColorFormer."""
     import torch
 
-    builder = importlib.import_module("comfyui_colorist.pipeline.memory_builder")
+    builder = importlib.import_module("comfyui_colorist.pipeline.color_memory.builder")
     engine = importlib.import_module("comfyui_colorist").load("colorformer-nano", device="cpu")
     generator = torch.Generator().manual_seed(0)
     photos = [

@@ -50,7 +50,8 @@ class Spec:
     """The picture that the network's official script makes: of the photo's size; of the network's
     working size; or of that size, from the middle of the photo."""
     fade: float = 0.0
-    """Of automatic networks: C* in Lab units of which half is to be left, see `finish.faded`."""
+    """Of automatic networks: C* in Lab units of which half is to be left, see
+    `postprocess.faded`."""
     gain: float = 1.0
     """Factor on what is left, by which colour is as vivid as it should be."""
     aligned: bool = False
@@ -58,7 +59,7 @@ class Spec:
     then work at one size. Otherwise each reference keeps its own aspect ratio."""
     prior: bool = False
     """Set where a point-hint network was trained with a guess between hints in place of zeros, see
-    `pipeline.pointhint.fill`: such a network also takes colours that the hints correct."""
+    `pipeline.by_hints.fill`: such a network also takes colours that the hints correct."""
     memory: MemorySizes | None = None
     """Set where the network works with a color memory.
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..ops.tensors import repaired
-from ..pipeline import suggest
-from ..pipeline.colorizer import Colorizer
-from ..pipeline.finish import Finish
-from ..pipeline.hints import Hint
-from ..pipeline.pointhint import PointHintColorizer, Prepared, shown
+from ..pipeline.automatic import Colorizer
+from ..pipeline.by_hints import PointHintColorizer, Prepared, shown
+from ..pipeline.hints import suggestions
+from ..pipeline.hints.schema import Hint
+from ..pipeline.postprocess import Finish
 from . import host
 from .load import load
 
@@ -121,9 +121,9 @@ class Session:
             base = self._things()[2]
             varied = base if base is not None and base.spec.memory else None
             varied = varied or load(VARIED, "auto", role="automatic")
-            guesses = self._guesses = suggest.guesses(prepared.rgb, varied)
+            guesses = self._guesses = suggestions.guesses(prepared.rgb, varied)
         maps = [guesses] if prepared.base is None else [prepared.base, guesses]
-        return suggest.colors(prepared.rgb, maps, x, y)
+        return suggestions.colors(prepared.rgb, maps, x, y)
 
 
 # ---- sessions ----

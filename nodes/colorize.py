@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from ..ops.chroma_upsampling import METHODS
-from ..pipeline.colorizer import Colorizer
-from ..pipeline.finish import Finish
+from ..pipeline.automatic import Colorizer
+from ..pipeline.postprocess import Finish
 from . import controls, host, words
 from .host import io, make
 

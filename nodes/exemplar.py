@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from ..ops.chroma_upsampling import METHODS
-from ..pipeline.colorizer import Colorizer
-from ..pipeline.exemplar import THRESHOLD, ExemplarColorizer
-from ..pipeline.finish import Finish
+from ..pipeline.automatic import Colorizer
+from ..pipeline.by_reference import THRESHOLD, ExemplarColorizer
+from ..pipeline.postprocess import Finish
 from . import controls, host, words
 from .host import io, make
 from .load import Automatic, Exemplar

@@ -26,8 +26,8 @@ from ..media import image_io
 from ..model_defs.checkpoint import SUFFIXES
 from ..model_store import catalog, download, resolve
 from ..model_store import paths as model_paths
-from ..pipeline import reference_index
-from ..pipeline.placement import Placement
+from ..pipeline.device_manager import Placement
+from ..pipeline.references import index as reference_index
 
 __all__ = ["ComfyExtension", "io"]  # for the node files, which import nothing of the host
 

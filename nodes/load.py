@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..model_defs.spec import Spec
-from ..pipeline import engine
-from ..pipeline.colorizer import Colorizer
+from ..pipeline import loader
+from ..pipeline.automatic import Colorizer
 from . import host, words
 from .host import io, make
 
@@ -177,7 +177,7 @@ def load(name: str, dtype: str, role: str) -> Colorizer:
     """
     if dtype not in DTYPES:
         raise ValueError(f"precision is '{dtype}'; expected one of {', '.join(DTYPES)}.")
-    colorizer = engine.load(
+    colorizer = loader.load(
         host.network_file(name),
         device=host.device(),
         dtype=DTYPES[dtype] or host.best_dtype(),

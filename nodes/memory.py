@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..model_defs.checkpoint import CheckpointError
-from ..pipeline import memory as memories
-from ..pipeline import memory_builder
-from ..pipeline.colorizer import Colorizer
-from ..pipeline.memory import ColorMemory
+from ..pipeline.automatic import Colorizer
+from ..pipeline.color_memory import builder as memory_builder
+from ..pipeline.color_memory import memory as memories
+from ..pipeline.color_memory.memory import ColorMemory
 from . import controls, host, words
 from .host import io, make
 from .load import fingerprint

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ..pipeline.finish import Finish
 from ..pipeline.merge import merge_chroma
+from ..pipeline.postprocess import Finish
 from . import controls, host, words
 from .host import io, make
 

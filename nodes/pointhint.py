@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from ..ops.chroma_upsampling import METHODS
-from ..pipeline import hints as hint_points
-from ..pipeline.colorizer import Colorizer
-from ..pipeline.finish import Finish
-from ..pipeline.follow import Follower
-from ..pipeline.pointhint import PointHintColorizer
+from ..pipeline.automatic import Colorizer
+from ..pipeline.by_hints import PointHintColorizer
+from ..pipeline.hints import rasterize
+from ..pipeline.hints import schema as hint_schema
+from ..pipeline.hints.tracking import Follower
+from ..pipeline.postprocess import Finish
 from . import canvas, controls, host, words
 from .host import io, make
 from .load import Automatic, PointHint
@@ -111,7 +112,7 @@ class ColorizeByPointHints(io.ComfyNode):
     def validate_inputs(cls, hints: str | None = None) -> bool | str:
         """What is wrong with hints that are no link's (those are None here)."""
         try:
-            hint_points.read(hints or "")
+            hint_schema.read(hints or "")
         except ValueError as error:
             return str(error)
         return True
@@ -133,7 +134,7 @@ class ColorizeByPointHints(io.ComfyNode):
         reference: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        points = hint_points.read(hints)
+        points = hint_schema.read(hints)
         finish = Finish(
             strength=strength,
             saturation=saturation,
@@ -157,16 +158,16 @@ class ColorizeByPointHints(io.ComfyNode):
                 progress=host.progress(len(image)),
             )
         drawn = zip(image.split(1), each or [points] * len(image), strict=True)
-        overlay = torch.cat([hint_points.overlay(one, own) for one, own in drawn])
+        overlay = torch.cat([rasterize.overlay(one, own) for one, own in drawn])
         return io.NodeOutput(
             host.delivered(colored),
             host.delivered(overlay),
-            hint_points.write(points),
+            hint_schema.write(points),
             ui=session and cls._message(session, colored, reference),
         )
 
     @classmethod
-    def _followed(cls, image: Tensor, points: list[hint_points.Hint]) -> list:
+    def _followed(cls, image: Tensor, points: list[hint_schema.Hint]) -> list:
         """The points of each frame."""
         follower, found = Follower(points, host.device()), []
         for frame in image[..., :3].split(1):

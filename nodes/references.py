@@ -10,9 +10,9 @@ from torch import Tensor
 from ..media import image_io
 from ..ops.resize import Geometry, shrink
 from ..ops.tensors import as_batch
-from ..pipeline import references
-from ..pipeline.reference_looks import ENCODER
-from ..pipeline.references import Ranking
+from ..pipeline.references import search as reference_search
+from ..pipeline.references.descriptors import ENCODER
+from ..pipeline.references.search import Ranking
 from . import controls, host, words
 from .host import io, make
 from .load import load
@@ -109,8 +109,8 @@ class FindReference(io.ComfyNode):
         index = None
         if folder != IMAGES:
             place = host.input_place(folder)
-            index = references.open_index(place, colorizer, host.cache_folder())
-        found = references.find(
+            index = reference_search.open_index(place, colorizer, host.cache_folder())
+        found = reference_search.find(
             image, photos, colorizer, count=count, index=index, progress=host.progress(len(photos))
         )
         pictures = gathered([photos[match.index] for match in found.matches])

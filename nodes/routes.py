@@ -23,8 +23,8 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from ..pipeline import hints as hint_points
-from ..pipeline.finish import Finish
+from ..pipeline.hints import schema as hint_schema
+from ..pipeline.postprocess import Finish
 from . import canvas, host
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Answers:
             raise Refused(400, "hints are no text; expected their JSON as a string.")
         session = _session(body)
         try:
-            points = hint_points.read(body["hints"])
+            points = hint_schema.read(body["hints"])
             finish = _finish(session.finish, body.get("controls", {}))
         except ValueError as error:
             raise Refused(400, str(error)) from error

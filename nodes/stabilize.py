@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..pipeline.stabilize import Controls, Stabilizer, State
+from ..pipeline.video.stabilizer import Controls, Stabilizer, State
 from . import controls, host, words
 from .host import io, make
 

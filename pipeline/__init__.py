@@ -1,1 +1,1 @@
-"""What nodes, command line and trainers share: colour, geometry, upsampling, finishing, files."""
+"""What nodes, command line and trainers share: engines, hints, references, memories, films."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..ops import color
 from ..ops.resize import Geometry, shrink
 from ..ops.tensors import as_batch, as_masks, part_of, repaired
-from .finish import Finish, apply_finish
+from .postprocess import Finish, apply_finish
 
 # Generators round sides to multiples of 8 to 64; more than this is another crop.
 ASPECT_TOLERANCE = 0.05

@@ -241,10 +241,10 @@ def test_usage_errors_leave_with_two(arguments, capsys):
 
 
 def test_dtypes_are_those_of_the_engine():
-    from comfyui_colorist.pipeline import engine, finish
+    from comfyui_colorist.pipeline import loader, postprocess
 
-    assert set(cli_common.DTYPES) == set(engine.DTYPES)
-    assert set(cli_colorize.CONTROLS) == set(finish.Finish.__dataclass_fields__)
+    assert set(cli_common.DTYPES) == set(loader.DTYPES)
+    assert set(cli_colorize.CONTROLS) == set(postprocess.Finish.__dataclass_fields__)
 
 
 # --- Color memories ----------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def memory(tmp_path_factory, colorformer) -> Path:
 
 
 def test_memory_build_and_show(tmp_path, memory, colorformer, capsys):
-    from comfyui_colorist.pipeline import memory as memories
+    from comfyui_colorist.pipeline.color_memory import memory as memories
 
     found = memories.load(memory)
     assert found.provenance["photos"] == 4
@@ -340,12 +340,12 @@ def test_memory_build_refusals(tmp_path, memory, model, colorformer, capsys):
 
 
 def test_memory_build_interrupted(tmp_path, colorformer, monkeypatch, capsys):
-    from comfyui_colorist.pipeline import clusters
+    from comfyui_colorist.pipeline.color_memory import clustering
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clusters, "labelled", stop)
+    monkeypatch.setattr(clustering, "labelled", stop)
     source, out = color_photos(tmp_path / "in"), tmp_path / "out"
     assert run("memory", "build", source, "-o", out / "m.safetensors", *colorformer) == 130
     assert capsys.readouterr().err.endswith("stopped.\n")
@@ -354,7 +354,7 @@ def test_memory_build_interrupted(tmp_path, colorformer, monkeypatch, capsys):
 
 def test_memory_build_passes_no_folder_over(tmp_path, colorformer, monkeypatch):
     """Its output is no folder of pictures, whatever folder the user is in."""
-    from comfyui_colorist.pipeline import memory as memories
+    from comfyui_colorist.pipeline.color_memory import memory as memories
 
     here = color_photos(tmp_path / "in" / "here")
     monkeypatch.chdir(here)
@@ -364,7 +364,7 @@ def test_memory_build_passes_no_folder_over(tmp_path, colorformer, monkeypatch):
 
 
 def test_memory_build_counts_a_photo_once(tmp_path, colorformer, monkeypatch):
-    from comfyui_colorist.pipeline import memory as memories
+    from comfyui_colorist.pipeline.color_memory import memory as memories
 
     source = color_photos(tmp_path / "in")
     (tmp_path / "link").symlink_to(source)
@@ -378,7 +378,7 @@ def test_memory_build_counts_a_photo_once(tmp_path, colorformer, monkeypatch):
 def test_memory_show_of_names_that_cannot_be_printed(tmp_path, memory, capsys):
     from dataclasses import replace
 
-    from comfyui_colorist.pipeline import memory as memories
+    from comfyui_colorist.pipeline.color_memory import memory as memories
 
     provenance = {"skipped": ["caf\udce9.jpg"]}  # Latin-1, as Python reads it from the disk
     out = tmp_path / "m.safetensors"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from comfyui_colorist import cli
 from comfyui_colorist.media import image_io
-from comfyui_colorist.pipeline import references
+from comfyui_colorist.pipeline.references import search as reference_search
 from PIL import Image
 
 
@@ -114,9 +114,9 @@ def test_the_best_of_a_folder_for_each_picture(tmp_path, model, monkeypatch, cap
     def find(target, gallery, colorizer, *, count, index, progress=None):
         assert count == 1 and index is not None
         same = next(i for i in (1, 2) if np.array_equal(target, pixels(photos[i - 1])))
-        return references.Ranking(matches=[references.Match(wanted[same], 0.1)])
+        return reference_search.Ranking(matches=[reference_search.Match(wanted[same], 0.1)])
 
-    monkeypatch.setattr(references, "find", find)
+    monkeypatch.setattr(reference_search, "find", find)
     reference = ["--reference", tmp_path / "album"]
     assert run("exemplar", tmp_path / "in", *reference, "-o", tmp_path / "out", *model) == 0
     told = capsys.readouterr().err

@@ -15,7 +15,7 @@ from comfyui_colorist.media import image_io, video_reader
 from comfyui_colorist.media.segmented_writer import Parts
 from comfyui_colorist.metrics import flicker
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline.pointhint import PointHintColorizer
+from comfyui_colorist.pipeline.by_hints import PointHintColorizer
 
 ROOT = Path(__file__).resolve().parent
 films = SimpleNamespace(**runpy.run_path(str(ROOT / "films.py")))

@@ -32,8 +32,10 @@ from torch import Tensor
 from .. import cli_common
 from ..media.image_data import PictureError
 from ..model_defs import colorformer, registry
-from ..pipeline import engine, memory, memory_builder
-from ..pipeline.colorizer import Colorizer
+from ..pipeline import loader
+from ..pipeline.automatic import Colorizer
+from ..pipeline.color_memory import builder as memory_builder
+from ..pipeline.color_memory import memory
 from . import common, starts, weights
 from .data import Photos
 
@@ -112,7 +114,7 @@ def main(config: Config) -> memory.ColorMemory:
 
     Raises:
         Refusal: a file cannot be written to `config.out`, or is there already.
-        ValueError, OSError, RuntimeError, MemoryError: see `memory_builder.build`.
+        ValueError, OSError, RuntimeError, MemoryError: see `builder.build`.
     """
     cli_common.refuse_existing(config.out, config.overwrite)
     cli_common.refuse_unwritable(config.out.parent)
@@ -120,7 +122,7 @@ def main(config: Config) -> memory.ColorMemory:
     colorizer = (
         untrained(config)
         if config.backbone
-        else engine.load(config.model, device=config.device, dtype=config.dtype)
+        else loader.load(config.model, device=config.device, dtype=config.dtype)
     )
     side = config.side or None
     memory_builder.refuse(colorizer, pictures, config.entries, side, config.seed, config.fresh)
@@ -157,7 +159,7 @@ def untrained(config: Config) -> Colorizer:
     path = weights.find(config.backbone, offline=config.offline)
     starts.take(network.encoder, path, starts.COLORFORMER[network.config.encoder])
     network.eval().to(config.device)
-    colorizer = engine.wrap(network, colorformer.spec(network.config))
+    colorizer = loader.wrap(network, colorformer.spec(network.config))
     colorizer.name = f"{config.model} on {path.name}"
     return colorizer
 

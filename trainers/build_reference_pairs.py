@@ -32,7 +32,9 @@ import torch
 
 from .. import cli_common
 from ..media import atomic
-from ..pipeline import engine, reference_looks, references
+from ..pipeline import loader
+from ..pipeline.references import descriptors
+from ..pipeline.references import search as reference_search
 from . import common
 from .build_color_memory import Pictures
 from .data import Photos
@@ -53,7 +55,7 @@ class Config:
     """Licence kinds to leave out."""
     limit: int = 0
     """Use only the first photos; 0 = all."""
-    encoder: str = reference_looks.ENCODER
+    encoder: str = descriptors.ENCODER
     """File, boxed or installed network whose encoder looks at the photos."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     overwrite: bool = False
@@ -71,20 +73,20 @@ def main(config: Config) -> dict:
 
     Raises:
         Refusal: a file cannot be written to `config.out`, or is there already.
-        ValueError, OSError, MemoryError: see `references.rank_all`.
+        ValueError, OSError, MemoryError: see `search.rank_all`.
     """
     cli_common.refuse_existing(config.out, config.overwrite)
     cli_common.refuse_unwritable(config.out.parent)
     photos = Photos(config.photos, config.index, config.skip_licences)
     pictures = Pictures(photos, config.limit)
-    colorizer = engine.load(config.encoder, device=config.device)
+    colorizer = loader.load(config.encoder, device=config.device)
     began = time.monotonic()
     tell = cli_common.pace(partial(print, flush=True), every=10)
-    pairs = references.rank_all(pictures, colorizer, progress=tell)
+    pairs = reference_search.rank_all(pictures, colorizer, progress=tell)
     keys = list(photos.keys)[: len(pictures)]
     table = {
         "version": 1,
-        "encoder": reference_looks.encoder_name(colorizer),
+        "encoder": descriptors.encoder_name(colorizer),
         "keys": keys,
         "top": [[place for place in row if place >= 0] for row in pairs.top.tolist()],
         "skipped": {

@@ -42,8 +42,8 @@ from ..metrics import fid
 from ..metrics import image as image_metrics
 from ..model_defs import checkpoint
 from ..model_store import resolve
-from ..pipeline import engine
-from ..pipeline.colorizer import Colorizer
+from ..pipeline import loader
+from ..pipeline.automatic import Colorizer
 from . import common, weights
 from .contact_sheet import contact_sheet, kind_of, save
 from .data import Photos
@@ -91,7 +91,7 @@ class Config:
     """ours, or published: the official script's picture."""
     saturation: float = 1.0
     fade: float = 0.0
-    """C* of which half is left, see `pipeline.finish`."""
+    """C* of which half is left, see `pipeline.postprocess`."""
     dtype: str = "float32"
     """float32, bfloat16 or float16, of the networks that colour."""
     hints: tuple[int, ...] = (1, 10, 50)
@@ -165,7 +165,7 @@ def main(config: Config) -> dict:
         if path:
             cli_common.refuse_unwritable(path.parent)
     engines = {
-        name: engine.load(name, device=config.device, dtype=config.dtype) for name in config.model
+        name: loader.load(name, device=config.device, dtype=config.dtype) for name in config.model
     }
     for name, colorizer in engines.items():
         if config.stamp and not colorizer.info:

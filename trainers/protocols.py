@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..ops import color
-from ..pipeline import hints as hint_points
-from ..pipeline import pointhint
-from ..pipeline.colorizer import Colorizer
-from ..pipeline.finish import Finish
+from ..ops import color, gaussian_process
+from ..pipeline import by_hints
+from ..pipeline.automatic import Colorizer
+from ..pipeline.hints import rasterize
+from ..pipeline.hints import schema as hint_schema
+from ..pipeline.postprocess import Finish
 from .data import UNREADABLE, Photos
 from .pairs import load_pairs
 
@@ -51,7 +52,7 @@ class Item:
     """(3, H, W) in 0..1, of 8 bits."""
     reference: Tensor | None = None
     """(3, H', W')."""
-    hints: dict[int, list[hint_points.Hint]] = field(default_factory=dict)
+    hints: dict[int, list[hint_schema.Hint]] = field(default_factory=dict)
     """Number of points -> the points."""
 
 
@@ -87,19 +88,19 @@ def views(photo: Image.Image, size: int, key: str, seed: int) -> tuple[Tensor, T
     return parts[0], parts[1].flip(-1)
 
 
-def random_hints(true: Tensor, count: int, key: str, seed: int) -> list[hint_points.Hint]:
+def random_hints(true: Tensor, count: int, key: str, seed: int) -> list[hint_schema.Hint]:
     """Cells of 2x2 of (3, H, W), drawn without replacement, each in its mean colour.
 
     The same for every method: they depend on the photo's name, the number and the seed alone.
     """
-    cell = hint_points.CELL
+    cell = gaussian_process.CELL
     rows, columns = (length // cell for length in true.shape[1:])
     rng = np.random.default_rng([seed, zlib.crc32(key.encode()), count])
     cells = rng.choice(rows * columns, size=min(count, rows * columns), replace=False)
     means = F.avg_pool2d(color.rgb_to_lab(true), cell).flatten(1)[:, cells]
     levels = (255 * color.lab_to_rgb(means[..., None]).clamp(0, 1)[..., 0]).round().int()
     return [
-        hint_points.Hint(
+        hint_schema.Hint(
             (x + 0.5) * cell / true.shape[2],
             (y + 0.5) * cell / true.shape[1],
             "#" + "".join(f"{level:02x}" for level in rgb),
@@ -294,7 +295,7 @@ def by_points(
         out = []
         for item, one in zip(items, gray.split(1), strict=True):
             L = color.lightness(one)
-            ab, _ = pointhint.spread(L, item.hints[count], None, prior=True)
+            ab, _ = by_hints.spread(L, item.hints[count], None, prior=True)
             out.append(color.to_gamut(torch.cat([L, ab], dim=1)))
         return torch.cat(out)
 
@@ -304,7 +305,7 @@ def by_points(
 
     def shown(item: Item) -> Tensor:
         picture = item.true.movedim(0, -1)[None]
-        return hint_points.overlay(picture, item.hints[middle]).movedim(-1, 1)
+        return rasterize.overlay(picture, item.hints[middle]).movedim(-1, 1)
 
     methods: dict[str, Method] = {}
     middle = sorted(config.hints)[len(config.hints) // 2]

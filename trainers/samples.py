@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..metrics import image as image_metrics
 from ..ops import color
-from ..pipeline.colorizer import Colorizer
+from ..pipeline.automatic import Colorizer
 from .checkpoints import keeping
 from .contact_sheet import contact_sheet, save
 from .data import Photos, usable

@@ -57,7 +57,8 @@ from ..metrics import image as image_metrics
 from ..model_defs import colorformer, registry
 from ..model_defs.spec import Entries, Spec
 from ..ops import color
-from ..pipeline import engine, memory
+from ..pipeline import loader
+from ..pipeline.color_memory import memory
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 
 log = logging.getLogger("train_colorformer")
@@ -273,7 +274,7 @@ def main(config: Config) -> None:
     )
 
     def look(step: int) -> None:
-        colored = samples.automatic(engine.wrap(average.network, spec))
+        colored = samples.automatic(loader.wrap(average.network, spec))
         samples.show(held_out, colored, report, config.out, step)
 
     def save(step: int, places: dict) -> None:

@@ -45,7 +45,7 @@ from ..metrics import image as image_metrics
 from ..model_defs import ddcolor, registry
 from ..model_defs.spec import Spec
 from ..ops import color
-from ..pipeline import engine
+from ..pipeline import loader
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 
 log = logging.getLogger("train_ddcolor")
@@ -281,7 +281,7 @@ def main(config: Config) -> None:
     )
 
     def look(step: int) -> None:
-        colored = samples.automatic(engine.wrap(average.network, spec))
+        colored = samples.automatic(loader.wrap(average.network, spec))
         samples.show(held_out, colored, report, config.out, step)
 
     def save(step: int, places: dict) -> None:

@@ -54,8 +54,8 @@ from torch import Tensor, nn
 from ..model_defs import registry, xcnet
 from ..model_defs.spec import Spec
 from ..ops import color
-from ..pipeline import engine
-from ..pipeline.exemplar import ExemplarColorizer
+from ..pipeline import loader
+from ..pipeline.by_reference import ExemplarColorizer
 from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
 from .pairs import SHARES, check_shares, load_pairs, pair_batches, recolor_alike, views
 
@@ -260,7 +260,7 @@ def main(config: Config) -> None:
     )
 
     def look(step: int) -> None:
-        colored = by_reference(engine.wrap(average.network, spec), shown)
+        colored = by_reference(loader.wrap(average.network, spec), shown)
         samples.show(held_out, colored, report, config.out, step)
 
     def save(step: int, places: dict) -> None:

@@ -47,10 +47,10 @@ from ..model_defs import pointhint, registry
 from ..model_defs.spec import Spec
 from ..ops import color, gaussian_process
 from ..ops.gaussian_process import CELL
-from ..pipeline import engine
-from ..pipeline import hints as hint_points
-from ..pipeline.colorizer import Colorizer
-from ..pipeline.pointhint import base_chroma, fill, network_input, spread
+from ..pipeline import loader
+from ..pipeline.automatic import Colorizer
+from ..pipeline.by_hints import base_chroma, fill, network_input, spread
+from ..pipeline.hints import rasterize
 from . import checkpoints, common, data, losses, protocols, reports, run, samples, starts
 
 log = logging.getLogger("train_pointhint")
@@ -342,7 +342,7 @@ def load_base(config: Config, device: torch.device) -> Colorizer | None:
     """
     if not config.base or not config.prior:
         return None
-    base = engine.load(config.base, device=device)
+    base = loader.load(config.base, device=device)
     if base.spec.role != "automatic":
         raise ValueError(
             f"base is {config.base}, of the role '{base.spec.role}'; expected a "
@@ -381,7 +381,7 @@ def draw_places(config: Config, step: int) -> tuple[Tensor, Tensor]:
 
 
 class Drawn(NamedTuple):
-    """Hints of photos, as `pipeline.pointhint.fill` takes them."""
+    """Hints of photos, as `pipeline.by_hints.fill` takes them."""
 
     ab: Tensor
     """(B, 2, S, S) their colours in Lab units, 0 elsewhere."""
@@ -513,7 +513,7 @@ def show(
 
     From left to right: hints, the guess (if the network gets one), the result, the photo.
     """
-    colorizer = engine.wrap(network, spec)
+    colorizer = loader.wrap(network, spec)
     psnr: dict[int, list[Tensor]] = {count: [] for count in SCORED}
 
     def colored(true: Tensor, number: int) -> dict[str, Tensor]:
@@ -524,7 +524,7 @@ def show(
             made = colorizer.colorize(gray.movedim(1, -1), hints=hints).movedim(-1, 1)
             psnr[count].append(image_metrics.psnr(made, true))
             if count == SHOWN:
-                overlay = hint_points.overlay(gray.movedim(1, -1), hints).movedim(-1, 1)
+                overlay = rasterize.overlay(gray.movedim(1, -1), hints).movedim(-1, 1)
                 row = {f"{SHOWN} hints": overlay}
                 if spec.prior:
                     field = network.kernel and network.kernel(L)

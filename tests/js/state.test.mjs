@@ -11,7 +11,7 @@ import {
 const RED = { x: 0.25, y: 0.5, color: "#aa3322", size: 2 };
 const BLUE = { x: 0.75, y: 0.5, color: "#2255aa", size: 20 };
 const TWO = serialise([RED, BLUE]);
-/** Texts that the queue takes, and that it refuses: pipeline/hints.py reads the same. */
+/** Texts that the queue takes, and that it refuses: pipeline/hints/schema.py reads the same. */
 const TEXTS = JSON.parse(readFileSync(new URL("hint_texts.json", import.meta.url), "utf8"));
 const json = (points) => JSON.stringify({ version: 1, points });
 

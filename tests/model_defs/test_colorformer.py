@@ -91,7 +91,7 @@ def test_golden(full, fill, golden):
 def test_published_picture(full, fill, golden):
     """`finish="published"` is the official script's picture, which stays at 256x256."""
     import comfyui_colorist
-    from comfyui_colorist.pipeline.placement import Placement
+    from comfyui_colorist.pipeline.device_manager import Placement
 
     colorizer = comfyui_colorist.Colorizer(
         colorformer.spec(full.config),

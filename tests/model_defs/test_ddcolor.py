@@ -137,7 +137,7 @@ def test_golden_large(reference, fill, golden):
 def test_published_picture(tiny, fill, golden):
     """`finish="published"` is the official script's picture, to one level of 255."""
     import comfyui_colorist
-    from comfyui_colorist.pipeline.placement import Placement
+    from comfyui_colorist.pipeline.device_manager import Placement
 
     colorizer = comfyui_colorist.Colorizer(
         ddcolor.spec(tiny.config),

@@ -134,9 +134,9 @@ def test_strips_cover_all_rows_once():
 
 @pytest.mark.parametrize("name", ["ddcolor-nano", "colorformer-nano"])
 def test_strips_show_no_seams(name, monkeypatch):
-    from comfyui_colorist.pipeline import engine
+    from comfyui_colorist.pipeline import loader
 
-    network = engine.load_model(name)
+    network = loader.load_model(name)
     gray = torch.rand(2, 1, 96, 64, generator=torch.Generator().manual_seed(0))
     gray = torch.nn.functional.interpolate(gray, scale_factor=2, mode="bicubic").clamp(0, 1)
     with torch.inference_mode():

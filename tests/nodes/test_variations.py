@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_colorist.pipeline.memory import ColorMemory
+from comfyui_colorist.pipeline.color_memory.memory import ColorMemory
 
 COLOR = 0.3  # largest difference of a channel, in 255, that counts as another colour
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline.finish import Finish
 from comfyui_colorist.pipeline.merge import merge_chroma
+from comfyui_colorist.pipeline.postprocess import Finish
 
 
 def picture(batch=1, height=48, width=64, channels=3, seed=0):

@@ -1,4 +1,4 @@
-"""The script around `memory_builder.build`: folders and shards in, one file out."""
+"""The script around `builder.build`: folders and shards in, one file out."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.media.image_data import PictureError
-from comfyui_colorist.pipeline import clusters, memory
+from comfyui_colorist.pipeline.color_memory import clustering, memory
 from comfyui_colorist.trainers import build_color_memory, common
 from comfyui_colorist.trainers.data import Photos
 from PIL import Image
@@ -105,7 +105,7 @@ def test_a_stopped_build_keeps_the_old_file(
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clusters, "labelled", stop)
+    monkeypatch.setattr(clustering, "labelled", stop)
     with pytest.raises(KeyboardInterrupt):
         build_color_memory.main(settings(out, mini_colorformer_file, photos, overwrite=True))
     assert out.read_bytes() == b"mine"

@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from comfyui_colorist.pipeline import reference_looks, references
+from comfyui_colorist.pipeline.references import descriptors
+from comfyui_colorist.pipeline.references import search as reference_search
 from comfyui_colorist.trainers import build_reference_pairs, common
 from comfyui_colorist.trainers.build_color_memory import Pictures
 from comfyui_colorist.trainers.data import Photos
@@ -50,13 +51,13 @@ def test_the_table(tmp_path, album, mini, mini_file, capsys):
     table = build_reference_pairs.main(settings(out, album, encoder=str(mini_file)))
     assert json.loads(out.read_text()) == table
     assert table["version"] == 1
-    assert table["encoder"] == reference_looks.encoder_name(mini)
+    assert table["encoder"] == descriptors.encoder_name(mini)
     assert table["keys"] == [str(i) for i in range(10)]
     assert table["skipped"] == {"grey": ["8"], "unreadable": ["9"]}
     assert [len(row) for row in table["top"]] == [5] * 9 + [0]
     for i, row in enumerate(table["top"]):
         assert i not in row and not {8, 9} & set(row) and len(set(row)) == len(row)
-    expected = references.rank_all(Pictures(Photos([album])), mini).top
+    expected = reference_search.rank_all(Pictures(Photos([album])), mini).top
     assert [row + [-1] * (5 - len(row)) for row in table["top"]] == expected.tolist()
     printed = capsys.readouterr().out
     assert "[10/10] " in printed and "10 photos, " in printed

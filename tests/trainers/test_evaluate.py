@@ -427,7 +427,7 @@ def test_scores_are_stamped_into_the_metadata(photos, mini_file, mini_pointhint_
 def test_files_of_others_are_refused_before_the_work(photos, mini, monkeypatch):
     foreign = copy.copy(mini)
     foreign.info = {}  # as of published files
-    monkeypatch.setattr(evaluate.engine, "load", lambda *_, **__: foreign)
+    monkeypatch.setattr(evaluate.loader, "load", lambda *_, **__: foreign)
     monkeypatch.setattr(evaluate, "run", None)
     with pytest.raises(ValueError, match="theirs.pth: not a file of ours"):
         evaluate.main(settings(photos, "theirs.pth", stamp=True))
@@ -485,7 +485,7 @@ def test_sheets_show_best_middle_and_worst(photos, mini_file, monkeypatch):
     for name, shift in (("mean ab per lightness", 10.0), (str(mini_file), 0.0)):
         found.add(name, {"psnr": shift + torch.tensor([20.0, 25, 22, 21, 24, 23])})
     config = settings(photos, mini_file)
-    engines = {str(mini_file): evaluate.engine.load(mini_file, device="cpu")}
+    engines = {str(mini_file): evaluate.loader.load(mini_file, device="cpu")}
     study = protocols.automatic(Photos([photos]), engines, config, SIZE, {})
     evaluate.sheet(study, found, config, each=1)
     assert [row[0] for row in seen["captions"]] == ["1", "5", "0"]

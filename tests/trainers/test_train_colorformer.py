@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from comfyui_colorist.model_defs import checkpoint, colorformer, registry
-from comfyui_colorist.pipeline import memory
+from comfyui_colorist.pipeline.color_memory import memory
 from comfyui_colorist.trainers import build_color_memory, common, losses, train_colorformer
 from safetensors.torch import save_file
 

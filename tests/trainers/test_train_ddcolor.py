@@ -15,7 +15,7 @@ from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.model_defs import ddcolor, registry
 from comfyui_colorist.model_defs.efficientnet_lite import VARIANTS, EfficientNetLite, Variant
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import engine
+from comfyui_colorist.pipeline import loader
 from comfyui_colorist.trainers import common, data, train_ddcolor
 
 
@@ -193,7 +193,7 @@ def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset):
     train_ddcolor.main(settings(photos, tmp_path, colorfulness=0.0, save_every=150, **changes))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["pixel"] < 0.5 * lines[0]["pixel"]
-    colorizer = engine.load(tmp_path / "weights.safetensors", device="cpu")
+    colorizer = loader.load(tmp_path / "weights.safetensors", device="cpu")
     true = torch.from_numpy(np.array(data.Photos([photos])[0])).float()[None] / 255
     gray = color.gray_rgb(color.lightness(true.movedim(-1, 1)))
     made = colorizer.colorize(gray.movedim(1, -1), resolution=32).movedim(-1, 1)

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.model_defs import checkpoint, pointhint, registry
 from comfyui_colorist.ops import color, gaussian_process
-from comfyui_colorist.pipeline import engine
-from comfyui_colorist.pipeline.hints import Hint
-from comfyui_colorist.pipeline.pointhint import base_chroma, network_input, spread
+from comfyui_colorist.pipeline import loader
+from comfyui_colorist.pipeline.by_hints import base_chroma, network_input, spread
+from comfyui_colorist.pipeline.hints.schema import Hint
 from comfyui_colorist.trainers import checkpoints, common, data, samples, train_pointhint
 from PIL import Image
 from safetensors.torch import load_file
@@ -204,7 +204,7 @@ def test_the_result_colours(
     tmp_path,
 ):
     train_pointhint.main(settings(photos, tmp_path, prior=False))
-    colorizer = engine.load(tmp_path / "weights.safetensors", device="cpu")
+    colorizer = loader.load(tmp_path / "weights.safetensors", device="cpu")
     assert not colorizer.spec.prior and colorizer.spec.resolution == 224
     hints = [Hint(0.5, 0.5, "#b04030")]
     out = colorizer.colorize(torch.full((1, 32, 32, 1), 0.5), hints=hints, resolution=32)

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import color
-from ..ops.resize import shrink, square
-from ..ops.tensors import repaired
-from .colorizer import Colorizer
-from .memory import fingerprint
-from .memory_builder import GREY
+from ...ops import color
+from ...ops.resize import shrink, square
+from ...ops.tensors import repaired
+from ..automatic import Colorizer
+from ..color_memory.builder import GREY
+from ..color_memory.memory import fingerprint
 
 ENCODER = "ddcolor-nano"  # in the box; the other boxed encoder is as good, and 1.5 times as slow
 SIDE = 160

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..ops import color, resize
-from .colorizer import Colorizer
+from ...ops import color, resize
+from ..automatic import Colorizer
 
 MOST = 8  # colours suggested
 ALIKE = 6.0  # Lab units between two colours below which they are one, and from grey

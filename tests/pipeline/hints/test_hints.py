@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline.hints import (
-    LARGEST,
-    MOST,
-    Hint,
-    cells,
-    overlay,
-    raster,
-    read,
-    write,
-)
+from comfyui_colorist.pipeline.hints.rasterize import cells, overlay, raster
+from comfyui_colorist.pipeline.hints.schema import LARGEST, MOST, Hint, read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -2,7 +2,7 @@
 
 The recommendation of the exemplar paper (section 4.1) and He et al. 2018 (section 4): the photos
 whose descriptors are most similar, and of these the best by a patchwise comparison. What is looked
-at, and how it is compared, is in `reference_looks`.
+at, and how it is compared, is in `descriptors`.
 """
 
 import logging
@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..media import image_io
-from ..media.image_data import PictureError
-from ..ops.tensors import as_batch
-from .colorizer import Colorizer
-from .memory_builder import READERS
-from .reference_index import COLOR, GREYISH, UNREADABLE, Index, index_file
-from .reference_looks import (
+from ...media import image_io
+from ...media.image_data import PictureError
+from ...ops.tensors import as_batch
+from ..automatic import Colorizer
+from ..color_memory.builder import READERS
+from .descriptors import (
     AT_ONCE,
     Looks,
     Space,
@@ -37,6 +36,7 @@ from .reference_looks import (
     scores_of,
     working_pictures,
 )
+from .index import COLOR, GREYISH, UNREADABLE, Index, index_file
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def find(
         target: a file, or (H, W, C) or (B, H, W, C) float sRGB in 0..1, C = 1, 3 or 4. Frames of a
             batch are ranked for together, by their mean score; of more than 32, 32 are looked at.
         gallery: files, or (H, W, C) float sRGB in 0..1. The best are read a second time.
-        colorizer: whose encoder looks at the pictures: `engine.load(reference_looks.ENCODER)`.
+        colorizer: whose encoder looks at the pictures: `loader.load(descriptors.ENCODER)`.
         count: references wanted, 1 or more; fewer are found where there are fewer colour photos.
         index: keeps what is known of photo files for the next time.
         progress: called with (done, total) photos.

@@ -1,7 +1,7 @@
 """From colour photos to a color memory: ColorFormer, section 3.4 and Algorithm 1 (supplement).
 
 A row is a patch of 32 x 32 pixels of a working picture: a key (the encoder's features, projected)
-and a colour (ab of its mean sRGB). What becomes of rows is in `clusters`.
+and a colour (ab of its mean sRGB). What becomes of rows is in `clustering`.
 """
 
 import logging
@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..media import image_io
-from ..media.image_data import PictureError
-from ..ops import color
-from ..ops.resize import LONGEST, Geometry, shrink
-from ..ops.tensors import as_batch, repaired
-from . import clusters
+from ...media import image_io
+from ...media.image_data import PictureError
+from ...ops import color
+from ...ops.resize import LONGEST, Geometry, shrink
+from ...ops.tensors import as_batch, repaired
+from ..automatic import Colorizer
+from . import clustering
 from . import projection as projections
-from .colorizer import Colorizer
 from .memory import ColorMemory
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def build(
     """
     side = side or colorizer.spec.resolution
     refuse(colorizer, photos, entries, side, seed, fresh)
-    sample = clusters.sample(len(photos), projections.PHOTOS, seed)
+    sample = clustering.sample(len(photos), projections.PHOTOS, seed)
     encoding = _Encoding(colorizer, photos, side, progress, total=len(photos))
     width, groups = colorizer.spec.memory.key_width, colorizer.spec.memory.groups
     projection, made, explained, variance = None, "the network's own", None, None
@@ -97,7 +97,7 @@ def build(
             projection, explained, variance = projections.fitted(rows, width)
     tally = Tally()
     with tempfile.TemporaryFile() as file:
-        spool = clusters.Spool(file, width, encoding.rows_expected)
+        spool = clustering.Spool(file, width, encoding.rows_expected)
         for features, ab in encoding.run(range(len(photos)), projections.features, tally):
             spool.append(projection(features), ab, colorizer.name)
         tally.refuse_none(len(photos))
@@ -109,10 +109,10 @@ def build(
             )
         check_interrupt = colorizer.placement.check_interrupt
         check_interrupt()
-        centers = clusters.centers(spool, wanted, seed)
+        centers = clustering.centers(spool, wanted, seed)
         check_interrupt()
-        keys, counts, bins = clusters.labelled(spool, centers, check_interrupt)
-    values = clusters.color_groups(bins, len(keys), groups, seed, check_interrupt)
+        keys, counts, bins = clustering.labelled(spool, centers, check_interrupt)
+    values = clustering.color_groups(bins, len(keys), groups, seed, check_interrupt)
     if variance is not None:
         keys, projection = projections.stretched(variance, keys, counts, projection)
     provenance = {
@@ -166,7 +166,7 @@ def refuse(
         raise ValueError(f"seed is {seed}; expected 0 to {SEEDS - 1}.")
     if not len(photos):
         raise ValueError("no photos to build a color memory of; give colour photos.")
-    clusters.k_means()
+    clustering.k_means()
     if not fresh and not colorizer.placement.acquire(0).memory.keys.any():
         raise ValueError(
             f"{colorizer.name}: its own color memory is empty, so that there is no key space to "

@@ -8,11 +8,11 @@ from torch import nn
 from ..model_defs import registry
 from ..model_defs.spec import Spec
 from ..model_store import resolve
-from .colorizer import Colorizer
-from .exemplar import ExemplarColorizer
-from .memory import fingerprint
-from .placement import Placement
-from .pointhint import PointHintColorizer
+from .automatic import Colorizer
+from .by_hints import PointHintColorizer
+from .by_reference import ExemplarColorizer
+from .color_memory.memory import fingerprint
+from .device_manager import Placement
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Role -> its class; others are Colorizers.

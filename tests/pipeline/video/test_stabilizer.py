@@ -8,9 +8,9 @@ import pytest
 import torch
 from comfyui_colorist.metrics.flicker import Flicker
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline.stabilize import Controls, Stabilizer, State
+from comfyui_colorist.pipeline.video.stabilizer import Controls, Stabilizer, State
 
-FILMS = Path(__file__).resolve().parents[1] / "films.py"
+FILMS = Path(__file__).resolve().parents[2] / "films.py"
 films = SimpleNamespace(**runpy.run_path(str(FILMS)))
 
 AHEAD = Controls().ahead

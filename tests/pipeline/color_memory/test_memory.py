@@ -6,8 +6,8 @@ import torch
 from comfyui_colorist.model_defs import checkpoint
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.model_defs.spec import MemorySizes
-from comfyui_colorist.pipeline import memory as memories
-from comfyui_colorist.pipeline.memory import ColorMemory, Projection
+from comfyui_colorist.pipeline.color_memory import memory as memories
+from comfyui_colorist.pipeline.color_memory.memory import ColorMemory, Projection
 
 
 def made(entries=5, width=8, groups=4, encoder="e1", projection=True, seed=0, **provenance):

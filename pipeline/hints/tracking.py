@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import color, optical_flow
-from ..ops.gaussian_process import CELL
-from ..ops.optical_flow import small_lab
-from .hints import MOST, Hint
+from ...ops import color, optical_flow
+from ...ops.gaussian_process import CELL
+from ...ops.optical_flow import small_lab
+from .schema import MOST, Hint
 
 RESOLUTION = 256  # square root of the area at which motion is looked for
 TRUST = 0.3  # below it a hint is out of sight

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import finish
-from comfyui_colorist.pipeline.finish import Finish, faded
+from comfyui_colorist.pipeline import postprocess
+from comfyui_colorist.pipeline.postprocess import Finish, faded
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def predicted():
 
 def finished(photo, predicted, mask=None, **controls):
     out = torch.empty_like(photo)
-    finish.apply_finish(photo, *predicted, Finish(**controls), out, mask)
+    postprocess.apply_finish(photo, *predicted, Finish(**controls), out, mask)
     return out
 
 

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, registry
 from comfyui_colorist.ops import color, gaussian_process
-from comfyui_colorist.pipeline import pointhint as spreading
-from comfyui_colorist.pipeline.finish import Finish
-from comfyui_colorist.pipeline.hints import Hint, cells, raster, write
-from comfyui_colorist.pipeline.pointhint import PREVIEW, PointHintColorizer
+from comfyui_colorist.pipeline import by_hints as spreading
+from comfyui_colorist.pipeline.by_hints import PREVIEW, PointHintColorizer
+from comfyui_colorist.pipeline.hints.rasterize import cells, raster
+from comfyui_colorist.pipeline.hints.schema import Hint, write
+from comfyui_colorist.pipeline.postprocess import Finish
 
 SIZES = [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)]
 STRIPS = [(1, 3000), (3000, 2), (5, 900)]

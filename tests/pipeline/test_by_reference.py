@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfyui_colorist.model_defs import checkpoint, registry, xcnet
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline.exemplar import KEPT, ExemplarColorizer, weight_of
+from comfyui_colorist.pipeline.by_reference import KEPT, ExemplarColorizer, weight_of
 
 SIZES = [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)]
 DIFFERENT = 0.01  # mean difference in sRGB of results that are not the same

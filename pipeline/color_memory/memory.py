@@ -1,6 +1,6 @@
 """Color memories: semantic keys with groups of colours, apart from the network that asks them.
 
-ColorFormer, section 3.3 and 3.4. `memory_builder` makes them; a Colorizer uses them.
+ColorFormer, section 3.3 and 3.4. `builder` makes them; a Colorizer uses them.
 """
 
 import hashlib
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..media.atomic import write_whole
-from ..model_defs import checkpoint
-from ..model_defs.checkpoint import CheckpointError
-from ..model_defs.spec import Entries, MemorySizes
+from ...media.atomic import write_whole
+from ...model_defs import checkpoint
+from ...model_defs.checkpoint import CheckpointError
+from ...model_defs.spec import Entries, MemorySizes
 
 KIND = "color memory"  # in the metadata of our files, where a network has its architecture
 VERSION = 1

@@ -21,10 +21,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import color, optical_flow, resize
-from ..ops.chroma_upsampling import Upsampler
-from ..ops.optical_flow import small_lab
-from ..ops.tensors import as_batch, repaired
+from ...ops import color, optical_flow, resize
+from ...ops.chroma_upsampling import Upsampler
+from ...ops.optical_flow import small_lab
+from ...ops.tensors import as_batch, repaired
 
 LIGHT = 12.0  # change of L along motion at which a frame's own colour has a third of its say,
 LEAST = 0.05  # and the least that it has

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from ..media.atomic import write_whole
-from ..model_store import paths
+from ...media.atomic import write_whole
+from ...model_store import paths
 
 log = logging.getLogger(__name__)
 

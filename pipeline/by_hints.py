@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ..ops import color, gaussian_process, resize
 from ..ops.chroma_upsampling import Upsampler
 from ..ops.tensors import as_batch, as_masks, repaired
-from . import hints as hint_points
-from .colorizer import Colorizer
-from .finish import Finish, apply_finish
-from .hints import Hint
+from .automatic import Colorizer
+from .hints import rasterize
+from .hints import schema as hint_schema
+from .hints.schema import Hint
+from .postprocess import Finish, apply_finish
 
 Pictures = Tensor | np.ndarray
 Hints = str | Mapping | Sequence[Hint | Mapping]
@@ -61,9 +62,9 @@ class PointHintColorizer(Colorizer):
 
         Args:
             rgb: (B, H, W, C) or (H, W, C) float sRGB in 0..1; only its lightness is looked at.
-            hints: as `hints.read` takes them: their JSON, or a list of points. They serve all
+            hints: as `schema.read` takes them: their JSON, or a list of points. They serve all
                 pictures. None at all is allowed: the network then colours as it thinks best.
-            each: in place of `hints` those of each picture, such as `follow.Follower` gives.
+            each: in place of `hints` those of each picture, such as `tracking.Follower` gives.
             base: an automatic colorizer whose colours the hints correct. Without hints the result
                 has its colours, as they are at this network's working size.
             prepared: what `prepare` made of the first picture with the same base and resolution;
@@ -72,13 +73,13 @@ class PointHintColorizer(Colorizer):
         Returns:
             as `Colorizer.colorize`.
         Raises:
-            ValueError: as `hints.read` and `Colorizer.colorize`; a base that is no automatic one,
+            ValueError: as `schema.read` and `Colorizer.colorize`; a base that is no automatic one,
                 or that this network was not trained with; a finish that is no `Finish`; hints for
                 another number of pictures.
         """
         self._check(base, finish)
         picture, restore = as_batch(rgb)
-        points = [hint_points.read(own) for own in ([hints] if each is None else each)]
+        points = [hint_schema.read(own) for own in ([hints] if each is None else each)]
         if each is not None and len(points) != len(picture):
             raise ValueError(
                 f"there are hints for {len(points)} pictures, but {len(picture)} pictures."
@@ -155,7 +156,7 @@ class PointHintColorizer(Colorizer):
         device, base = self.placement.device, prepared.base
         L = prepared.L.to(device)
         base = None if base is None else base.to(device)
-        ab = self._answer(L, base, hint_points.read(hints), prepared.field)
+        ab = self._answer(L, base, hint_schema.read(hints), prepared.field)
         rgb = prepared.rgb.movedim(-1, 0)[None]
         out = torch.empty_like(rgb)
         apply_finish(rgb, ab, L, finish or Finish(), out, prepared.mask)
@@ -233,11 +234,11 @@ def spread(
         `gaussian_process`; mask (b, 1, h, w), 1 at hints.
     """
     batch, _, h, w = L.shape
-    ab, mask = (x.to(L.device).expand(batch, -1, -1, -1) for x in hint_points.raster(points, h, w))
+    ab, mask = (x.to(L.device).expand(batch, -1, -1, -1) for x in rasterize.raster(points, h, w))
     if not prior:
         return ab, mask
-    points = hint_points.on_top(points, h, w)
-    places = torch.from_numpy(hint_points.cells(points, h, w)).to(L.device, torch.float32)
+    points = rasterize.on_top(points, h, w)
+    places = torch.from_numpy(rasterize.cells(points, h, w)).to(L.device, torch.float32)
     centres = (places[:, :2] + places[:, 2:]) / 2
     values = torch.tensor([hint.ab for hint in points], device=L.device).view(-1, 2)
     return fill(
@@ -266,7 +267,7 @@ def fill(
 
     Args:
         L: (b, 1, h, w) in 0..100.
-        ab, mask: (b, 2, h, w), (b, 1, h, w) as `hints.raster` gives them.
+        ab, mask: (b, 2, h, w), (b, 1, h, w) as `rasterize.raster` gives them.
         centres, values, valid: (b, N, 2), (b, N, 2), (b, N) of the same hints, see
             `gaussian_process.krige`.
         base: (b, 2, h, w) or None.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline.finish import faded
-from comfyui_colorist.pipeline.memory import ColorMemory
-from comfyui_colorist.pipeline.placement import Placement
+from comfyui_colorist.pipeline.color_memory.memory import ColorMemory
+from comfyui_colorist.pipeline.device_manager import Placement
+from comfyui_colorist.pipeline.postprocess import faded
 
 
 def photo(batch=1, height=50, width=70, channels=3, seed=0):

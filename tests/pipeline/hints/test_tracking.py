@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_colorist.pipeline import hints as hint_points
-from comfyui_colorist.pipeline.follow import Follower, of_picture
-from comfyui_colorist.pipeline.hints import Hint
+from comfyui_colorist.pipeline.hints import schema as hint_schema
+from comfyui_colorist.pipeline.hints.schema import Hint
+from comfyui_colorist.pipeline.hints.tracking import Follower, of_picture
 
-FILMS = Path(__file__).resolve().parents[1] / "films.py"
+FILMS = Path(__file__).resolve().parents[2] / "films.py"
 films = SimpleNamespace(**runpy.run_path(str(FILMS)))
 
 RED = Hint(0.5, 0.5, "#c02020", 4)
@@ -64,7 +64,7 @@ def test_hints_of_a_key_frame():
     picture = torch.full((1, 3, 96, 128), 0.5)
     picture[:, :, :, 64:] = torch.tensor([0.7, 0.4, 0.35])[:, None, None]
     hints = of_picture(picture)
-    assert 200 < len(hints) <= hint_points.MOST
+    assert 200 < len(hints) <= hint_schema.MOST
     grey, red = ([h for h in hints if (h.x > 0.5) == side] for side in (False, True))
     assert max(abs(v) for hint in grey for v in hint.ab) < 1
     assert all(hint.ab == pytest.approx((29, 19), abs=3) for hint in red)
@@ -72,4 +72,4 @@ def test_hints_of_a_key_frame():
     picture[:, :, :, 62:] = torch.tensor([0.9, 0.3, 0.2])[:, None, None]
     assert not [hint for hint in of_picture(picture) if abs(hint.x * 128 - 62) < 2]
     assert len(of_picture(torch.rand(1, 3, 1, 1))) == 1
-    assert len(of_picture(torch.full((1, 3, 20, 4000), 0.4))) <= hint_points.MOST
+    assert len(of_picture(torch.full((1, 3, 20, 4000), 0.4))) <= hint_schema.MOST

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..ops import color, resize
 from ..ops.tensors import as_batch, repaired
-from . import published as published_script
-from .colorizer import Colorizer
-from .finish import Finish
+from . import reference_postprocess as published_script
+from .automatic import Colorizer
+from .postprocess import Finish
 
 Pictures = Tensor | np.ndarray
 THRESHOLD = 0.5  # about which confidence a fallback takes over from the references

@@ -16,9 +16,10 @@ from comfyui_colorist.media import image_io
 from comfyui_colorist.model_defs import colorformer
 from comfyui_colorist.model_defs.spec import MemorySizes, Spec
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline import clusters, memory_builder, projection
-from comfyui_colorist.pipeline.colorizer import Colorizer
-from comfyui_colorist.pipeline.placement import Placement
+from comfyui_colorist.pipeline.automatic import Colorizer
+from comfyui_colorist.pipeline.color_memory import builder as memory_builder
+from comfyui_colorist.pipeline.color_memory import clustering, projection
+from comfyui_colorist.pipeline.device_manager import Placement
 from torch import nn
 
 SIDE = 78  # 64 x 96 pixels stay what they are: 2 x 3 patches
@@ -122,13 +123,13 @@ def test_planted_clusters_are_found_again(photos):
 
 def test_found_in_small_pieces_too(photos, monkeypatch):
     """The sample for k-means, the chunks, the pictures that wait: each smaller than what comes."""
-    monkeypatch.setattr(clusters, "CLUSTER_ROWS", 70)
-    monkeypatch.setattr(clusters, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(clustering, "CLUSTER_ROWS", 70)
+    monkeypatch.setattr(clustering, "CHUNK_ROWS", 7)
     monkeypatch.setattr(memory_builder, "PENDING", 3)
     taken = []
-    original = clusters.Spool.keys_of
+    original = clustering.Spool.keys_of
     monkeypatch.setattr(
-        clusters.Spool,
+        clustering.Spool,
         "keys_of",
         lambda self, rows: taken.append(len(rows)) or original(self, rows),
     )
@@ -174,13 +175,13 @@ def test_the_device_decides_no_order(mini_colorformer, smooth_photos, monkeypatc
 
 
 def test_every_step_has_the_seed(photos, monkeypatch):
-    seeds, real = [], clusters.k_means()
+    seeds, real = [], clustering.k_means()
 
     def noted(*sizes, random_state, **options):
         seeds.append(random_state)
         return real(*sizes, random_state=random_state, **options)
 
-    monkeypatch.setattr(clusters, "k_means", lambda: noted)
+    monkeypatch.setattr(clustering, "k_means", lambda: noted)
     memory_builder.build(colorizer(Planted(), groups=2), photos, entries=4, side=SIDE, seed=7)
     assert len(seeds) >= 4 and set(seeds) == {7}
 
@@ -188,14 +189,14 @@ def test_every_step_has_the_seed(photos, monkeypatch):
 def test_an_entry_of_few_colours_repeats_its_own():
     """As the published program does not: it fills up with grey."""
     bins = np.array([[0, 30, 0, 5], [1, -5, 5, 1], [1, 5, 5, 9]])
-    values = clusters.color_groups(bins, 2, 4, 0, lambda: None)
+    values = clustering.color_groups(bins, 2, 4, 0, lambda: None)
     assert values[:, 0].tolist() == [[30, 0]] * 4
     assert values[:, 1].tolist() == [[5, 5]] * 2 + [[-5, 5]] * 2
 
 
 def test_colours_are_weighted_by_their_patches():
     bins = np.array([[0, 10, 0, 3], [0, 14, 0, 1], [0, -20, 0, 1]])
-    values = clusters.color_groups(bins, 1, 2, 0, lambda: None)
+    values = clustering.color_groups(bins, 1, 2, 0, lambda: None)
     assert values[:, 0].tolist() == [[11, 0], [-20, 0]]
 
 
@@ -208,13 +209,13 @@ def test_colours_can_be_interrupted_at_each_entry():
             raise Stop
 
     with pytest.raises(Stop):
-        clusters.color_groups(bins, 5, 4, 0, stop)
+        clustering.color_groups(bins, 5, 4, 0, stop)
     assert len(asked) == 3
 
 
 def test_hue_runs_counter_clockwise_from_plus_a():
     ab = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [1, -1]])
-    assert clusters.hue(ab).tolist() == [0, 90, 180, 270, 315]
+    assert clustering.hue(ab).tolist() == [0, 90, 180, 270, 315]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,7 @@ def test_a_projection_is_made_of_some_photos(without_projection, smooth_photos, 
         without_projection, Asked(smooth_photos), progress=lambda *now: done.append(now), **options
     )
     assert len(asked) == 70
-    assert set(asked[:10]) == set(clusters.sample(60, 10, 3).tolist())
+    assert set(asked[:10]) == set(clustering.sample(60, 10, 3).tolist())
     assert done == sorted(done) and done[-1] == (70, 70)
     assert {total for _, total in done} == {70} and (10, 70) in done
 
@@ -543,7 +544,7 @@ def test_without_scikit_learn(photos, monkeypatch):
 
 
 def test_no_room_for_the_temporary_file(photos, monkeypatch):
-    monkeypatch.setattr(clusters.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(clustering.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match="has 0 MB free. Make room, choose another folder"):
         memory_builder.build(colorizer(Planted()), photos, side=SIDE)
 
@@ -594,10 +595,10 @@ def test_interruption_of_the_clustering(photos, monkeypatch, after):
     def unreached(*given):
         ran.append(1)
 
-    before = {"labelled": clusters.centers, "color_groups": clusters.labelled}[after]
-    monkeypatch.setattr(clusters, before.__name__, last)
+    before = {"labelled": clustering.centers, "color_groups": clustering.labelled}[after]
+    monkeypatch.setattr(clustering, before.__name__, last)
     if after == "labelled":
-        monkeypatch.setattr(clusters, after, unreached)
+        monkeypatch.setattr(clustering, after, unreached)
     monkeypatch.setattr(engine.placement, "check_interrupt", stop)
     if after == "color_groups":  # its own chunks do not ask once more
         original = before
@@ -640,10 +641,10 @@ def test_out_of_memory_is_tried_with_fewer(photos):
 
 
 def test_spool_gives_back_what_it_took(monkeypatch):
-    monkeypatch.setattr(clusters, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(clustering, "CHUNK_ROWS", 4)
     keys, ab = torch.arange(30).reshape(10, 3).float(), torch.rand(10, 2)
     with tempfile.TemporaryFile() as file:
-        spool = clusters.Spool(file, 3, 10)
+        spool = clustering.Spool(file, 3, 10)
         spool.append(keys[:7], ab[:7], "x")
         spool.append(keys[7:], ab[7:], "x")
         chunks = list(spool.chunks())

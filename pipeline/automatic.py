@@ -15,10 +15,10 @@ from torch import Tensor
 from ..model_defs.spec import Spec
 from ..ops import color, resize
 from ..ops.tensors import as_batch, as_masks, part_of, repaired
-from . import published as published_script
-from .finish import Finish, apply_finish, faded
-from .memory import ColorMemory, refuse_unless_fits, sample_fusion_weights
-from .placement import Placement
+from . import reference_postprocess as published_script
+from .color_memory.memory import ColorMemory, refuse_unless_fits, sample_fusion_weights
+from .device_manager import Placement
+from .postprocess import Finish, apply_finish, faded
 
 log = logging.getLogger(__name__)
 # Full-size sRGB (b, 3, H, W), lightness of its working image (b, 1, h, w), geometry, which pictures

@@ -1,0 +1,1 @@
+"""Films: colour over their frames."""
