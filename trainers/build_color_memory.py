@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import cli_common
+from ..console import checks, output
 from ..media.image_data import PictureError
 from ..model_defs import colorformer, registry
 from ..pipeline import loader
@@ -116,8 +116,8 @@ def main(config: Config) -> memory.ColorMemory:
         Refusal: a file cannot be written to `config.out`, or is there already.
         ValueError, OSError, RuntimeError, MemoryError: see `builder.build`.
     """
-    cli_common.refuse_existing(config.out, config.overwrite)
-    cli_common.refuse_unwritable(config.out.parent)
+    checks.refuse_existing(config.out, config.overwrite)
+    checks.refuse_unwritable(config.out.parent)
     pictures = Pictures(Photos(config.photos, config.index, config.skip_licences), config.limit)
     colorizer = (
         untrained(config)
@@ -134,12 +134,12 @@ def main(config: Config) -> memory.ColorMemory:
         seed=config.seed,
         side=side,
         fresh=config.fresh,
-        progress=cli_common.pace(partial(print, flush=True), every=10),
+        progress=output.pace(partial(print, flush=True), every=10),
     )
     memory.save(built, config.out)
     seconds = time.monotonic() - began
     print(f"{config.out}: {built.describe()}, {seconds:.1f} s")
-    if line := cli_common.left_out(built.provenance["grey"], built.provenance["unreadable"]):
+    if line := output.left_out(built.provenance["grey"], built.provenance["unreadable"]):
         print(line)
     return built
 

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 
-from .. import cli_common
+from ..console import checks, output
 from ..media import atomic
 from ..pipeline import loader
 from ..pipeline.references import descriptors
@@ -75,13 +75,13 @@ def main(config: Config) -> dict:
         Refusal: a file cannot be written to `config.out`, or is there already.
         ValueError, OSError, MemoryError: see `search.rank_all`.
     """
-    cli_common.refuse_existing(config.out, config.overwrite)
-    cli_common.refuse_unwritable(config.out.parent)
+    checks.refuse_existing(config.out, config.overwrite)
+    checks.refuse_unwritable(config.out.parent)
     photos = Photos(config.photos, config.index, config.skip_licences)
     pictures = Pictures(photos, config.limit)
     colorizer = loader.load(config.encoder, device=config.device)
     began = time.monotonic()
-    tell = cli_common.pace(partial(print, flush=True), every=10)
+    tell = output.pace(partial(print, flush=True), every=10)
     pairs = reference_search.rank_all(pictures, colorizer, progress=tell)
     keys = list(photos.keys)[: len(pictures)]
     table = {
@@ -96,7 +96,7 @@ def main(config: Config) -> dict:
     }
     atomic.write_whole(config.out, json.dumps(table).encode())
     print(f"{config.out}: {len(keys)} photos, {time.monotonic() - began:.1f} s")
-    if line := cli_common.left_out(len(pairs.grey), len(pairs.unreadable)):
+    if line := output.left_out(len(pairs.grey), len(pairs.unreadable)):
         print(line)
     return table
 

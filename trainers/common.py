@@ -224,19 +224,19 @@ def script(
     prog: str | None = None,
 ) -> int:
     """Run one of the scripts here with a command line; returns its exit code."""
-    from .. import cli_common
+    from ..console import errors, output
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         main(parse(config_type, presets, argv, doc, prog))
-    except (cli_common.Refusal, *cli_common.FAILURES) as error:
+    except (errors.Refusal, *errors.FAILURES) as error:
         who = f"{prog.split()[0]}: " if prog else ""
-        cli_common.say(f"{who}error: {cli_common.sentence(error)}")
-        return cli_common.FAILED
+        output.say(f"{who}error: {errors.sentence(error)}")
+        return errors.FAILED
     except KeyboardInterrupt:
-        cli_common.say("stopped.")
-        return cli_common.STOPPED
-    return cli_common.DONE
+        output.say("stopped.")
+        return errors.STOPPED
+    return errors.DONE
 
 
 def field_texts(config_type: type) -> dict[str, str]:

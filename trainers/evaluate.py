@@ -36,7 +36,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import __version__, cli_common
+from .. import __version__
+from ..console import checks, errors, output
 from ..media.atomic import write_whole
 from ..metrics import fid
 from ..metrics import image as image_metrics
@@ -163,7 +164,7 @@ def main(config: Config) -> dict:
         raise ValueError("evaluation needs tqdm: pip install tqdm")
     for path in (config.json, config.csv, config.sheet):
         if path:
-            cli_common.refuse_unwritable(path.parent)
+            checks.refuse_unwritable(path.parent)
     engines = {
         name: loader.load(name, device=config.device, dtype=config.dtype) for name in config.model
     }
@@ -453,13 +454,13 @@ def command(arguments: list[str] | None = None) -> int:
     """The script: `main` with what the command line says, and its exit code."""
     try:
         main(common.parse(Config, PRESETS, arguments, __doc__))
-    except (cli_common.Refusal, *cli_common.FAILURES) as error:
-        cli_common.say(f"error: {cli_common.sentence(error)}")
-        return cli_common.FAILED
+    except (errors.Refusal, *errors.FAILURES) as error:
+        output.say(f"error: {errors.sentence(error)}")
+        return errors.FAILED
     except KeyboardInterrupt:
-        cli_common.say("stopped.")
-        return cli_common.STOPPED
-    return cli_common.DONE
+        output.say("stopped.")
+        return errors.STOPPED
+    return errors.DONE
 
 
 if __name__ == "__main__":

@@ -34,11 +34,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import cli_common
+from ..console import checks, errors, output
 from ..media.atomic import write_whole
 from ..model_defs import checkpoint, colorformer, pointhint, registry, xcnet, xcnet_attention
 from ..model_defs.spec import Spec
 from ..model_store import resolve
+from ..pipeline import loader
 from . import common
 
 PRESETS: dict[str, dict] = {}
@@ -88,7 +89,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.out.suffix not in (".safetensors", ".onnx"):
             raise ValueError(f"{self.out}: the name must end in .safetensors or .onnx.")
-        known = ONNX_DTYPES if self.out.suffix == ".onnx" else cli_common.DTYPES
+        known = ONNX_DTYPES if self.out.suffix == ".onnx" else loader.DTYPES
         if self.dtype not in known:
             raise ValueError(
                 f"dtype is {self.dtype!r}; expected one of {', '.join(known)} "
@@ -108,11 +109,11 @@ def main(config: Config) -> None:
         OSError: the file cannot be written.
     """
     out = config.out
-    cli_common.refuse_existing(out, config.overwrite)
-    cli_common.refuse_unwritable(out.parent)
+    checks.refuse_existing(out, config.overwrite)
+    checks.refuse_unwritable(out.parent)
     source = resolve.locate(config.model)
-    if os.path.exists(out) and cli_common.identity(out) == cli_common.identity(source):
-        raise cli_common.Refusal(
+    if os.path.exists(out) and checks.identity(out) == checks.identity(source):
+        raise errors.Refusal(
             f"{out} is the input; originals are never overwritten. Change its name."
         )
     network, spec, info = registry.load(source)
@@ -125,11 +126,11 @@ def main(config: Config) -> None:
         network.load_state_dict(state)  # as float32 what the file's weights will be
         data = to_onnx(network, spec, info, opset=config.opset, half=config.dtype == "float16")
         for line in check(data, network, spec):
-            cli_common.say(line)
+            output.say(line)
     else:
         data = checkpoint.to_bytes(state, info)
     write_whole(out, data)
-    cli_common.say(f"{out}: {spec.architecture}, {config.dtype}, {len(data) / 1e6:.1f} MB")
+    output.say(f"{out}: {spec.architecture}, {config.dtype}, {len(data) / 1e6:.1f} MB")
 
 
 def rounded(network: nn.Module, dtype: str, name: str) -> dict[str, Tensor]:

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from comfyui_colorist import cli_common
+from comfyui_colorist.cli import options
+from comfyui_colorist.console import errors
 from comfyui_colorist.model_defs import checkpoint, registry
 from comfyui_colorist.trainers import export
 
@@ -85,7 +86,7 @@ def test_onnx_with_half_weights(tmp_path, mini_file, capsys):
     assert capsys.readouterr().err.count("largest error") == 2
 
 
-@pytest.mark.parametrize("dtype", cli_common.DTYPES)
+@pytest.mark.parametrize("dtype", options.DTYPES)
 def test_safetensors_round_trip(tmp_path, mini_pointhint_file, dtype):
     out = tmp_path / "x.safetensors"
     export.main(config_of(mini_pointhint_file, out, dtype=dtype))
@@ -131,7 +132,7 @@ def test_a_graph_of_one_size_is_refused(mini_config):
 
 def test_refusals(tmp_path, mini_file, monkeypatch):
     def refused(**settings):
-        with pytest.raises((ValueError, cli_common.Refusal)) as refusal:
+        with pytest.raises((ValueError, errors.Refusal)) as refusal:
             export.main(export.Config(**{"model": str(mini_file), **settings}))
         return str(refusal.value)
 

@@ -8,33 +8,25 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import cli_film
-from .cli_colorize import (
-    Job,
-    Painters,
+from ...console.checks import refuse_unwritable
+from ...console.errors import FAILURES, Refusal, sentence
+from ...console.output import say
+from .. import video
+from ..jobs import Job, alone, pictures_in
+from ..options import (
+    DEFAULT_EXEMPLAR,
     add_finish,
+    add_network,
     add_pictures,
-    alone,
-    color_all,
+    device_of,
     finishing,
     load_role,
-    pictures_in,
-    write_missing,
 )
-from .cli_common import (
-    DEFAULT_EXEMPLAR,
-    FAILURES,
-    Refusal,
-    add_network,
-    device_of,
-    refuse_unwritable,
-    say,
-    sentence,
-)
+from ..runner import Painters, color_all, write_missing
 
 if TYPE_CHECKING:
-    from .media.image_data import Picture
-    from .pipeline.by_reference import ExemplarColorizer, References
+    from ...media.image_data import Picture
+    from ...pipeline.by_reference import ExemplarColorizer, References
 
 
 def add_exemplar(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +38,7 @@ def add_exemplar(parser: argparse.ArgumentParser) -> None:
         "where it was."
     )
     add_pictures(parser)
-    cli_film.add_film(parser)
+    video.add_film(parser)
     add = parser.add_argument
     add(
         "--reference",
@@ -102,7 +94,7 @@ def _with_confidence(target: Path) -> list[Path]:
 
 def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
     """What colours and writes; everything that all pictures need is checked here."""
-    from .pipeline.by_reference import THRESHOLD
+    from ...pipeline.by_reference import THRESHOLD
 
     folder = arguments.reference[0] if os.path.isdir(arguments.reference[0]) else None
     if folder and len(arguments.reference) > 1:
@@ -134,13 +126,13 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
         results = [(colored, picture.keep), (confidence[..., None], None)]
         write_missing(arguments, outputs, results[: len(outputs)])
 
-    alike = cli_film.Alike(lambda frames: exemplar.colorize(frames, reference=given, **options))
+    alike = video.Alike(lambda frames: exemplar.colorize(frames, reference=given, **options))
     return Painters(color, lambda: alike, exemplar.placement.device)
 
 
 def _pictures(paths: list[Path]) -> list:
     """References, read."""
-    from .media import image_io
+    from ...media import image_io
 
     return [image_io.read(path).pixels for path in paths]
 
@@ -149,9 +141,9 @@ class _Chooser:
     """Finds the best references in a folder for one picture after another."""
 
     def __init__(self, arguments: argparse.Namespace, exemplar: "ExemplarColorizer", folder: Path):
-        from .pipeline import loader
-        from .pipeline.references import descriptors
-        from .pipeline.references import search as reference_search
+        from ...pipeline import loader
+        from ...pipeline.references import descriptors
+        from ...pipeline.references import search as reference_search
 
         self.exemplar, self.best = exemplar, arguments.best
         self.photos = [job.source for job in pictures_in(folder) if not job.error]
@@ -161,7 +153,7 @@ class _Chooser:
         self.index = reference_search.open_index(folder, self.encoder)
 
     def __call__(self, picture: "Picture") -> "References":
-        from .pipeline.references import search as reference_search
+        from ...pipeline.references import search as reference_search
 
         found = reference_search.find(
             picture.pixels, self.photos, self.encoder, count=self.best, index=self.index

@@ -17,13 +17,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .cli_common import Refusal, say
+from ..console.errors import Refusal
+from ..console.output import say
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .media.video_info import Film
+    from ..media.video_info import Film
 
 log = logging.getLogger(__name__)
 PART = 240  # frames that are finished together: what a stopped run does again at most
@@ -105,14 +106,14 @@ def add_film(parser: argparse.ArgumentParser) -> None:
 
 def is_film(path: Path) -> bool:
     """Whether the name is that of a film file."""
-    from .media.video_reader import SUFFIXES
+    from ..media.video_reader import SUFFIXES
 
     return path.suffix.lower() in SUFFIXES and not os.path.isdir(path)
 
 
 def check(arguments: argparse.Namespace) -> dict:
     """Options of the stabilizer. Refusal where they, or others for films, do not go together."""
-    from .pipeline.video.stabilizer import Controls
+    from ..pipeline.video.stabilizer import Controls
 
     given = {"frames": arguments.frames_before, "ahead": arguments.frames_after}
     given = {name: value for name, value in given.items() if value is not None}
@@ -150,8 +151,8 @@ def color_film(
     import torch
     from safetensors.torch import load, save
 
-    from .media import video_reader
-    from .pipeline.video.stabilizer import Controls, Stabilizer, State
+    from ..media import video_reader
+    from ..pipeline.video.stabilizer import Controls, Stabilizer, State
 
     controls = check(arguments)
     film = video_reader.probe(source, rate=24 if arguments.rate is None else arguments.rate)
@@ -235,7 +236,7 @@ def _telling(done: Iterator[Done], name: str, begin: int, total: int | None) -> 
 
 
 def _sink(arguments: argparse.Namespace, source: Path, target: Path, film: "Film", settings: dict):
-    from .media.segmented_writer import FORMATS, Parts
+    from ..media.segmented_writer import FORMATS, Parts
 
     if target.suffix.lower() not in FORMATS:
         return _Pictures(source, target, settings, overwrite=arguments.overwrite)
@@ -254,7 +255,7 @@ class _Pictures:
 
     def __init__(self, source: Path, folder: Path, settings: dict, *, overwrite: bool):
         """Raises FilmError where other pictures are in the folder and not to be overwritten."""
-        from .media import image_io, video_info, video_reader
+        from ..media import image_io, video_info, video_reader
 
         self.folder, self.work = folder, folder / ".colorist-film"
         self.sources = video_reader.pictures_in(source) if os.path.isdir(source) else None
@@ -286,7 +287,7 @@ class _Pictures:
 
     def write(self, frames: Iterable[tuple], state: Callable[[], bytes]) -> int:
         """See `Parts.write`."""
-        from .media import atomic, image_io
+        from ..media import atomic, image_io
 
         count = 0
         for count, (pixels, _) in enumerate(frames, 1):
@@ -312,7 +313,7 @@ class _Pictures:
         (self.work / f"{self.done}.state").unlink(missing_ok=True)
 
     def _note(self, state: str | None) -> None:
-        from .media import atomic
+        from ..media import atomic
 
         kept = {"made": self.made, "state": state, "done": self.done}
         atomic.write_whole(self.work / "made.json", json.dumps(kept).encode())

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_colorist import cli, cli_colorize, cli_common
+from comfyui_colorist import cli
+from comfyui_colorist.cli import jobs as cli_jobs
+from comfyui_colorist.cli import options as cli_options
 from comfyui_colorist.media import atomic, image_data, image_io
 from PIL import Image
 
@@ -87,7 +89,7 @@ def test_finished_outputs_are_kept_unless_overwrite(tmp_path, model):
 
 def test_the_same_file_twice_is_one_job(tmp_path):
     picture(tmp_path / "in" / "a.png")
-    jobs = cli_colorize.plan([tmp_path / "in", tmp_path / "in" / "a.png"], tmp_path / "out")
+    jobs = cli_jobs.plan([tmp_path / "in", tmp_path / "in" / "a.png"], tmp_path / "out")
     assert [job.target for job in jobs] == [tmp_path / "out" / "a.png"]
 
 
@@ -243,8 +245,8 @@ def test_usage_errors_leave_with_two(arguments, capsys):
 def test_dtypes_are_those_of_the_engine():
     from comfyui_colorist.pipeline import loader, postprocess
 
-    assert set(cli_common.DTYPES) == set(loader.DTYPES)
-    assert set(cli_colorize.CONTROLS) == set(postprocess.Finish.__dataclass_fields__)
+    assert set(cli_options.DTYPES) == set(loader.DTYPES)
+    assert set(cli_options.CONTROLS) == set(postprocess.Finish.__dataclass_fields__)
 
 
 # --- Color memories ----------------------------------------------------------------------------
@@ -540,7 +542,7 @@ def test_a_count_of_variations_is_checked_before_their_names_are_made(
     def outputs(*_):
         raise AssertionError("100000000 names")
 
-    monkeypatch.setattr(cli_colorize.Job, "outputs", outputs)
+    monkeypatch.setattr(cli_jobs.Job, "outputs", outputs)
     source = picture(tmp_path / "a.png")
     assert run("variations", source, "-o", tmp_path / "out", "--count", 100_000_000) == 2
     assert "--count is 100000000; expected 1 to 64 results." in capsys.readouterr().err
@@ -670,7 +672,7 @@ def test_train_reports_missing_photos(tmp_path, capsys):
 def test_default_networks_are_in_the_box():
     from comfyui_colorist.model_store import paths
 
-    assert {cli_common.DEFAULT_MODEL, cli_common.DEFAULT_COLORFORMER} <= set(paths.boxed())
+    assert {cli_options.DEFAULT_MODEL, cli_options.DEFAULT_COLORFORMER} <= set(paths.boxed())
 
 
 def test_a_memory_goes_with_the_network_it_needs(tmp_path, capsys):

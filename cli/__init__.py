@@ -7,29 +7,13 @@ import argparse
 import os
 import warnings
 
-from . import (
-    __version__,
-    cli_colorize,
-    cli_exemplar,
-    cli_hints,
-    cli_measure,
-    cli_memory,
-    cli_models,
-    cli_references,
-)
-from .cli_common import FAILED, REFUSED, STOPPED, Refusal, say
-
-EVALUATION = ".trainers.evaluate"
-TRAINERS = {  # what `colorist train` takes -> its script
-    "ddcolor": ".trainers.train_ddcolor",
-    "colorformer": ".trainers.train_colorformer",
-    "exemplar": ".trainers.train_exemplar",
-    "pointhint": ".trainers.train_pointhint",
-    "memory": ".trainers.build_color_memory",
-    "pairs": ".trainers.build_reference_pairs",
-    "evaluate": EVALUATION,
-    "export": ".trainers.export",
-}
+from .. import __version__
+from ..console.errors import FAILED, REFUSED, STOPPED, Refusal
+from ..console.output import say
+from .commands import colorize, exemplar, hints, measure, references, variations
+from .commands import memory as cli_memory
+from .commands import models as cli_models
+from .commands.train import TRAINERS, _evaluate, _train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,24 +46,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"colorist {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    cli_colorize.add_colorize(
+    colorize.add_colorize(
         commands.add_parser("colorize", help="colour pictures or folders of pictures")
     )
-    cli_colorize.add_variations(
+    variations.add_variations(
         commands.add_parser("variations", help="several results of each picture")
     )
-    cli_exemplar.add_exemplar(
+    exemplar.add_exemplar(
         commands.add_parser("exemplar", help="colour pictures as references are coloured")
     )
-    cli_hints.add_hints(
-        commands.add_parser("hints", help="colour pictures from a few coloured points")
-    )
-    cli_references.add_references(
+    hints.add_hints(commands.add_parser("hints", help="colour pictures from a few coloured points"))
+    references.add_references(
         commands.add_parser("references", help="find the best references for a picture")
     )
     memory = commands.add_parser("memory", help="color memories: built of your own colour photos")
     cli_memory.add_commands(memory.add_subparsers(required=True, metavar="COMMAND"))
-    cli_measure.add_measure(
+    measure.add_measure(
         commands.add_parser("measure", help="compare coloured pictures with the true ones")
     )
     models = commands.add_parser(
@@ -99,25 +81,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
     return parser
-
-
-# --- train, evaluate ---------------------------------------------------------------------------
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    what = arguments.what
-    return _script(TRAINERS[what], f"colorist train {what}", arguments.settings)
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    return _script(EVALUATION, "colorist evaluate", arguments.rest)
-
-
-def _script(name: str, prog: str, settings: list[str]) -> int:
-    """Run one of the scripts in trainers/ with the rest of the command line."""
-    from importlib import import_module
-
-    from .trainers import common
-
-    script = import_module(name, __package__)
-    return common.script(script.main, script.Config, script.PRESETS, script.__doc__, settings, prog)

@@ -15,9 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli_colorize import Job, pictures_in
-from .cli_common import DONE, FAILED, FAILURES, Refusal, say, sentence, show
-from .cli_film import is_film
+from ...console.errors import DONE, FAILED, FAILURES, Refusal, sentence
+from ...console.output import say, show
+from ..jobs import Job, pictures_in
+from ..video import is_film
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -252,8 +253,8 @@ def _pictures(given: Path, others: list[Path]) -> list[Job]:
 
 def _scorer(keep_truth: bool) -> Callable[[Measured], dict[str, float]]:
     """What measures one entry; `keep_truth`: all have the same, which is read once."""
-    from .media import image_io
-    from .metrics import image as image_metrics
+    from ...media import image_io
+    from ...metrics import image as image_metrics
 
     def read(path: Path) -> "Tensor":
         """(1, 3, H, W) without transparency."""
@@ -289,9 +290,9 @@ def _score_film(entry: Measured) -> dict[str, float]:
     """Means over the frames of a film, and how much its colour flickers."""
     import torch
 
-    from .media import video_reader
-    from .metrics import image as image_metrics
-    from .metrics.flicker import Flicker
+    from ...media import video_reader
+    from ...metrics import image as image_metrics
+    from ...metrics.flicker import Flicker
 
     flicker, totals = Flicker(), Counter()
     truths = entry.truth and video_reader.read(entry.truth)

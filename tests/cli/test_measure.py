@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist import cli, cli_measure
+from comfyui_colorist import cli
+from comfyui_colorist.cli.commands import measure
 from comfyui_colorist.media import image_data, image_io
 from comfyui_colorist.metrics import image as image_metrics
 from PIL import Image
@@ -318,8 +319,8 @@ def test_stopped(tmp_path, monkeypatch, capsys):
 
 
 def test_columns_are_all_scores():
-    assert set(cli_measure.COLUMNS) == {*SCORES, "his", *FILM} - {"true_colorfulness"}
-    order = list(cli_measure.COLUMNS)
+    assert set(measure.COLUMNS) == {*SCORES, "his", *FILM} - {"true_colorfulness"}
+    order = list(measure.COLUMNS)
     assert abs(order.index("his") - order.index("ssim")) == 1
 
 
@@ -338,7 +339,7 @@ def test_help_needs_the_standard_library_alone(root):
     standalone = str(root / "trainers" / "_standalone.py")
     script = (
         f"import runpy, sys; runpy.run_path({standalone!r})['package']();"
-        "from comfyui_colorist import cli_measure;"
+        "from comfyui_colorist.cli.commands import measure;"
         "print([name for name in ('torch', 'numpy', 'PIL', 'av') if name in sys.modules])"
     )
     done = subprocess.run(

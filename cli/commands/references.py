@@ -8,19 +8,10 @@ import json
 import logging
 from pathlib import Path
 
-from .cli_colorize import pictures_in
-from .cli_common import (
-    DONE,
-    FAILED,
-    FAILURES,
-    Refusal,
-    device_of,
-    left_out,
-    pace,
-    say,
-    sentence,
-    show,
-)
+from ...console.errors import DONE, FAILED, FAILURES, Refusal, sentence
+from ...console.output import left_out, pace, say, show
+from ..jobs import pictures_in
+from ..options import device_of
 
 
 def add_references(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +47,9 @@ def _references(arguments: argparse.Namespace) -> int:
         return FAILED
     device = device_of(arguments)
 
-    from .pipeline import loader
-    from .pipeline.references import descriptors
-    from .pipeline.references import search as reference_search
+    from ...pipeline import loader
+    from ...pipeline.references import descriptors
+    from ...pipeline.references import search as reference_search
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:

@@ -10,14 +10,15 @@ import av
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist import cli, cli_film
+from comfyui_colorist import cli
+from comfyui_colorist.cli import video
 from comfyui_colorist.media import image_io, video_reader
 from comfyui_colorist.media.segmented_writer import Parts
 from comfyui_colorist.metrics import flicker
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.by_hints import PointHintColorizer
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 films = SimpleNamespace(**runpy.run_path(str(ROOT / "films.py")))
 FRAMES, SIZE = 14, (48, 64)
 LOSSLESS = ["--codec", "ffv1"]
@@ -118,7 +119,7 @@ def test_stabilize_steadies(tmp_path, film, model):
 
 @pytest.mark.parametrize("options", [[], ["--stabilize", "--frames-after", "3"]])
 def test_a_stopped_run_goes_on(tmp_path, film, model, options, monkeypatch, capsys):
-    monkeypatch.setattr(cli_film, "PART", 4)
+    monkeypatch.setattr(video, "PART", 4)
     command = ["colorize", film, *model, *LOSSLESS, *options]
     assert run(*command, "-o", tmp_path / "whole.mkv") == 0
     with monkeypatch.context() as patch:
@@ -152,10 +153,10 @@ def test_frames_of_a_folder(tmp_path, film, model):
 
 
 def test_a_film_becomes_pictures(tmp_path, film, model, monkeypatch, capsys):
-    monkeypatch.setattr(cli_film, "PART", 5)
+    monkeypatch.setattr(video, "PART", 5)
     command = ["colorize", film, "-o", tmp_path, "--frames", "--stabilize", *model]
     with monkeypatch.context() as patch:
-        stop_behind(1, cli_film._Pictures, patch)
+        stop_behind(1, video._Pictures, patch)
         assert run(*command) == 130
     assert len(list((tmp_path / "film").glob("*.png"))) == 5
     assert run(*command) == 0
@@ -191,7 +192,7 @@ def test_by_coloured_frames_of_it(tmp_path, film, mini_exemplar_file):
 
 
 def test_hints_go_with_what_moves(tmp_path, film, mini_pointhint_file, monkeypatch, capsys):
-    monkeypatch.setattr(cli_film, "PART", 4)
+    monkeypatch.setattr(video, "PART", 4)
     keys = tmp_path / "keys"
     keys.mkdir()
     red = {"version": 1, "points": [{"x": 0.5, "y": 0.5, "color": "#c03030", "size": 8}]}

@@ -6,11 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from comfyui_colorist import cli, cli_common
+from comfyui_colorist import cli
+from comfyui_colorist.cli import options as cli_options
 from comfyui_colorist.model_defs import checkpoint, registry
 from comfyui_colorist.model_store import catalog, download
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 serving = SimpleNamespace(**runpy.run_path(str(ROOT / "serving.py")))
 
 
@@ -209,7 +210,7 @@ def test_verify_damaged_files(installed, mini_file, capsys):
 # --- convert -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", cli_common.DTYPES)
+@pytest.mark.parametrize("dtype", cli_options.DTYPES)
 def test_models_convert(tmp_path, mini_file, mini_network, dtype):
     import torch
 

@@ -7,7 +7,9 @@ import argparse
 import json
 from pathlib import Path
 
-from .cli_common import DONE, DTYPES, FAILED, FAILURES, Refusal, say, sentence, show
+from ...console.errors import DONE, FAILED, FAILURES, Refusal, sentence
+from ...console.output import say, show
+from ..options import DTYPES
 
 ALL = "all"
 
@@ -54,9 +56,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from .model_defs import checkpoint
-    from .model_store import catalog, resolve
-    from .model_store import paths as model_paths
+    from ...model_defs import checkpoint
+    from ...model_store import catalog, resolve
+    from ...model_store import paths as model_paths
 
     boxed, found = model_paths.boxed(), resolve.available()
     at_hand = [
@@ -108,15 +110,15 @@ def _row(name: str, size: int | None, place: str, licence: str) -> None:
 
 def _licence(path: Path, info: dict) -> str:
     """As the file says, or as its publisher does; "" where neither is known."""
-    from .model_store import catalog
+    from ...model_store import catalog
 
     known = catalog.find(path.name)
     return str(info.get("licence") or (known.licence if known else ""))
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from .model_store import catalog, download, resolve
-    from .model_store import paths as model_paths
+    from ...model_store import catalog, download, resolve
+    from ...model_store import paths as model_paths
 
     wanted = []
     for name in arguments.names:
@@ -148,7 +150,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from .model_store import catalog, resolve
+    from ...model_store import catalog, resolve
 
     found = resolve.available()
     paths = found
@@ -176,8 +178,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _checked(path: Path) -> dict[str, str | None]:
     """What a file is, whether it loads strictly and, where it is published, is as published."""
-    from .model_defs import checkpoint, registry
-    from .model_store import catalog, download
+    from ...model_defs import checkpoint, registry
+    from ...model_store import catalog, download
 
     record = dict.fromkeys(("sha256", "published", "found", "error"))
     try:
@@ -203,7 +205,7 @@ def _checked(path: Path) -> dict[str, str | None]:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from .trainers import export
+    from ...trainers import export
 
     try:
         config = export.Config(

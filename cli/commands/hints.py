@@ -10,34 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import cli_film
-from .cli_colorize import (
-    Job,
-    Painters,
-    add_finish,
-    add_pictures,
-    alone,
-    color_all,
-    finishing,
-    load_role,
-    write_missing,
-)
-from .cli_common import (
-    DEFAULT_POINTHINT,
-    FAILURES,
-    Refusal,
-    add_network,
-    refuse_unwritable,
-    sentence,
-)
+from ...console.checks import refuse_unwritable
+from ...console.errors import FAILURES, Refusal, sentence
+from .. import video
+from ..jobs import Job, alone
+from ..options import DEFAULT_POINTHINT, add_finish, add_network, add_pictures, finishing, load_role
+from ..runner import Painters, color_all, write_missing
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .media.image_data import Picture
-    from .pipeline.by_hints import PointHintColorizer
-    from .pipeline.hints.schema import Hint
+    from ...media.image_data import Picture
+    from ...pipeline.by_hints import PointHintColorizer
+    from ...pipeline.hints.schema import Hint
 
 
 def add_hints(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +34,7 @@ def add_hints(parser: argparse.ArgumentParser) -> None:
         "where it was."
     )
     add_pictures(parser)
-    cli_film.add_film(parser)
+    video.add_film(parser)
     add = parser.add_argument
     add(
         "--hints",
@@ -88,7 +74,7 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
     import numpy as np
     import torch
 
-    from .pipeline.hints import rasterize
+    from ...pipeline.hints import rasterize
 
     try:
         films = [job.film for job in jobs]
@@ -119,7 +105,7 @@ def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
 
 
 class _Frames:
-    """Colours a film by hints that go with what they lie on: a painter of `cli_film`."""
+    """Colours a film by hints that go with what they lie on: a painter of `video`."""
 
     def __init__(
         self,
@@ -128,13 +114,13 @@ class _Frames:
         keys: "dict[int, list[Hint]]",
         device: object,
     ):
-        from .pipeline.hints.tracking import Follower
+        from ...pipeline.hints.tracking import Follower
 
         self.pointhint, self.options, self.keys = pointhint, options, keys
         self.number, self.follower = 0, Follower(device=device)
 
     def paint(self, frames: "np.ndarray") -> "tuple[np.ndarray, list[dict[str, Tensor]]]":
-        """See `cli_film.Painter`."""
+        """See `video.Painter`."""
         import torch
 
         each, left = [], []
@@ -147,8 +133,8 @@ class _Frames:
         return self.pointhint.colorize(frames, each=each, **self.options), left
 
     def restore(self, tensors: "dict[str, Tensor]", number: int) -> None:
-        """See `cli_film.Painter`."""
-        from .pipeline.hints.tracking import Follower
+        """See `video.Painter`."""
+        from ...pipeline.hints.tracking import Follower
 
         self.follower, self.number = Follower.of(tensors, self.follower.device), number
 
@@ -159,7 +145,7 @@ def _reader(arguments: argparse.Namespace, jobs: list[Job]) -> Callable[[Path], 
     Raises:
         Refusal, ValueError, OSError: hints for all pictures that are not there, or wrong.
     """
-    from .pipeline.hints import schema as hint_schema
+    from ...pipeline.hints import schema as hint_schema
 
     given = arguments.hints
     if os.path.isdir(given):
@@ -182,8 +168,8 @@ def _keys(arguments: argparse.Namespace) -> "Callable[[], dict[int, list[Hint]]]
     """What gives the hints of a film by the numbers of the frames that they were made for."""
     import torch
 
-    from .media import image_io
-    from .pipeline.hints import tracking
+    from ...media import image_io
+    from ...pipeline.hints import tracking
 
     given = Path(arguments.hints)
     if not os.path.isdir(given):
@@ -226,7 +212,7 @@ def _own(folder: Path, source: Path, inputs: list[Path]) -> list["Hint"]:
 
 
 def _file(path: Path) -> list["Hint"]:
-    from .pipeline.hints import schema as hint_schema
+    from ...pipeline.hints import schema as hint_schema
 
     try:
         return hint_schema.read(path.read_text(encoding="utf-8-sig"))

@@ -12,25 +12,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from .cli_colorize import pictures_in
-from .cli_common import (
-    DEFAULT_COLORFORMER,
-    DONE,
-    FAILED,
-    FAILURES,
-    Refusal,
-    add_network,
-    device_of,
-    identity,
-    left_out,
-    locate_memory,
-    pace,
-    refuse_existing,
-    refuse_unwritable,
-    say,
-    sentence,
-    show,
-)
+from ...console.checks import identity, refuse_existing, refuse_unwritable
+from ...console.errors import DONE, FAILED, FAILURES, Refusal, sentence
+from ...console.output import left_out, pace, say, show
+from ..jobs import pictures_in
+from ..options import DEFAULT_COLORFORMER, add_network, device_of, locate_memory
 
 SUFFIX = ".safetensors"
 COLORS, SEMANTICS = "color_embed.npy", "semantic_embed.npy"  # as the published program names them
@@ -78,9 +64,9 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from .pipeline import loader
-    from .pipeline.color_memory import builder as memory_builder
-    from .pipeline.color_memory import memory
+    from ...pipeline import loader
+    from ...pipeline.color_memory import builder as memory_builder
+    from ...pipeline.color_memory import memory
 
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
     _refuse_out(arguments.out, arguments.overwrite)
@@ -129,9 +115,9 @@ def _once(photos: Iterable[Path]) -> list[Path]:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from .model_defs import registry
-    from .model_store import resolve
-    from .pipeline.color_memory import memory
+    from ...model_defs import registry
+    from ...model_store import resolve
+    from ...pipeline.color_memory import memory
 
     _refuse_out(arguments.out, arguments.overwrite)
     try:
@@ -150,7 +136,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .pipeline.color_memory import memory
+    from ...pipeline.color_memory import memory
 
     out = arguments.out
     paths = [out / name for name in (COLORS, SEMANTICS)]
@@ -172,7 +158,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from .pipeline.color_memory import memory
+    from ...pipeline.color_memory import memory
 
     path = locate_memory(arguments.memory)
     try:

@@ -1,0 +1,1 @@
+"""The commands, a file for each; they need the standard library alone until they run."""

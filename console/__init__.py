@@ -1,0 +1,1 @@
+"""What commands and trainers say and refuse in a terminal."""
