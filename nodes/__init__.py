@@ -45,7 +45,8 @@ def extension() -> Colorist:
     host.register_folder()
     try:
         if (table := host.routes()) is not None:
-            from . import routes  # needs aiohttp, which is there where the host has a server
+            # Needs aiohttp, which is there where the host has a server.
+            from .hint_preview import routes
 
             routes.register(table)
     except Exception:  # all nodes would be lost

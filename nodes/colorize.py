@@ -5,7 +5,7 @@ from torch import Tensor
 from ..ops.chroma_upsampling import METHODS
 from ..pipeline.automatic import Colorizer
 from ..pipeline.postprocess import Finish
-from . import controls, host, words
+from . import controls, host, search_terms
 from .host import io, make
 
 
@@ -20,10 +20,10 @@ class Colorize(io.ComfyNode):
             description="Colours black-and-white photos. Keeps size, lightness and every detail of "
             "the photo: only colour is added.",
             search_aliases=[
-                *words.COLORING,
-                *words.RESTORING,
+                *search_terms.COLORING,
+                *search_terms.RESTORING,
                 "automatic",
-                *words.FILM,
+                *search_terms.FILM,
             ],
             inputs=[
                 controls.image(

@@ -7,7 +7,7 @@ from ..ops.chroma_upsampling import METHODS
 from ..pipeline.automatic import Colorizer
 from ..pipeline.by_reference import THRESHOLD, ExemplarColorizer
 from ..pipeline.postprocess import Finish
-from . import controls, host, words
+from . import controls, host, search_terms
 from .host import io, make
 from .load import Automatic, Exemplar
 
@@ -24,13 +24,13 @@ class ColorizeByReference(io.ComfyNode):
             "coloured, and tells where the references leave it unsure. Keeps size, lightness and "
             "every detail of the photo.",
             search_aliases=[
-                *words.COLORING,
-                *words.RESTORING,
+                *search_terms.COLORING,
+                *search_terms.RESTORING,
                 "color transfer",
                 "colour transfer",
                 "exemplar",
                 "xcnet",
-                *words.FILM,
+                *search_terms.FILM,
             ],
             inputs=[
                 controls.image(

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..model_defs.spec import Spec
 from ..pipeline import loader
 from ..pipeline.automatic import Colorizer
-from . import host, words
+from . import host, search_terms
 from .host import io, make
 
 # As shown -> as meant.
@@ -32,8 +32,8 @@ class LoadAutomatic(io.ComfyNode):
             description="Opens a network that colours photos by itself, for the Colorize node. "
             "Networks in the box need no download; others go into models/colorization.",
             search_aliases=[
-                *words.COLORING,
-                *words.RESTORING,
+                *search_terms.COLORING,
+                *search_terms.RESTORING,
                 "ddcolor",
                 "colorformer",
                 "checkpoint",
@@ -75,7 +75,7 @@ class LoadExemplar(io.ComfyNode):
             description="Opens a network that colours photos as a reference (exemplar) is "
             "coloured, for the Colorize by Reference node. The network in the box needs no "
             "download; others go into models/colorization.",
-            search_aliases=[*words.COLORING, "reference", "xcnet", "checkpoint"],
+            search_aliases=[*search_terms.COLORING, "reference", "xcnet", "checkpoint"],
             inputs=_choices("exemplar"),
             outputs=[
                 Exemplar.Output(
@@ -110,7 +110,7 @@ class LoadPointHint(io.ComfyNode):
             description="Opens a network that spreads the colours of points you place, for the "
             "Colorize by Point Hints node. The network in the box needs no download; others go "
             "into models/colorization.",
-            search_aliases=[*words.COLORING, "hints", "interactive", "checkpoint"],
+            search_aliases=[*search_terms.COLORING, "hints", "interactive", "checkpoint"],
             inputs=_choices("pointhint"),
             outputs=[
                 PointHint.Output(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..metrics import image as image_metrics
 from ..metrics.flicker import Flicker
-from . import controls, host, words
+from . import controls, host, search_terms
 from .host import io, make
 
 SHOWN = {  # score -> what it is called, digits, unit
@@ -33,7 +33,7 @@ class MeasureColor(io.ComfyNode):
             description="Tells in numbers how colourful photos are, how near to their true "
             "colours, and how much a film flickers.",
             search_aliases=[
-                *words.COLORING,
+                *search_terms.COLORING,
                 "psnr",
                 "ssim",
                 "ciede2000",

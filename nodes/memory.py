@@ -14,14 +14,14 @@ from ..pipeline.automatic import Colorizer
 from ..pipeline.color_memory import builder as memory_builder
 from ..pipeline.color_memory import memory as memories
 from ..pipeline.color_memory.memory import ColorMemory
-from . import controls, host, words
+from . import controls, host, search_terms
 from .host import io, make
 from .load import fingerprint
 
 Memory = io.Custom("COLOR_MEMORY")
 CATEGORY = "Colorist/memory"
 IMAGES = "(images)"  # in the combo of folders: the connected images
-ALIASES = [*words.COLORING, "colour memory", "colorformer"]
+ALIASES = [*search_terms.COLORING, "colour memory", "colorformer"]
 
 LONGEST = 200  # bytes of a name that someone chooses; file systems take 255
 REFUSED = '/\\:*?"<>|'  # in a name, by one system or another

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..pipeline.merge import merge_chroma
 from ..pipeline.postprocess import Finish
-from . import controls, host, words
+from . import controls, host, search_terms
 from .host import io, make
 
 
@@ -20,7 +20,7 @@ class MergeChroma(io.ComfyNode):
             "generator's small coloured picture becomes colour on your full-size photo, along its "
             "edges.",
             search_aliases=[
-                *words.COLORING,
+                *search_terms.COLORING,
                 "transfer color",
                 "transfer colour",
                 "luminance",

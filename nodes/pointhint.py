@@ -12,7 +12,8 @@ from ..pipeline.hints import rasterize
 from ..pipeline.hints import schema as hint_schema
 from ..pipeline.hints.tracking import Follower
 from ..pipeline.postprocess import Finish
-from . import canvas, controls, host, words
+from . import controls, host, search_terms
+from .hint_preview import sessions
 from .host import io, make
 from .load import Automatic, PointHint
 
@@ -33,15 +34,15 @@ class ColorizeByPointHints(io.ComfyNode):
             "on the picture in the node, or corrects an automatic network's colours by them. Keeps "
             "size, lightness and every detail of the photo.",
             search_aliases=[
-                *words.COLORING,
-                *words.RESTORING,
+                *search_terms.COLORING,
+                *search_terms.RESTORING,
                 "color points",
                 "colour points",
                 "interactive",
                 "scribble",
                 "user guided",
                 "hand tint",
-                *words.FILM,
+                *search_terms.FILM,
             ],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -144,7 +145,7 @@ class ColorizeByPointHints(io.ComfyNode):
         )
         resolution = resolution or None
         each = cls._followed(image, points) if follow else None
-        with canvas.computing():
+        with sessions.computing():
             session = cls._session(image, pointhint, colorizer, mask, resolution, finish)
             colored = pointhint.colorize(
                 image,
@@ -184,10 +185,10 @@ class ColorizeByPointHints(io.ComfyNode):
         mask: Tensor | None,
         resolution: int | None,
         finish: Finish,
-    ) -> canvas.Session | None:
+    ) -> sessions.Session | None:
         """What previews need; None where it cannot be had: the run goes on without."""
         try:
-            return canvas.open_session(
+            return sessions.open_session(
                 host.node_id(cls),
                 pointhint,
                 image,
@@ -204,11 +205,11 @@ class ColorizeByPointHints(io.ComfyNode):
 
     @classmethod
     def _message(
-        cls, session: canvas.Session, colored: Tensor, reference: Tensor | None
+        cls, session: sessions.Session, colored: Tensor, reference: Tensor | None
     ) -> dict | None:
         """What the page is told; None where the pictures for it cannot be written."""
         try:
-            return {"colorist_hints": [canvas.message(session, colored, reference)]}
+            return {"colorist_hints": [sessions.message(session, colored, reference)]}
         except OSError:
             log.exception("the canvas cannot show the result: is the temp folder full?")
             return None

@@ -13,7 +13,7 @@ from ..ops.tensors import as_batch
 from ..pipeline.references import search as reference_search
 from ..pipeline.references.descriptors import ENCODER
 from ..pipeline.references.search import Ranking
-from . import controls, host, words
+from . import controls, host, search_terms
 from .host import io, make
 from .load import load
 from .memory import IMAGES, folder_fingerprint
@@ -34,7 +34,7 @@ class FindReference(io.ComfyNode):
             "black-and-white one: what shows the same kind of thing in the same light. Connect it "
             "to Colorize by Reference. Needs no download.",
             search_aliases=[
-                *words.COLORING,
+                *search_terms.COLORING,
                 "exemplar",
                 "similar photos",
                 "image search",

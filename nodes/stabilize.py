@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..pipeline.video.stabilizer import Controls, Stabilizer, State
-from . import controls, host, words
+from . import controls, host, search_terms
 from .host import io, make
 
 FilmState = io.Custom("FILM_STATE")
@@ -21,8 +21,8 @@ class StabilizeChroma(io.ComfyNode):
             description="Takes the flicker out of a coloured film: colour is carried along what "
             "moves and averaged. Only colour changes; a cut, or something new, begins anew.",
             search_aliases=[
-                *words.COLORING,
-                *words.FILM,
+                *search_terms.COLORING,
+                *search_terms.FILM,
                 "deflicker",
                 "flicker",
                 "temporal consistency",

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..pipeline.automatic import Colorizer
 from ..pipeline.postprocess import Finish
-from . import controls, host, words
+from . import controls, host, search_terms
 from .host import io
 
 
@@ -19,8 +19,8 @@ class Variations(io.ComfyNode):
             description="Colours each photo several times, each time differently, so that you can "
             "choose. For ColorFormer networks.",
             search_aliases=[
-                *words.COLORING,
-                *words.RESTORING,
+                *search_terms.COLORING,
+                *search_terms.RESTORING,
                 "gallery",
                 "diverse",
                 "random colors",

@@ -1,4 +1,4 @@
-"""A stand-in for the parts of ComfyUI that nodes/host.py uses, as in the v0.33 line, on the CPU.
+"""A stand-in for the parts of ComfyUI that nodes/host uses, as in the v0.33 line, on the CPU.
 
 `install()` puts it into sys.modules. Where COMFYUI_PATH is set the tests use that host instead.
 """

@@ -97,7 +97,7 @@ def temp(host, tmp_path):
 @pytest.fixture
 def canvas(host, temp):
     """The module, without sessions of other tests."""
-    module = host.nodes.canvas
+    module = host.nodes.hint_preview.sessions
     module._sessions.clear()
     return module
 

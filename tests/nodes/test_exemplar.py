@@ -398,7 +398,7 @@ def test_progress_counts_images(host, run, grey, monkeypatch):
         def update_absolute(self, value, total):
             seen.append((value, total))
 
-    monkeypatch.setattr(host.bridge.comfy.utils, "ProgressBar", Bar)
+    monkeypatch.setattr(host.bridge.execution.comfy.utils, "ProgressBar", Bar)
     run(grey(3))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 

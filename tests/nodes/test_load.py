@@ -321,7 +321,7 @@ def test_a_published_network_is_downloaded(host, folder, server, chosen, monkeyp
         def update_absolute(self, done, total):
             told.append((done, total))
 
-    monkeypatch.setattr(host.bridge.comfy.utils, "ProgressBar", Bar)
+    monkeypatch.setattr(host.bridge.execution.comfy.utils, "ProgressBar", Bar)
     assert options(host, "model")[-1] == MARKED
     assert host.nodes.LoadAutomatic.fingerprint_inputs(model=chosen).endswith("missing")
     loaded = host.nodes.LoadAutomatic.execute(chosen, "auto").args[0]

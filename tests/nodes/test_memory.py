@@ -157,7 +157,7 @@ def test_lists_folders_that_hold_photos(host, album):
 
 
 def test_the_listing_is_bounded(host, inputs, monkeypatch):
-    monkeypatch.setattr(host.bridge, "INPUT_FOLDERS", 4)
+    monkeypatch.setattr(host.bridge.folders, "INPUT_FOLDERS", 4)
     for name in "abcdef":
         (inputs / name).mkdir()
         (inputs / name / "p.png").write_bytes(b"x")
@@ -223,7 +223,7 @@ def test_progress_reaches_its_end(host, former, monkeypatch):
         def update_absolute(self, value, total):
             seen.append((value, total))
 
-    monkeypatch.setattr(host.bridge.comfy.utils, "ProgressBar", Bar)
+    monkeypatch.setattr(host.bridge.execution.comfy.utils, "ProgressBar", Bar)
     host.nodes.BuildMemory.execute(former, images=torch.stack([photo(0), photo(1)]), **SMALL)
     assert len({total for _, total in seen}) == 1
     assert seen == sorted(seen)

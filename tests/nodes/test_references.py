@@ -174,7 +174,7 @@ def test_progress_reaches_its_end_and_stop_is_heard(host, find, album, cache, mo
         def update_absolute(self, value, total):
             seen.append((value, total))
 
-    monkeypatch.setattr(host.bridge.comfy.utils, "ProgressBar", Bar)
+    monkeypatch.setattr(host.bridge.execution.comfy.utils, "ProgressBar", Bar)
     find(photo(9)[None], folder="album")
     assert seen == sorted(seen) and seen[-1] == (5, 5)
     host.mm.interrupt_current_processing()

@@ -138,7 +138,7 @@ def test_progress_counts_results(host, vary, grey, monkeypatch):
         def update_absolute(self, value, total):
             seen.append((value, total))
 
-    monkeypatch.setattr(host.bridge.comfy.utils, "ProgressBar", Bar)
+    monkeypatch.setattr(host.bridge.execution.comfy.utils, "ProgressBar", Bar)
     vary(grey(2), count=2)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 

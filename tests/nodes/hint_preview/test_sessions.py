@@ -16,7 +16,7 @@ from PIL import Image
 pytest.importorskip("aiohttp")
 
 PREVIEW, SUGGEST = "/colorist/hints/preview", "/colorist/hints/suggest"
-STANDIN = Path(__file__).resolve().parents[1] / "host" / "standin.py"
+STANDIN = Path(__file__).resolve().parents[2] / "host" / "standin.py"
 RED = {"x": 0.25, "y": 0.5, "color": "#c03030", "size": 4}
 
 

@@ -15,14 +15,14 @@ from io import BytesIO
 import torch
 from torch import Tensor
 
-from ..ops.tensors import repaired
-from ..pipeline.automatic import Colorizer
-from ..pipeline.by_hints import PointHintColorizer, Prepared, shown
-from ..pipeline.hints import suggestions
-from ..pipeline.hints.schema import Hint
-from ..pipeline.postprocess import Finish
-from . import host
-from .load import load
+from ...ops.tensors import repaired
+from ...pipeline.automatic import Colorizer
+from ...pipeline.by_hints import PointHintColorizer, Prepared, shown
+from ...pipeline.hints import suggestions
+from ...pipeline.hints.schema import Hint
+from ...pipeline.postprocess import Finish
+from .. import host
+from ..load import load
 
 KEPT = 4  # photos that are ready for previews; others are made ready again when they are asked for
 KNOWN = 64  # sessions that are known at all

@@ -23,9 +23,10 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from ..pipeline.hints import schema as hint_schema
-from ..pipeline.postprocess import Finish
-from . import canvas, host
+from ...pipeline.hints import schema as hint_schema
+from ...pipeline.postprocess import Finish
+from .. import host
+from . import sessions
 
 log = logging.getLogger(__name__)
 Answered = TypeVar("Answered")
@@ -126,18 +127,18 @@ class Answers:
             colors = await self._compute(session, lambda: session.suggest(x, y))
         return web.json_response({"colors": colors}, headers=NO_STORE)
 
-    async def _compute(self, session: canvas.Session, work: Callable[[], Answered]) -> Answered:
+    async def _compute(self, session: sessions.Session, work: Callable[[], Answered]) -> Answered:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, _alone, session, work)
 
 
-def _alone(session: canvas.Session, work: Callable[[], Answered]) -> Answered:
+def _alone(session: sessions.Session, work: Callable[[], Answered]) -> Answered:
     """`work`, on the worker's thread, where no workflow runs.
 
     A workflow may begin right after. Where it comes to our node it waits for the end of this, and
     elsewhere runs beside it; if that makes this fail, the workflow is the reason given.
     """
-    if host.busy() or not canvas.COMPUTING.acquire(blocking=False):
+    if host.busy() or not sessions.COMPUTING.acquire(blocking=False):
         raise Refused(409, "a workflow is running; previews go on when it has ended.")
     try:
         return work()
@@ -153,7 +154,7 @@ def _alone(session: canvas.Session, work: Callable[[], Answered]) -> Answered:
             reason = f"it could not be computed ({type(error).__name__}); ComfyUI's log says more."
         raise Refused(500, reason) from error
     finally:
-        canvas.COMPUTING.release()
+        sessions.COMPUTING.release()
 
 
 # ---- what is asked ----
@@ -200,14 +201,14 @@ def _refuse_strangers(request: web.Request) -> None:
         raise Refused(403, "only ComfyUI's own page may ask.")
 
 
-def _session(body: dict) -> canvas.Session:
+def _session(body: dict) -> sessions.Session:
     """The session that a request names."""
     node, token = body["node"], body["session"]
     if not isinstance(node, str) or len(node) > LONGEST:
         raise Refused(400, f"node is no text of at most {LONGEST} characters.")
     if not isinstance(token, str) or not TOKEN.fullmatch(token):
         raise Refused(400, "session is no name of a session.")
-    session = canvas.find(token, node)
+    session = sessions.find(token, node)
     if session is None:
         raise Refused(404, "this preview is no longer at hand; run the workflow once.")
     return session
