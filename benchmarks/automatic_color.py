@@ -64,8 +64,8 @@ def main() -> None:
 def opened(folder: Path, every: int):
     """Yield the photos of a folder as gray (1, 3, H, W) and as they are, both in 0..1."""
     from comfyui_colorist.ops import color
-    from comfyui_colorist.trainers.data import Photos
-    from comfyui_colorist.trainers.protocols import as_tensor
+    from comfyui_colorist.trainers.data.photos import Photos
+    from comfyui_colorist.trainers.evaluation.tasks import as_tensor
 
     photos = Photos([folder])
     for index in range(0, len(photos), every):
@@ -121,7 +121,7 @@ def on_scans(engine, resolution: int | None, options: argparse.Namespace) -> dic
 
 def write_sheet(engines: dict, options: argparse.Namespace) -> None:
     """Draw each scan beside the results of all models."""
-    from comfyui_colorist.trainers.contact_sheet import contact_sheet, save
+    from comfyui_colorist.trainers.evaluation.contact_sheet import contact_sheet, save
 
     rows = []
     for gray, _ in opened(options.scans, options.every):

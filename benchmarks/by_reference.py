@@ -132,7 +132,7 @@ def main() -> None:
     import torch
 
     color = importlib.import_module(f"{package}.ops.color")
-    measure = importlib.import_module(f"{package}.metrics.image")
+    image_metrics = importlib.import_module(f"{package}.metrics.image")
     engine = importlib.import_module(package).load(options.model)
 
     def batch(rgb: np.ndarray) -> torch.Tensor:
@@ -181,9 +181,9 @@ def main() -> None:
                 "the photo itself": want,
             }
             for name, rgb in results.items():
-                numbers = [f(rgb, want).item() for f in (measure.psnr, measure.ssim)]
-                numbers.append(measure.his(rgb, batch(reference)).item())
-                rows.setdefault(name, []).append([*numbers, measure.colorfulness(rgb).item()])
+                numbers = [f(rgb, want).item() for f in (image_metrics.psnr, image_metrics.ssim)]
+                numbers.append(image_metrics.his(rgb, batch(reference)).item())
+                rows.setdefault(name, []).append([*numbers, image_metrics.colorfulness(rgb).item()])
             ab = lab_of(mine[0].movedim(0, -1).numpy())[..., 1:]
             error = np.hypot(*(ab - lab_of(true)[..., 1:]).reshape(-1, 2).T)
             trust.setdefault(protocol, []).append(np.stack([sure.numpy().ravel(), error]))

@@ -30,7 +30,7 @@ def measure(options: argparse.Namespace, count: int) -> dict:
     import torch
     from comfyui_colorist.pipeline.color_memory import builder as memory_builder
     from comfyui_colorist.trainers.build_color_memory import Pictures
-    from comfyui_colorist.trainers.data import Photos
+    from comfyui_colorist.trainers.data.photos import Photos
 
     pictures = Pictures(Photos(options.photos), count)
     colorizer = colorist.load(options.model, device=options.device, dtype=options.dtype)

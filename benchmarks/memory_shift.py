@@ -37,9 +37,9 @@ def main() -> None:
     import torch
     from comfyui_colorist.ops import color
     from comfyui_colorist.pipeline.color_memory import builder as memory_builder
-    from comfyui_colorist.trainers.contact_sheet import contact_sheet, save
-    from comfyui_colorist.trainers.data import Photos
-    from comfyui_colorist.trainers.protocols import as_tensor
+    from comfyui_colorist.trainers.data.photos import Photos
+    from comfyui_colorist.trainers.evaluation.contact_sheet import contact_sheet, save
+    from comfyui_colorist.trainers.evaluation.tasks import as_tensor
 
     engine = colorist.load(options.model)
     engines = {"its own": engine}

@@ -98,11 +98,12 @@ def main() -> None:
     )
     from torchmetrics.image.fid import _compute_fid
 
-    color, measure = (
-        importlib.import_module(f"{package}.pipeline.{name}") for name in ("color", "measure")
+    color, fid, image_metrics = (
+        importlib.import_module(f"{package}.{name}")
+        for name in ("ops.color", "metrics.fid", "metrics.image")
     )
-    score = importlib.import_module(f"{package}.metrics.image").scores
-    networks = importlib.import_module(f"{package}.trainers.networks")
+    score = image_metrics.scores
+    networks = importlib.import_module(f"{package}.trainers.evaluation.feature_networks")
     engine = importlib.import_module(package).load(options.model, device="cpu")
     torch.set_grad_enabled(False)
 
@@ -144,7 +145,7 @@ def main() -> None:
         add("CIEDE2000, scikit-image", ours["ciede2000"], theirs)
         labs = [color.rgb_to_lab(x)[0] for x in both]
         theirs = deltaE_ciede2000(*(lab.movedim(0, -1).numpy() for lab in labs)).mean()
-        add("CIEDE2000 of our Lab, scikit-image", measure.delta_e(*labs).mean(), theirs)
+        add("CIEDE2000 of our Lab, scikit-image", image_metrics.delta_e(*labs).mean(), theirs)
         add("colourfulness, formula", ours["colorfulness"], published_colorfulness(made))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -156,12 +157,12 @@ def main() -> None:
             theirs = torch.cat([them(x)[0][:, :, 0, 0] for x in batches]).double()
             ours = torch.cat([us(x) for x in batches]).double()
             add("Inception features, pytorch-fid", (ours - theirs).abs().max() + 1, 1)
-            moments = measure.Moments(theirs.shape[1])
+            moments = fid.Moments(theirs.shape[1])
             for part in ours.float().split(8):
                 moments.add(part)
             sets.append((moments, theirs))
     few = [(theirs.mean(0).numpy(), np.cov(theirs.numpy().T)) for _, theirs in sets]
-    distance = measure.frechet_distance(*(moments for moments, _ in sets))
+    distance = fid.frechet_distance(*(moments for moments, _ in sets))
     add("FID, pytorch-fid", distance, calculate_frechet_distance(*few[0], *few[1]))
     add(
         "FID, by singular values of centred features",
@@ -172,10 +173,10 @@ def main() -> None:
     add("FID, torchmetrics", distance, _compute_fid(*tensors[0], *tensors[1]))
     rng = np.random.default_rng(0)
     many = [rng.normal(size=(5000, 256)) @ rng.normal(size=(256, 256)) / 16 for _ in range(2)]
-    moments = [measure.Moments(256) for _ in many]
+    moments = [fid.Moments(256) for _ in many]
     for one, rows in zip(moments, many, strict=True):
         one.add(torch.from_numpy(rows))
-    distance = measure.frechet_distance(*moments)
+    distance = fid.frechet_distance(*moments)
     stats = [x for rows in many for x in (rows.mean(0), np.cov(rows.T))]
     what = "Frechet distance of 5000 random vectors"
     add(f"{what}, pytorch-fid", distance, calculate_frechet_distance(*stats))

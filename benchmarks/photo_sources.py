@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
-    from comfyui_colorist.trainers import data
+    from comfyui_colorist.trainers.data import photos as data
 
     photos = data.Photos(options.photos, options.index, options.skip_licences)
     trained, held_out = data.hold_out(photos, options.held_out, options.seed)

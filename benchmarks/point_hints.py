@@ -54,9 +54,15 @@ def main() -> None:
     import torch
     import torch.nn.functional as F
 
-    color, measure, hint_points, spreading = (
-        importlib.import_module(f"{package}.pipeline.{name}")
-        for name in ("color", "measure", "hints", "pointhint")
+    color, image_metrics, hint_schema, rasterize, by_hints = (
+        importlib.import_module(f"{package}.{name}")
+        for name in (
+            "ops.color",
+            "metrics.image",
+            "pipeline.hints.schema",
+            "pipeline.hints.rasterize",
+            "pipeline.by_hints",
+        )
     )
     load = importlib.import_module(package).load
     models = {name: load(name) for name in options.model}
@@ -89,18 +95,18 @@ def main() -> None:
             rgb = color.lab_to_rgb(patch.mean((2, 3), keepdim=True)).clamp(0, 1)
             code = "".join(f"{v:02x}" for v in (255 * rgb).round().int().flatten().tolist())
             place = ((x + 0.5) * CELL / SIDE, (y + 0.5) * CELL / SIDE)
-            out.append(hint_points.Hint(*place, f"#{code}"))
+            out.append(hint_schema.Hint(*place, f"#{code}"))
         return out
 
     def known(gray: torch.Tensor) -> torch.Tensor:
         """The base's chroma, as corrections begin with it."""
-        return spreading.base_chroma(base, gray, color.lightness(gray))
+        return by_hints.base_chroma(base, gray, color.lightness(gray))
 
     def painted(L: torch.Tensor, ab: torch.Tensor) -> torch.Tensor:
         return color.to_gamut(torch.cat([L, ab], dim=1))
 
     def kriged(L: torch.Tensor, hints: list, ab: torch.Tensor | None = None) -> torch.Tensor:
-        return painted(L, spreading.spread(L, hints, ab, prior=True)[0])
+        return painted(L, by_hints.spread(L, hints, ab, prior=True)[0])
 
     def mean_of(L: torch.Tensor, hints: list) -> torch.Tensor:
         ab = torch.tensor([hint.ab for hint in hints]).view(-1, 2).sum(0) / max(1, len(hints))
@@ -140,7 +146,12 @@ def main() -> None:
             whole = np.array(whole.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
             photos.append((path.stem, torch.from_numpy(whole).movedim(-1, 0)[None] / 255))
 
-    scores = [measure.psnr, measure.ssim, measure.patch_error_variance, measure.boundary_psnr]
+    scores = [
+        image_metrics.psnr,
+        image_metrics.ssim,
+        image_metrics.patch_error_variance,
+        image_metrics.boundary_psnr,
+    ]
     torch.set_grad_enabled(False)
     summary: dict[str, dict] = {}
     for count in options.hints:
@@ -148,7 +159,7 @@ def main() -> None:
         for name, true in photos:
             L, true_ab = color.rgb_to_lab(true).split([1, 2], dim=1)
             hints = drawn(color.rgb_to_lab(true), count, name)
-            _, mask = hint_points.raster(hints, SIDE, SIDE)
+            _, mask = rasterize.raster(hints, SIDE, SIDE)
             for what, run in methods(L, hints).items():
                 began = time.perf_counter()
                 rgb = (run() * 255).round() / 255
@@ -156,7 +167,7 @@ def main() -> None:
                 error = (color.rgb_to_lab(rgb)[:, 1:] - true_ab).abs()
                 numbers = [f(rgb, true).item() for f in scores]
                 at_hints = (error * mask).sum() / (2 * mask.sum().clamp_min(1))
-                numbers += [at_hints.item(), measure.colorfulness(rgb).item(), seconds]
+                numbers += [at_hints.item(), image_metrics.colorfulness(rgb).item(), seconds]
                 rows.setdefault(what, []).append(numbers)
                 if options.save and count == 10:
                     options.save.mkdir(parents=True, exist_ok=True)

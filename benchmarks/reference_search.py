@@ -39,7 +39,7 @@ import comfyui_colorist as colorist
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.references import descriptors
 from comfyui_colorist.pipeline.references import search as reference_search
-from comfyui_colorist.trainers.data import Photos
+from comfyui_colorist.trainers.data.photos import Photos
 
 ENCODERS = ("ddcolor-nano", "colorformer-nano")
 MAPS = ((0,), (1,), (2,), (3,), (0, 1), (0, 1, 2), (0, 1, 2, 3))

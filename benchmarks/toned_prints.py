@@ -44,16 +44,17 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
-    from comfyui_colorist.trainers import data
+    from comfyui_colorist.trainers.data import color_filter
+    from comfyui_colorist.trainers.data import photos as data_photos
 
-    photos = data.Photos(options.photos)
+    photos = data_photos.Photos(options.photos)
     some = range(0, len(photos), max(1, len(photos) // options.count))
     found = {name: Counter() for name in ("photos", *TONES)}
     for index in some:
         image = photos[index]
         for name, tally in found.items():
             shown = image if name == "photos" else toned(image, name)
-            tally[data.colourless(shown) or "taken"] += 1
+            tally[color_filter.colourless(shown) or "taken"] += 1
     print(f"{len(some)} photos\n\n| | taken | grey | toned |\n| --- | --- | --- | --- |")
     shares = {}
     for name, tally in found.items():

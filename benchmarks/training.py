@@ -151,7 +151,7 @@ def _config(trainer: str, preset: str, folder: Path, options: argparse.Namespace
 
     runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
     module = importlib.import_module(f"comfyui_colorist.trainers.train_{trainer}")
-    common = importlib.import_module("comfyui_colorist.trainers.common")
+    common = importlib.import_module("comfyui_colorist.trainers.runtime.settings")
     parts = command(trainer, options, folder, "--preset", preset, *_start(trainer, preset, folder))
     return vars(common.parse(module.Config, module.PRESETS, parts[2:]))
 

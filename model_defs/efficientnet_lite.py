@@ -5,8 +5,8 @@ arXiv:1905.11946, table 1, in the Lite variants of 2020: no squeeze-and-excitati
 of swish, and stem, first and last stage of the same size in every variant.
 
 Batch norm is folded into the convolutions: fine-tuning on small batches keeps its statistics fixed
-anyway, and inference saves two passes over every map. `trainers.starts` folds ImageNet checkpoints
-when it reads them.
+anyway, and inference saves two passes over every map. `trainers.pretrained` folds ImageNet
+checkpoints when it reads them.
 """
 
 from typing import NamedTuple

@@ -36,8 +36,9 @@ from ..pipeline import loader
 from ..pipeline.automatic import Colorizer
 from ..pipeline.color_memory import builder as memory_builder
 from ..pipeline.color_memory import memory
-from . import common, starts, weights
-from .data import Photos
+from . import pretrained, pretrained_files
+from .data.photos import Photos
+from .runtime import settings
 
 PRESETS: dict[str, dict] = {}
 
@@ -156,8 +157,8 @@ def untrained(config: Config) -> Colorizer:
             f"{', '.join(colorformer.PRESETS)}."
         )
     network = registry.build(colorformer.NAME, colorformer.PRESETS[config.model])
-    path = weights.find(config.backbone, offline=config.offline)
-    starts.take(network.encoder, path, starts.COLORFORMER[network.config.encoder])
+    path = pretrained_files.find(config.backbone, offline=config.offline)
+    pretrained.take(network.encoder, path, pretrained.COLORFORMER[network.config.encoder])
     network.eval().to(config.device)
     colorizer = loader.wrap(network, colorformer.spec(network.config))
     colorizer.name = f"{config.model} on {path.name}"
@@ -165,4 +166,4 @@ def untrained(config: Config) -> Colorizer:
 
 
 if __name__ == "__main__":
-    sys.exit(common.script(main, Config, PRESETS, __doc__))
+    sys.exit(settings.script(main, Config, PRESETS, __doc__))

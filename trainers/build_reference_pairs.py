@@ -35,9 +35,9 @@ from ..media import atomic
 from ..pipeline import loader
 from ..pipeline.references import descriptors
 from ..pipeline.references import search as reference_search
-from . import common
 from .build_color_memory import Pictures
-from .data import Photos
+from .data.photos import Photos
+from .runtime import settings
 
 PRESETS: dict[str, dict] = {}
 
@@ -102,4 +102,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(common.script(main, Config, PRESETS, __doc__))
+    sys.exit(settings.script(main, Config, PRESETS, __doc__))

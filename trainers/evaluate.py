@@ -19,9 +19,7 @@ if not __package__:  # run by path
 
     __package__ = _standalone.package("trainers")
 
-import csv
 import importlib.util
-import io
 import json
 import logging
 import math
@@ -45,109 +43,17 @@ from ..model_defs import checkpoint
 from ..model_store import resolve
 from ..pipeline import loader
 from ..pipeline.automatic import Colorizer
-from . import common, weights
-from .contact_sheet import contact_sheet, kind_of, save
-from .data import Photos
-from .judges import Judges
-from .protocols import PROTOCOLS, SIDES, SMALLEST, TRUTH, Item, Study, read_ahead
+from . import pretrained_files
+from .data.photos import Photos
+from .evaluation.config import Config
+from .evaluation.contact_sheet import contact_sheet, save
+from .evaluation.scorers import Judges
+from .evaluation.tables import _csv, table
+from .evaluation.tasks import PROTOCOLS, SIDES, TRUTH, Item, Study, read_ahead
+from .runtime import provenance, settings
 
 PRESETS: dict[str, dict] = {}
-FINISHES = "ours", "published"
-COLUMNS = {  # score -> heading, format
-    "fid": ("FID", ".2f"),
-    "colorfulness": ("CF", ".2f"),
-    "delta_colorfulness": ("delta-CF", ".2f"),
-    "psnr": ("PSNR", ".2f"),
-    "ssim": ("SSIM", ".4f"),
-    "ciede2000": ("CIEDE2000", ".2f"),
-    "his": ("HIS", ".3f"),
-    "pev16": ("PEV 16", ".1f"),
-    "bpsnr16": ("B-PSNR 16", ".2f"),
-    "pev32": ("PEV 32", ".1f"),
-    "bpsnr32": ("B-PSNR 32", ".2f"),
-    "top1": ("top-1", ".1f"),
-    "top5": ("top-5", ".1f"),
-}
-# What the photos themselves have by definition: "-" in their row
-TRIVIAL = ("fid", "delta_", "psnr", "ssim", "ciede2000", "pev", "bpsnr")
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Config:
-    """Settings of one evaluation."""
-
-    photos: tuple[Path, ...] = ()
-    """Folders and .tar shards of colour photos."""
-    model: tuple[str, ...] = ("ddcolor-nano",)
-    """Files, boxed or installed networks, of any roles."""
-    size: int | None = None
-    """Photos are squashed to a square of this side; 0 = their own size and shape.
-
-    Default: as the papers do, 256, or 224 with guided networks.
-    """
-    resolution: int = 0
-    """Working resolution; 0 = the network's own."""
-    finish: str = "ours"
-    """ours, or published: the official script's picture."""
-    saturation: float = 1.0
-    fade: float = 0.0
-    """C* of which half is left, see `pipeline.postprocess`."""
-    dtype: str = "float32"
-    """float32, bfloat16 or float16, of the networks that colour."""
-    hints: tuple[int, ...] = (1, 10, 50)
-    """Numbers of random points for networks that take points."""
-    pairs: str = "self"
-    """For networks that take references: JSON or TSV of targets and references, or the table of
-    build_reference_pairs, of which the best is taken; self: another view of the photo."""
-    inception: str = ""
-    """Inception weights for FID: their file, or inception_fid."""
-    classifier: str = ""
-    """Classifier for top-1 and top-5: the file of its weights, or a name such as vgg16."""
-    labels: Path | None = None
-    """CSV `key,class`; without: .cls members of shards, or a folder for each class."""
-    min_chroma: float = 0.0
-    """Leave out photos with a mean C* below this (not of pairs)."""
-    skip: int = 0
-    """Leave out the first photos."""
-    limit: int = 0
-    """Use only so many photos, or pairs; 0 = all."""
-    seed: int = 0
-    batch: int = 8
-    """Photos at once, where their sizes agree."""
-    json: Path | None = None
-    """Write all numbers and the protocol."""
-    csv: Path | None = None
-    """Write the numbers of each photo."""
-    sheet: Path | None = None
-    """Write a contact sheet: the four best, middle and worst photos by the first network's PSNR.
-
-    With networks of several roles, one for each, their names ending in the role.
-    """
-    stamp: bool = False
-    """Write the scores into the metadata of the model files, which must be ours."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def __post_init__(self) -> None:
-        if not self.photos:
-            raise ValueError("photos: name at least one folder or .tar file (--photos PATH ...).")
-        if self.finish not in FINISHES:
-            raise ValueError(f"finish is '{self.finish}'; expected {' or '.join(FINISHES)}.")
-        if self.finish == "published" and (self.saturation != 1 or self.fade):
-            raise ValueError(
-                f"saturation is {self.saturation} and fade {self.fade}, but finish is published, "
-                "which has none; leave out the one or the other."
-            )
-        if self.size is not None and self.size and self.size < SMALLEST:
-            raise ValueError(f"size is {self.size}; expected 0, or {SMALLEST} or more.")
-        if self.sheet:
-            kind_of(self.sheet)
-        for name in ("hints", "batch"):
-            if np.min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
-        for name in ("limit", "skip", "resolution"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more.")
 
 
 def main(config: Config) -> dict:
@@ -330,12 +236,12 @@ def protocol(config: Config, engines: dict[str, Colorizer], judges: Judges, size
             "role": colorizer.spec.role,
             "architecture": colorizer.spec.architecture,
             "resolution": config.resolution or colorizer.spec.resolution,
-            "sha256": weights.fingerprint(resolve.locate(name)),
+            "sha256": pretrained_files.fingerprint(resolve.locate(name)),
         }
     return {
         "networks": networks,
         "judges": judges.files,
-        "settings": common.jsonable(config) | {"size": size},
+        "settings": provenance.jsonable(config) | {"size": size},
         "versions": {
             "colorist": __version__,
             "commit": _commit(),
@@ -361,35 +267,6 @@ def _commit() -> str:
     except OSError:  # no checkout, or a work tree elsewhere
         return ""
     return next((line[:7] for line in packed if line.endswith(f" {name}")), "")
-
-
-# --- For people ----------------------------------------------------------------------------------
-
-
-def table(summary: dict[str, dict]) -> str:
-    """A study's scores in Markdown."""
-    columns = [name for name in COLUMNS if any(name in row for row in summary.values())]
-    lines = [
-        "| method | " + " | ".join(COLUMNS[name][0] for name in columns) + " |",
-        "| --- " * (1 + len(columns)) + "|",
-    ]
-    for method, row in summary.items():
-        cells = [method]
-        for name in columns:
-            own = method == TRUTH and name.startswith(TRIVIAL)
-            value = None if own else row.get(name)
-            cells.append("-" if value is None else format(value, COLUMNS[name][1]))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _csv(rows: list[dict]) -> str:
-    names = dict.fromkeys(name for row in rows for name in row)
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
 
 
 def stamped(summary: dict[str, dict], name: str) -> dict:
@@ -453,7 +330,7 @@ def _sheet_file(path: Path, role: str, roles: Sequence[str]) -> Path:
 def command(arguments: list[str] | None = None) -> int:
     """The script: `main` with what the command line says, and its exit code."""
     try:
-        main(common.parse(Config, PRESETS, arguments, __doc__))
+        main(settings.parse(Config, PRESETS, arguments, __doc__))
     except (errors.Refusal, *errors.FAILURES) as error:
         output.say(f"error: {errors.sentence(error)}")
         return errors.FAILED

@@ -40,7 +40,7 @@ from ..model_defs import checkpoint, colorformer, pointhint, registry, xcnet, xc
 from ..model_defs.spec import Spec
 from ..model_store import resolve
 from ..pipeline import loader
-from . import common
+from .runtime import settings
 
 PRESETS: dict[str, dict] = {}
 TOLERANCE = 0.01  # Lab units that onnxruntime and PyTorch may differ by; float32 gives about 0.0003
@@ -563,4 +563,4 @@ class Traceable(nn.Module):
 
 
 if __name__ == "__main__":
-    sys.exit(common.script(main, Config, PRESETS, __doc__))
+    sys.exit(settings.script(main, Config, PRESETS, __doc__))

@@ -10,7 +10,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ..metrics.image import colorfulness, soft_histogram
 from ..model_defs import efficientnet_lite
-from . import networks, starts
+from . import pretrained
+from .evaluation import feature_networks
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, weights: str | Path):
         super().__init__()
-        self.vgg = networks.vgg(weights, kinds=("vgg16_bn", "vgg16"))
+        self.vgg = feature_networks.vgg(weights, kinds=("vgg16_bn", "vgg16"))
         self.weights = [2.0 ** (i - 4) for i in range(len(self.vgg.taps))]
         if self.vgg.name == "vgg16":
             log.info(
@@ -153,7 +154,7 @@ class FeatureLoss(nn.Module):
 
     def __init__(self, weights: str | Path):
         super().__init__()
-        self.encoder = starts.open_lite(weights).eval().requires_grad_(False)
+        self.encoder = pretrained.open_lite(weights).eval().requires_grad_(False)
 
     def forward(self, rgb: Tensor, true_rgb: Tensor) -> Tensor:
         """Two (B, 3, H, W) in 0..1; the true one gets no gradient."""

@@ -59,13 +59,26 @@ from ..model_defs.spec import Entries, Spec
 from ..ops import color
 from ..pipeline import loader
 from ..pipeline.color_memory import memory
-from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
+from . import losses, pretrained, pretrained_files
+from .data import batches, inputs
+from .data.photos import hold_out, open_photos
+from .runtime import (
+    distributed,
+    ema,
+    logger,
+    optimization,
+    provenance,
+    sample_grid,
+    session,
+    settings,
+)
+from .runtime import state as checkpoints
 
 log = logging.getLogger("train_colorformer")
 
 
 @dataclass
-class Config(common.Settings):
+class Config(settings.Settings):
     """Settings of one run; the defaults are the paper's (section 4.1)."""
 
     out: Path = Path("runs/colorformer")
@@ -87,7 +100,7 @@ class Config(common.Settings):
     """Factor on the learning rate of the encoder."""
     damage: float = 0.0
     """Part of the photos whose gray input is damaged as old prints and scans are: grain, blur,
-    scratches, faded tones, borders, ... (trainers/damage.py); the colors of the photo stay."""
+    scratches, faded tones, borders, ... (trainers/data/damage.py); the colors of the photo stay."""
     recolor: float = 0.0
     """Part of the batches in which memory and photos are recoloured alike: the network then learns
     to take its colours from the memory, so that another one changes them. 0 in the paper."""
@@ -137,10 +150,10 @@ class Config(common.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        common.check_choice(self.weights, self.architecture, colorformer.PRESETS)
+        settings.check_choice(self.weights, self.architecture, colorformer.PRESETS)
         if self.weights and self.backbone:
             raise ValueError("weights and backbone both name a start for the encoder; give one.")
-        common.check_feature(self.feature, self.feature_network)
+        settings.check_feature(self.feature, self.feature_network)
         if self.schedule not in ("halving", "cosine"):
             raise ValueError(f"schedule is '{self.schedule}'; expected halving or cosine.")
 
@@ -214,10 +227,10 @@ def main(config: Config) -> None:
         SystemExit: a loss is no number, a full disk; the message says what is kept.
         ValueError, OSError: photos, weights or a memory that cannot be used.
     """
-    accelerator = run.accelerator(config)
+    accelerator = distributed.accelerator(config)
     device = accelerator.device
-    photos, held_out = data.hold_out(
-        data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
+    photos, held_out = hold_out(
+        open_photos(config.photos, config.index, config.skip_licences, config.stream),
         config.held_out,
         config.seed,
         config.watch,
@@ -225,15 +238,15 @@ def main(config: Config) -> None:
     with accelerator.local_main_process_first():  # which downloads what is missing
         network, spec = build(config)
         network.to(device, memory_format=torch.channels_last).train()
-        perceptual = run.perceptual(config, device)
-        feature = run.feature_loss(config, device)
+        perceptual = session.perceptual(config, device)
+        feature = session.feature_loss(config, device)
     stages = len(network.encoder.stages) if config.freeze_encoder else config.frozen_stages
-    common.freeze(network.encoder, stages)
-    average = common.Average(network, config.average)
+    optimization.freeze(network.encoder, stages)
+    average = ema.Average(network, config.average)
     discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
 
     optimizer = torch.optim.AdamW(
-        common.parameter_groups(network, config.weight_decay, config.encoder_rate),
+        optimization.parameter_groups(network, config.weight_decay, config.encoder_rate),
         lr=config.learning_rate,
         betas=(0.9, 0.99),
     )
@@ -247,16 +260,16 @@ def main(config: Config) -> None:
         optimizers |= {"discriminator": judge_optimizer}
     state = checkpoints.State(accelerator, config, networks, optimizers)
     begun = state.load()
-    run.introduce(accelerator, photos, network)
+    session.introduce(accelerator, photos, network)
 
     model, judge, optimizer, judge_optimizer = accelerator.prepare(
-        Training(run.share_statistics(network, accelerator)),
+        Training(distributed.share_statistics(network, accelerator)),
         discriminator,
         optimizer,
         judge_optimizer,
     )
     photos_from = partial(
-        data.batches,
+        batches.batches,
         photos,
         batch=config.batch,
         seed=config.seed,
@@ -274,24 +287,24 @@ def main(config: Config) -> None:
     )
 
     def look(step: int) -> None:
-        colored = samples.automatic(loader.wrap(average.network, spec))
-        samples.show(held_out, colored, report, config.out, step)
+        colored = sample_grid.automatic(loader.wrap(average.network, spec))
+        sample_grid.show(held_out, colored, report, config.out, step)
 
     def save(step: int, places: dict) -> None:
         checkpoints.refuse_infinite_weights(state, step)
         if accelerator.is_main_process:
             some = photos_from(size=lambda _: config.side(step - 1))
-            common.calibrate(average.network, some, common.gray_seen(device))
+            ema.calibrate(average.network, some, inputs.gray_seen(device))
             look(step)
-            training = common.provenance(config, photos, step, report.seconds)
+            training = provenance.provenance(config, photos, step, report.seconds)
             facts = {key: getattr(spec, key) for key in ("resolution", "fade", "gain")}
             checkpoints.write_weights(config, average.network, colorformer.NAME, training, facts)
         state.save(step, report.seconds, places)
         report.after_saving()
 
     with (
-        reports.Report(accelerator, config.out, config.steps, begun) as report,
-        run.Stop(accelerator, config.report_every) as stop,
+        logger.Report(accelerator, config.out, config.steps, begun) as report,
+        session.Stop(accelerator, config.report_every) as stop,
     ):
         if config.weights and not begun.step and accelerator.is_main_process:
             look(0)
@@ -300,7 +313,7 @@ def main(config: Config) -> None:
             rate = config.learning_rate * rate_factor(config, step)
             for group in (*optimizer.param_groups, *judge_optimizer.param_groups):
                 group["lr"] = rate * group.get("factor", 1.0)
-            random = common.generator(config.seed, step)
+            random = optimization.generator(config.seed, step)
             recoloring = (
                 draw_recoloring(network.memory, random)
                 if torch.rand((), generator=random) < config.recolor
@@ -309,9 +322,9 @@ def main(config: Config) -> None:
             for part in batch.parts(config.accumulate):
                 with accelerator.accumulate(model, judge):
                     # Forward: colour of the grey picture, joined with the true L
-                    true_rgb = common.unit(part.pictures[0], device)
+                    true_rgb = inputs.unit(part.pictures[0], device)
                     L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
-                    ab, true_ab = model(common.gray_input(part, device), true_ab, recoloring)
+                    ab, true_ab = model(inputs.gray_input(part, device), true_ab, recoloring)
                     with torch.set_grad_enabled(config.sees_rgb):
                         rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
                     if recoloring is not None:
@@ -340,7 +353,7 @@ def main(config: Config) -> None:
                     if config.colorfulness:
                         terms["colorfulness"] = losses.colorfulness_loss(rgb)
                     if config.adversarial:
-                        with run.frozen(discriminator):
+                        with session.frozen(discriminator):
                             terms["adversarial"] = losses.adversarial_loss(discriminator(rgb), True)
                     loss = sum(
                         getattr(config, name) * term
@@ -361,7 +374,7 @@ def main(config: Config) -> None:
 
             done, stopping = step + 1, stop.at(step + 1)
             saving = stopping or done % config.save_every == 0 or done == config.steps
-            if saving or done % config.report_every == 0 or done == reports.FIRST:
+            if saving or done % config.report_every == 0 or done == logger.FIRST:
                 report.write(done, rate)
             if saving:
                 save(done, batch.places)
@@ -373,22 +386,22 @@ def main(config: Config) -> None:
 def build(config: Config) -> tuple[colorformer.ColorFormer, Spec]:
     """A new network, or the one in `config.weights`; its memory, spectral norm where asked for."""
     if config.weights:
-        network, spec = common.start(config, colorformer.NAME)
+        network, spec = settings.start(config, colorformer.NAME)
     else:
         network = registry.build(colorformer.NAME, colorformer.PRESETS[config.architecture])
         spec = colorformer.spec(network.config)
         nn.init.normal_(network.memory.keys)
         nn.init.normal_(network.memory.values, std=30)  # about as wide as the colours of photos
         if config.backbone:
-            path = weights.find(config.backbone, offline=config.offline)
-            kind = starts.COLORFORMER[network.config.encoder]
-            log.info("encoder: %s", starts.take(network.encoder, path, kind))
+            path = pretrained_files.find(config.backbone, offline=config.offline)
+            kind = pretrained.COLORFORMER[network.config.encoder]
+            log.info("encoder: %s", pretrained.take(network.encoder, path, kind))
         else:
             log.info("encoder: random start values (ImageNet's: --backbone NAME or FILE)")
     if config.memory:
         take_memory(network, memory.load(config.memory))
     if config.spectral_norm:
-        common.normalise(network.spectral_convolutions(), config.weights)
+        optimization.normalise(network.spectral_convolutions(), config.weights)
     asked = {
         "resolution": config.resolution or spec.resolution,
         "fade": spec.fade if config.fade is None else config.fade,
@@ -414,8 +427,8 @@ def take_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> No
 def rate_factor(config: Config, step: int) -> float:
     """Learning rate at `step`, as part of the first."""
     if config.schedule == "cosine":
-        return common.cosine(step, config.steps, config.warmup)
-    return common.halving(step, (80_000, 120_000, 160_000))
+        return optimization.cosine(step, config.steps, config.warmup)
+    return optimization.halving(step, (80_000, 120_000, 160_000))
 
 
 # --- Recolouring -----------------------------------------------------------------------------
@@ -504,4 +517,4 @@ class Training(nn.Module):
 
 
 if __name__ == "__main__":
-    sys.exit(common.script(main, Config, PRESETS, __doc__))
+    sys.exit(settings.script(main, Config, PRESETS, __doc__))

@@ -56,15 +56,37 @@ from ..model_defs.spec import Spec
 from ..ops import color
 from ..pipeline import loader
 from ..pipeline.by_reference import ExemplarColorizer
-from . import checkpoints, common, data, losses, reports, run, samples, starts, weights
-from .pairs import SHARES, check_shares, load_pairs, pair_batches, recolor_alike, views
+from . import losses, pretrained, pretrained_files
+from .data import inputs
+from .data.batches import Batch
+from .data.photos import Photos, hold_out, open_photos
+from .data.reference_pairs import (
+    SHARES,
+    check_shares,
+    load_pairs,
+    pair_batches,
+    recolor_alike,
+    views,
+)
+from .data.shards import is_stream
+from .runtime import (
+    distributed,
+    ema,
+    logger,
+    optimization,
+    provenance,
+    sample_grid,
+    session,
+    settings,
+)
+from .runtime import state as checkpoints
 
 log = logging.getLogger("train_exemplar")
 RIGHT = 6.0, 0.35  # a colour counts as right when its error is below 6 ab units + 0.35 true chroma
 
 
 @dataclass
-class Config(common.Settings):
+class Config(settings.Settings):
     """Settings of one run; the defaults are the paper's (sections 3.3, 4.1)."""
 
     out: Path = Path("runs/exemplar")
@@ -123,8 +145,8 @@ class Config(common.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        common.check_choice(self.weights, self.architecture, xcnet.PRESETS)
-        streamed = self.stream or any(map(data.is_stream, self.photos))
+        settings.check_choice(self.weights, self.architecture, xcnet.PRESETS)
+        streamed = self.stream or any(map(is_stream, self.photos))
         if streamed and self.pairs:
             raise ValueError(
                 "pairs is a table of other photos as references, which a stream cannot find. Give "
@@ -203,10 +225,10 @@ def main(config: Config) -> None:
         SystemExit: a loss is no number, a full disk; the message says what is kept.
         ValueError, OSError: photos, pairs or weights that cannot be used.
     """
-    accelerator = run.accelerator(config)
+    accelerator = distributed.accelerator(config)
     device = accelerator.device
-    photos, held_out = data.hold_out(
-        data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
+    photos, held_out = hold_out(
+        open_photos(config.photos, config.index, config.skip_licences, config.stream),
         config.held_out,
         config.seed,
         config.watch,
@@ -217,12 +239,12 @@ def main(config: Config) -> None:
         network, spec = build(config)
         network.to(device, memory_format=torch.channels_last).train()
     network.backbone.requires_grad_(not config.freeze_backbone)
-    average = common.Average(network, config.average)
+    average = ema.Average(network, config.average)
     scales = len(network.heads)
     discriminators = Discriminators(config.crop, network.config.finest).to(device)
 
     optimizer = torch.optim.AdamW(  # Adam (section 4.1) where no weight decays
-        common.parameter_groups(network, config.weight_decay), lr=config.learning_rate
+        optimization.parameter_groups(network, config.weight_decay), lr=config.learning_rate
     )
     judge_optimizer = torch.optim.Adam(discriminators.parameters(), lr=config.learning_rate)
     networks = {"network": network, "average": average.network}
@@ -232,11 +254,11 @@ def main(config: Config) -> None:
         optimizers |= {"discriminators": judge_optimizer}
     state = checkpoints.State(accelerator, config, networks, optimizers)
     begun = state.load()
-    run.introduce(accelerator, photos, network)
+    session.introduce(accelerator, photos, network)
 
     model, judge, optimizer, judge_optimizer = accelerator.prepare(
-        run.share_statistics(network, accelerator),
-        run.share_statistics(discriminators, accelerator),
+        distributed.share_statistics(network, accelerator),
+        distributed.share_statistics(discriminators, accelerator),
         optimizer,
         judge_optimizer,
     )
@@ -261,24 +283,24 @@ def main(config: Config) -> None:
 
     def look(step: int) -> None:
         colored = by_reference(loader.wrap(average.network, spec), shown)
-        samples.show(held_out, colored, report, config.out, step)
+        sample_grid.show(held_out, colored, report, config.out, step)
 
     def save(step: int, places: dict) -> None:
         checkpoints.refuse_infinite_weights(state, step)
         if accelerator.is_main_process:
             some = partial(pairs_from, size=lambda _: config.side(step - 1))
-            common.calibrate(average.network, some(), partial(seen, device=device))
+            ema.calibrate(average.network, some(), partial(seen, device=device))
             fit_confidence(average.network, some(), device)
             look(step)
-            training = common.provenance(config, photos, step, report.seconds)
+            training = provenance.provenance(config, photos, step, report.seconds)
             facts = {"resolution": spec.resolution}
             checkpoints.write_weights(config, average.network, xcnet.NAME, training, facts)
         state.save(step, report.seconds, places)
         report.after_saving()
 
     with (
-        reports.Report(accelerator, config.out, config.steps, begun) as report,
-        run.Stop(accelerator, config.report_every) as stop,
+        logger.Report(accelerator, config.out, config.steps, begun) as report,
+        session.Stop(accelerator, config.report_every) as stop,
     ):
         if config.weights and not begun.step and accelerator.is_main_process:
             look(0)
@@ -291,7 +313,7 @@ def main(config: Config) -> None:
                 with accelerator.accumulate(model, judge):
                     # Forward: the target's L and the reference, in -1..1
                     target, reference = (
-                        lab_norm(common.unit(rgb, device)) for rgb in part.pictures
+                        lab_norm(inputs.unit(rgb, device)) for rgb in part.pictures
                     )
                     if config.recolor:
                         target, reference = recolored(config, target, reference, step, part.rows)
@@ -324,7 +346,7 @@ def main(config: Config) -> None:
                     if config.variation:
                         terms["variation"] = sum(map(losses.total_variation, made))
                     if config.adversarial:
-                        with run.frozen(discriminators):
+                        with session.frozen(discriminators):
                             terms["adversarial"] = judged(discriminators(joined(true, made)), True)
                     loss = sum(
                         getattr(config, name) * term
@@ -345,7 +367,7 @@ def main(config: Config) -> None:
 
             done, stopping = step + 1, stop.at(step + 1)
             saving = stopping or done % config.save_every == 0 or done == config.steps
-            if saving or done % config.report_every == 0 or done == reports.FIRST:
+            if saving or done % config.report_every == 0 or done == logger.FIRST:
                 report.write(done, rate)
             if saving:
                 save(done, batch.places)
@@ -390,7 +412,7 @@ def recolored(
     ab = recolor_alike(
         xcnet.AB * target[:, 1:],
         xcnet.AB * reference[:, 1:],
-        common.generator(config.seed, step),
+        optimization.generator(config.seed, step),
         config.recolor,
         rows,
         config.batch,
@@ -402,13 +424,13 @@ def recolored(
     return target, reference
 
 
-def seen(batch: data.Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+def seen(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     """What the network takes of photos: the target's L three times, the reference."""
-    target, reference = (lab_norm(common.unit(rgb, device)) for rgb in batch.pictures)
+    target, reference = (lab_norm(inputs.unit(rgb, device)) for rgb in batch.pictures)
     return target[:, :1].expand(-1, 3, -1, -1), reference
 
 
-def references_shown(config: Config, held_out: data.Photos, photos: data.Photos) -> list[Tensor]:
+def references_shown(config: Config, held_out: Photos, photos: Photos) -> list[Tensor]:
     """A reference (1, 3, H, W) in 0..1 for each of the pictures that the samples show.
 
     The best retrieved one among the photos that are trained on, else another view of the picture.
@@ -418,8 +440,8 @@ def references_shown(config: Config, held_out: data.Photos, photos: data.Photos)
         retrieved = load_pairs(config.pairs, photos, held_out)
     references = []
     for index, others in enumerate(retrieved):
-        for picture in samples.pictures(held_out.part([index])):  # none of a grey one
-            best = next(samples.pictures(photos.part(others)), None) if others else None
+        for picture in sample_grid.pictures(held_out.part([index])):  # none of a grey one
+            best = next(sample_grid.pictures(photos.part(others)), None) if others else None
             references.append(another_view(picture, index) if best is None else best)
     return references
 
@@ -428,18 +450,18 @@ def another_view(picture: Tensor, seed: int) -> Tensor:
     """Another view of a picture (1, 3, H, W) in 0..1, as in training; a square."""
     pixels = (255 * picture[0].movedim(0, -1)).round().byte().numpy()
     rng = np.random.default_rng(seed)
-    _, view = views(Image.fromarray(pixels), samples.SIDE, rng)
+    _, view = views(Image.fromarray(pixels), sample_grid.SIDE, rng)
     return view[None].float() / 255
 
 
-def by_reference(colorizer: ExemplarColorizer, references: Sequence[Tensor]) -> samples.Color:
+def by_reference(colorizer: ExemplarColorizer, references: Sequence[Tensor]) -> sample_grid.Color:
     """What the samples show; `references` belong to their pictures."""
 
     def colored(true: Tensor, number: int) -> dict[str, Tensor]:
         gray, reference = color.gray_rgb(color.lightness(true)), references[number]
         made = colorizer.colorize(gray.movedim(1, -1), reference=reference.movedim(1, -1))
-        row = {"grey": gray, "reference": reference, samples.RESULT: made.movedim(-1, 1)}
-        return row | {samples.PHOTO: true}
+        row = {"grey": gray, "reference": reference, sample_grid.RESULT: made.movedim(-1, 1)}
+        return row | {sample_grid.PHOTO: true}
 
     return colored
 
@@ -447,7 +469,7 @@ def by_reference(colorizer: ExemplarColorizer, references: Sequence[Tensor]) -> 
 @torch.no_grad()
 def fit_confidence(
     network: xcnet.Exemplar,
-    source: Iterator[data.Batch],
+    source: Iterator[Batch],
     device: torch.device,
     batches: int = 24,
 ) -> None:
@@ -465,7 +487,7 @@ def fit_confidence(
             target, reference = seen(batch, device)
             evidence = network.read([reference], target.shape[2:])
             ab, sure, facts = network.answer(target, evidence)
-            true = xcnet.AB * lab_norm(common.unit(batch.pictures[0], device))[:, 1:]
+            true = xcnet.AB * lab_norm(inputs.unit(batch.pictures[0], device))[:, 1:]
             error = (F.interpolate(ab, size=true.shape[2:], mode="bilinear") - true).norm(dim=1)
             allowed = RIGHT[0] + RIGHT[1] * true.norm(dim=1)
             excess = F.adaptive_avg_pool2d((error - allowed)[:, None], sure.shape[2:])
@@ -493,9 +515,9 @@ def lab_norm(rgb: Tensor) -> Tensor:
 def build(config: Config) -> tuple[xcnet.Exemplar, Spec]:
     """A new network, or the one that `config.weights` names; its backbone as the settings say."""
     if config.weights:
-        network, spec = common.start(config, xcnet.NAME)
+        network, spec = settings.start(config, xcnet.NAME)
         if config.kernel:
-            network = starts.with_kernel(
+            network = pretrained.with_kernel(
                 network, config.kernel, sideways=False, offline=config.offline
             )
         return network, replace(spec, resolution=config.resolution or spec.resolution)
@@ -509,8 +531,8 @@ def build(config: Config) -> tuple[xcnet.Exemplar, Spec]:
             "backbone, which can start from that of another network (--encoder pointhint-nano)."
         )
     if config.backbone:
-        path = weights.find(config.backbone, offline=config.offline)
-        log.info("backbone: %s", starts.take(network.backbone, path, "vgg19"))
+        path = pretrained_files.find(config.backbone, offline=config.offline)
+        log.info("backbone: %s", pretrained.take(network.backbone, path, "vgg19"))
     elif config.freeze_backbone:
         raise ValueError(
             "the backbone is frozen but has only start values: give ImageNet weights of VGG-19 "
@@ -518,11 +540,13 @@ def build(config: Config) -> tuple[xcnet.Exemplar, Spec]:
             "--no-freeze-backbone."
         )
     elif config.encoder:
-        starts.take_encoder(network.backbone, config.encoder, offline=config.offline)
+        pretrained.take_encoder(network.backbone, config.encoder, offline=config.offline)
     else:
         log.info("backbone: random start values (others: --backbone, --encoder, --weights)")
     if config.kernel:
-        network = starts.with_kernel(network, config.kernel, sideways=False, offline=config.offline)
+        network = pretrained.with_kernel(
+            network, config.kernel, sideways=False, offline=config.offline
+        )
     spec = xcnet.spec(network.config)
     return network, replace(spec, resolution=config.resolution or spec.resolution)
 
@@ -530,9 +554,9 @@ def build(config: Config) -> tuple[xcnet.Exemplar, Spec]:
 def rate_factor(config: Config, step: int) -> float:
     """Learning rate at `step`, as part of the first."""
     if config.schedule == "cosine":
-        return common.cosine(step, config.steps, config.warmup)
+        return optimization.cosine(step, config.steps, config.warmup)
     return 1.0
 
 
 if __name__ == "__main__":
-    sys.exit(common.script(main, Config, PRESETS, __doc__))
+    sys.exit(settings.script(main, Config, PRESETS, __doc__))

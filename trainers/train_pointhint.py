@@ -51,7 +51,21 @@ from ..pipeline import loader
 from ..pipeline.automatic import Colorizer
 from ..pipeline.by_hints import base_chroma, fill, network_input, spread
 from ..pipeline.hints import rasterize
-from . import checkpoints, common, data, losses, protocols, reports, run, samples, starts
+from . import losses, pretrained
+from .data import batches, inputs
+from .data.photos import Photos, hold_out, open_photos
+from .evaluation import tasks
+from .runtime import (
+    distributed,
+    ema,
+    logger,
+    optimization,
+    provenance,
+    sample_grid,
+    session,
+    settings,
+)
+from .runtime import state as checkpoints
 
 log = logging.getLogger("train_pointhint")
 SCORED = 1, 10, 50  # random hints with which photos that are not trained on are coloured
@@ -60,7 +74,7 @@ PARTS = "all", "kernel", "network"
 
 
 @dataclass
-class Config(common.Settings):
+class Config(settings.Settings):
     """Settings of one run; the defaults are the paper's (sections 3.5 and 4.3), or where it is
     silent those of its nearest sibling, iColoriT (Yun et al. 2023), and say so."""
 
@@ -114,7 +128,7 @@ class Config(common.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        common.check_choice(self.weights, self.architecture, pointhint.PRESETS)
+        settings.check_choice(self.weights, self.architecture, pointhint.PRESETS)
         cells = (min(self.crop) // CELL) ** 2
         if len(self.hints) != 2 or not 1 <= self.hints[0] <= self.hints[1] <= cells:
             raise ValueError(
@@ -204,10 +218,10 @@ def main(config: Config) -> None:
         SystemExit: a loss is no number, a full disk; the message says what is kept.
         ValueError, OSError: photos or weights that cannot be used.
     """
-    accelerator = run.accelerator(config)
+    accelerator = distributed.accelerator(config)
     device = accelerator.device
-    photos, held_out = data.hold_out(
-        data.open_photos(config.photos, config.index, config.skip_licences, config.stream),
+    photos, held_out = hold_out(
+        open_photos(config.photos, config.index, config.skip_licences, config.stream),
         config.held_out,
         config.seed,
         config.watch,
@@ -216,20 +230,20 @@ def main(config: Config) -> None:
     network.to(device).train()
     painter = Painter(network, config.part, prior=config.prior)
     base = load_base(config, device)
-    average = common.Average(network, config.average)
+    average = ema.Average(network, config.average)
 
     optimizer = torch.optim.AdamW(
-        common.parameter_groups(network, config.weight_decay),
+        optimization.parameter_groups(network, config.weight_decay),
         lr=config.learning_rate,
         betas=(0.9, 0.95),
     )
     networks = {"network": network, "average": average.network}
     state = checkpoints.State(accelerator, config, networks, {"network": optimizer})
     begun = state.load()
-    run.introduce(accelerator, photos, network)
+    session.introduce(accelerator, photos, network)
 
     model, optimizer = accelerator.prepare(painter, optimizer)
-    source = data.batches(
+    source = batches.batches(
         photos,
         size=config.side,
         batch=config.batch,
@@ -250,15 +264,15 @@ def main(config: Config) -> None:
         checkpoints.refuse_infinite_weights(state, step)
         if accelerator.is_main_process:
             look(step)
-            training = common.provenance(config, photos, step, report.seconds)
+            training = provenance.provenance(config, photos, step, report.seconds)
             facts = {"resolution": spec.resolution, "prior": config.prior}
             checkpoints.write_weights(config, average.network, pointhint.NAME, training, facts)
         state.save(step, report.seconds, places)
         report.after_saving()
 
     with (
-        reports.Report(accelerator, config.out, config.steps, begun) as report,
-        run.Stop(accelerator, config.report_every) as stop,
+        logger.Report(accelerator, config.out, config.steps, begun) as report,
+        session.Stop(accelerator, config.report_every) as stop,
     ):
         if config.weights and not begun.step and accelerator.is_main_process:
             look(0)
@@ -271,7 +285,7 @@ def main(config: Config) -> None:
             for part in batch.parts(config.accumulate):
                 with accelerator.accumulate(model):
                     # The photo's L, its colour at hints, and a guess of the rest
-                    true_rgb = common.unit(part.pictures[0], device)
+                    true_rgb = inputs.unit(part.pictures[0], device)
                     L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
                     rows = list(part.rows)
                     drawn = hints_at(true_ab, cells[rows], valid[rows])
@@ -297,7 +311,7 @@ def main(config: Config) -> None:
 
             done, stopping = step + 1, stop.at(step + 1)
             saving = stopping or done % config.save_every == 0 or done == config.steps
-            if saving or done % config.report_every == 0 or done == reports.FIRST:
+            if saving or done % config.report_every == 0 or done == logger.FIRST:
                 report.write(done, rate)
             if saving:
                 save(done, batch.places)
@@ -313,7 +327,7 @@ def build(config: Config) -> tuple[pointhint.PointHint, Spec]:
         ValueError: `weights` is no point-hint network, or one with another input.
     """
     if config.weights:
-        network, spec = common.start(config, pointhint.NAME)
+        network, spec = settings.start(config, pointhint.NAME)
     else:
         known = pointhint.PRESETS[config.architecture]
         network = registry.build(
@@ -321,10 +335,12 @@ def build(config: Config) -> tuple[pointhint.PointHint, Spec]:
         )
         pointhint.initialise(network)
         if config.encoder and network.kernel:
-            starts.take_encoder(network.kernel.backbone, config.encoder, offline=config.offline)
+            pretrained.take_encoder(network.kernel.backbone, config.encoder, offline=config.offline)
         spec = replace(pointhint.spec(network.config), prior=config.prior)
     if config.kernel:
-        network = starts.with_kernel(network, config.kernel, sideways=True, offline=config.offline)
+        network = pretrained.with_kernel(
+            network, config.kernel, sideways=True, offline=config.offline
+        )
     if spec.prior != config.prior:
         was, ask = ("with", "--prior") if spec.prior else ("without", "--no-prior")
         raise ValueError(
@@ -353,7 +369,7 @@ def load_base(config: Config, device: torch.device) -> Colorizer | None:
 
 def rate_factor(config: Config, step: int) -> float:
     """Learning rate at `step`, as part of the highest."""
-    factor = common.cosine(step, config.steps, config.warmup)
+    factor = optimization.cosine(step, config.steps, config.warmup)
     if step < config.warmup:
         return factor
     return config.last_rate + (1 - config.last_rate) * factor
@@ -370,7 +386,7 @@ def draw_places(config: Config, step: int) -> tuple[Tensor, Tensor]:
     Returns:
         cells (B, N) counted along rows, N the most hints; valid (B, N), False at surplus ones.
     """
-    random = common.generator(config.seed, step)
+    random = optimization.generator(config.seed, step)
     least, most = config.hints
     count = least * ((most + 1) / least) ** torch.rand(config.batch, generator=random)
     given = torch.rand(config.batch, generator=random) >= config.without
@@ -502,10 +518,10 @@ class Painter(nn.Module):
 
 
 def show(
-    photos: data.Photos,
+    photos: Photos,
     network: pointhint.PointHint,
     spec: Spec,
-    report: reports.Report,
+    report: logger.Report,
     out: Path,
     step: int,
 ) -> None:
@@ -520,7 +536,7 @@ def show(
         L = color.lightness(true)
         gray = color.gray_rgb(L)
         for count in SCORED:
-            hints = protocols.random_hints(true[0], count, str(number), seed=0)
+            hints = tasks.random_hints(true[0], count, str(number), seed=0)
             made = colorizer.colorize(gray.movedim(1, -1), hints=hints).movedim(-1, 1)
             psnr[count].append(image_metrics.psnr(made, true))
             if count == SHOWN:
@@ -530,14 +546,14 @@ def show(
                     field = network.kernel and network.kernel(L)
                     ab, _ = spread(L, hints, None, prior=True, field=field)
                     row["guess"] = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
-                row |= {samples.RESULT: made, samples.PHOTO: true}
+                row |= {sample_grid.RESULT: made, sample_grid.PHOTO: true}
         return row
 
-    samples.show(photos, colored, report, out, step)
+    sample_grid.show(photos, colored, report, out, step)
     if psnr[SHOWN]:
         scores = {f"held_out_psnr_{n}": torch.cat(v).mean().item() for n, v in psnr.items()}
         report.tell({name: round(score, 3) for name, score in scores.items()} | {"step": step})
 
 
 if __name__ == "__main__":
-    sys.exit(common.script(main, Config, PRESETS, __doc__))
+    sys.exit(settings.script(main, Config, PRESETS, __doc__))

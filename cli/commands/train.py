@@ -31,7 +31,7 @@ def _script(name: str, prog: str, settings: list[str]) -> int:
     """Run one of the scripts in trainers/ with the rest of the command line."""
     from importlib import import_module
 
-    from ...trainers import common
+    from ...trainers.runtime import settings as common
 
     script = import_module(name, __package__)
     return common.script(script.main, script.Config, script.PRESETS, script.__doc__, settings, prog)

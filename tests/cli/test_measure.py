@@ -15,7 +15,7 @@ from comfyui_colorist.metrics import image as image_metrics
 from PIL import Image
 
 SCORES = ("psnr", "ssim", "ciede2000", "colorfulness", "true_colorfulness", "delta_colorfulness")
-FILM = ("flicker", "still_deviation")  # see test_cli_film.py
+FILM = ("flicker", "still_deviation")  # see test_video.py
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Path:

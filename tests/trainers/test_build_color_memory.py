@@ -11,8 +11,9 @@ import pytest
 import torch
 from comfyui_colorist.media.image_data import PictureError
 from comfyui_colorist.pipeline.color_memory import clustering, memory
-from comfyui_colorist.trainers import build_color_memory, common
-from comfyui_colorist.trainers.data import Photos
+from comfyui_colorist.trainers import build_color_memory
+from comfyui_colorist.trainers.data.photos import Photos
+from comfyui_colorist.trainers.runtime import settings as common
 from PIL import Image
 
 

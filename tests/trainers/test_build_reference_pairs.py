@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from comfyui_colorist.pipeline.references import descriptors
 from comfyui_colorist.pipeline.references import search as reference_search
-from comfyui_colorist.trainers import build_reference_pairs, common
+from comfyui_colorist.trainers import build_reference_pairs
 from comfyui_colorist.trainers.build_color_memory import Pictures
-from comfyui_colorist.trainers.data import Photos
-from comfyui_colorist.trainers.pairs import load_pairs
+from comfyui_colorist.trainers.data.photos import Photos
+from comfyui_colorist.trainers.data.reference_pairs import load_pairs
+from comfyui_colorist.trainers.runtime import settings as common
 from PIL import Image
 
 

@@ -15,8 +15,9 @@ import torch
 from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.model_defs import registry
 from comfyui_colorist.ops import color
-from comfyui_colorist.trainers import contact_sheet, evaluate, judges, protocols
-from comfyui_colorist.trainers.data import Photos
+from comfyui_colorist.trainers import evaluate
+from comfyui_colorist.trainers.data.photos import Photos
+from comfyui_colorist.trainers.evaluation import contact_sheet, scorers, tables, tasks
 from PIL import Image
 from torch import nn
 
@@ -33,7 +34,7 @@ def pictures(photos) -> dict[str, torch.Tensor]:
     """Key -> (1, 3, SIZE, SIZE)."""
     found = Photos([photos])
     return {
-        key: protocols.squashed(found[i], SIZE)[None]
+        key: tasks.squashed(found[i], SIZE)[None]
         for i, key in enumerate(found.keys)
     }  # fmt: skip
 
@@ -49,7 +50,7 @@ def automatic(photos, mini_file):
 
 def test_scores_are_means_over_photos(automatic, photos, mini_file, mini):
     rows = automatic["results"]["automatic"]
-    assert list(rows) == ["grey", "mean ab per lightness", str(mini_file), protocols.TRUTH]
+    assert list(rows) == ["grey", "mean ab per lightness", str(mini_file), tasks.TRUTH]
     values, grey = [], []
     for true in pictures(photos).values():
         gray = color.gray_rgb(color.lightness(true))
@@ -68,7 +69,7 @@ def test_scores_are_means_over_photos(automatic, photos, mini_file, mini):
 
 def test_delta_colorfulness_is_between_means_as_in_the_papers():
     found = evaluate.Findings(keys=["a", "b"])
-    for name, values in ((protocols.TRUTH, [10.0, 50.0]), ("net", [40.0, 30.0])):
+    for name, values in ((tasks.TRUTH, [10.0, 50.0]), ("net", [40.0, 30.0])):
         found.add(name, {"colorfulness": torch.tensor(values)})
     row = found.summary()["net"]
     assert row["delta_colorfulness"] == pytest.approx(5)
@@ -76,7 +77,7 @@ def test_delta_colorfulness_is_between_means_as_in_the_papers():
 
 
 def test_the_photos_themselves_are_right(automatic):
-    row = automatic["results"]["automatic"][protocols.TRUTH]
+    row = automatic["results"]["automatic"][tasks.TRUTH]
     assert (row["psnr"], row["ssim"], row["ciede2000"]) == pytest.approx((50, 1, 0))
     assert row["delta_colorfulness"] == 0
 
@@ -92,10 +93,10 @@ def test_a_photos_own_colours_are_not_in_its_table(photos):
     """Its lightnesses and colours are its own: what others teach says nothing about them."""
     all_photos = [rgb[0] for rgb in pictures(photos).values()]
     red = torch.full((3, 8, 8), 0.9) * torch.tensor([1.0, 0.1, 0.1])[:, None, None]
-    means = protocols.Means.of([*all_photos, red]) - protocols.Means.of([red])
-    others = protocols.Means.of(all_photos)
+    means = tasks.Means.of([*all_photos, red]) - tasks.Means.of([red])
+    others = tasks.Means.of(all_photos)
     torch.testing.assert_close(means.total, others.total)
-    painted = protocols.Means.of([red]).painted(color.gray_rgb(color.lightness(red[None])))
+    painted = tasks.Means.of([red]).painted(color.gray_rgb(color.lightness(red[None])))
     torch.testing.assert_close(painted, red[None], atol=2e-2, rtol=0)
 
 
@@ -105,7 +106,7 @@ def test_a_photos_own_colours_are_not_in_its_table(photos):
 def test_hints_are_drawn_as_in_the_field():
     """Cells of 2x2 by the photo's name, the number and the seed; their mean colour."""
     true = torch.rand(3, 20, 31, generator=torch.Generator().manual_seed(0))
-    hints = protocols.random_hints(true, 7, "harbour", 3)
+    hints = tasks.random_hints(true, 7, "harbour", 3)
     rng = np.random.default_rng([3, zlib.crc32(b"harbour"), 7])
     cells = rng.choice(10 * 15, size=7, replace=False)
     lab = color.rgb_to_lab(true)
@@ -114,9 +115,9 @@ def test_hints_are_drawn_as_in_the_field():
         assert (hint.x * 31, hint.y * 20) == pytest.approx((x + 1, y + 1))
         expected = lab[1:, y : y + 2, x : x + 2].mean((1, 2)).tolist()
         assert hint.ab == pytest.approx(expected, abs=1.5)  # 8 bits
-    assert hints == protocols.random_hints(true, 7, "harbour", 3)
-    assert hints != protocols.random_hints(true, 7, "market", 3)
-    assert len(protocols.random_hints(true, 1000, "harbour", 3)) == 150
+    assert hints == tasks.random_hints(true, 7, "harbour", 3)
+    assert hints != tasks.random_hints(true, 7, "market", 3)
+    assert len(tasks.random_hints(true, 1000, "harbour", 3)) == 150
 
 
 def test_more_hints_are_better(photos, mini_pointhint_file):
@@ -140,7 +141,7 @@ def test_references_are_other_views_of_the_photo(photos, mini_exemplar_file):
     found = evaluate.main(settings(photos, mini_exemplar_file))
     rows = found["results"]["exemplar"]
     assert list(rows)[:2] == ["grey", "mean colour (Reinhard)"]
-    assert rows[protocols.TRUTH]["his"] > 0.7  # two views of one photo have like colours
+    assert rows[tasks.TRUTH]["his"] > 0.7  # two views of one photo have like colours
     assert rows["grey"]["his"] < 0.5
     assert found["protocol"]["settings"]["pairs"] == "self"
 
@@ -148,12 +149,12 @@ def test_references_are_other_views_of_the_photo(photos, mini_exemplar_file):
 def test_views_share_the_middle():
     pixels = np.zeros((50, 100, 3), np.uint8)
     pixels[..., 0] = 2 * np.arange(100)
-    target, reference = protocols.views(Image.fromarray(pixels), 0, "a", 0)
+    target, reference = tasks.views(Image.fromarray(pixels), 0, "a", 0)
     assert target.shape == reference.shape == (3, 40, 62)
     columns = (255 * target[0, 0] / 2).round(), (255 * reference[0, 0].flip(0) / 2).round()
     assert columns[0].tolist() == list(range(62))
     assert columns[1].tolist() == list(range(38, 100))
-    again = protocols.views(Image.fromarray(pixels), 0, "a", 0)
+    again = tasks.views(Image.fromarray(pixels), 0, "a", 0)
     assert torch.equal(again[1], reference)
 
 
@@ -168,15 +169,15 @@ def test_pairs_of_all_kinds_of_files(photos, tmp_path, mini_exemplar_file, caplo
     top = [[5, 1], [], [], [1, 0]]
     table.write_text(json.dumps({"version": 1, "keys": list("0123") + ["4", "5"],
                                  "top": top + [[], []]}))  # fmt: skip
-    assert protocols.read_pairs(listed, gallery) == [(3, 1), (0, 5)]
-    assert protocols.read_pairs(lines, gallery) == [(3, 1), (0, 5)]
-    assert protocols.read_pairs(table, gallery) == [(0, 5), (3, 1)]
+    assert tasks.read_pairs(listed, gallery) == [(3, 1), (0, 5)]
+    assert tasks.read_pairs(lines, gallery) == [(3, 1), (0, 5)]
+    assert tasks.read_pairs(table, gallery) == [(0, 5), (3, 1)]
     found = evaluate.main(settings(photos, mini_exemplar_file, pairs=str(listed)))
     assert found["results"]["exemplar"]["grey"]["photos"] == 2
 
     lines.write_text("3.png\t1.png\n3.png\t2.png\nelse.png\t1.png\n")
     with caplog.at_level(logging.WARNING):
-        assert protocols.read_pairs(lines, gallery) == [(3, 1)]  # the first of a target
+        assert tasks.read_pairs(lines, gallery) == [(3, 1)]  # the first of a target
     assert "2 of 3 pairs are left out" in caplog.text
 
 
@@ -192,7 +193,7 @@ def test_pairs_of_all_kinds_of_files(photos, tmp_path, mini_exemplar_file, caplo
 def test_files_that_are_no_pairs_are_refused(photos, tmp_path, name, text, sentence):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=sentence):
-        protocols.read_pairs(tmp_path / name, Photos([photos]))
+        tasks.read_pairs(tmp_path / name, Photos([photos]))
 
 
 # --- Judges ------------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ class Look(nn.Module):
 @pytest.fixture
 def judged(monkeypatch, tmp_path):
     """Makes `--inception` and `--classifier` of this file work."""
-    monkeypatch.setattr(judges, "open_judge", lambda kind, path: Look(4 if kind[0] == "i" else 6))
+    monkeypatch.setattr(scorers, "open_judge", lambda kind, path: Look(4 if kind[0] == "i" else 6))
     file = tmp_path / "judge.pth"
     file.write_bytes(b"weights")
     return str(file)
@@ -226,13 +227,13 @@ def test_fid_is_between_the_sets(photos, mini_file, judged, capsys):
     rows = found["results"]["automatic"]
     features = Look(4)(torch.cat(list(pictures(photos).values()))).double().numpy()
     gray = [color.gray_rgb(color.lightness(rgb)) for rgb in pictures(photos).values()]
-    other = Look(4)(protocols.eight_bits(torch.cat(gray))).double().numpy()
+    other = Look(4)(tasks.eight_bits(torch.cat(gray))).double().numpy()
     means = features.mean(0) - other.mean(0)
     both = np.cov(features.T) @ np.cov(other.T)
     shared = np.sqrt(np.linalg.eigvals(both).real.clip(0)).sum()
     expected = means @ means + np.trace(np.cov(features.T) + np.cov(other.T)) - 2 * shared
     assert rows["grey"]["fid"] == pytest.approx(expected, abs=1e-5)
-    assert rows[protocols.TRUTH]["fid"] == pytest.approx(0, abs=1e-9)
+    assert rows[tasks.TRUTH]["fid"] == pytest.approx(0, abs=1e-9)
     assert "FID of fewer than 2048 photos is too high" in capsys.readouterr().out
     assert list(found["missing"]) == ["top-1 and top-5"]
     assert found["protocol"]["judges"]["inception"].startswith("inception_fid ")
@@ -254,7 +255,7 @@ def test_top_1_and_5_count_photos_with_a_class(photos, mini_file, judged, tmp_pa
     labels = tmp_path / "labels.csv"
     labels.write_text("key,class\n" + "\n".join(rows))
     found = evaluate.main(settings(photos, mini_file, classifier=judged, labels=labels))
-    row = found["results"]["automatic"][protocols.TRUTH]
+    row = found["results"]["automatic"][tasks.TRUTH]
     assert row["photos_with_class"] == 4
     assert (row["top1"], row["top5"]) == (50, 75)
     assert row["photos"] == 6
@@ -273,17 +274,17 @@ def test_classes_are_found_beside_photos_and_in_folders(photos, tmp_path):
     files = sorted(photos.glob("*.png"))
     members = {f"{p.stem}.png": p.read_bytes() for p in files} | {"0.cls": b"3\n", "5.cls": b"0"}
     tar = shard(tmp_path / "a.tar", members)
-    assert judges.classes_of(Photos([tar]), [tar], None, 4) == [3, None, None, None, None, 0]
+    assert scorers.classes_of(Photos([tar]), [tar], None, 4) == [3, None, None, None, None, 0]
     for i, path in enumerate(files):
         folder = tmp_path / "set" / ("n02", "n01", "n03")[i % 3]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / path.name).write_bytes(path.read_bytes())
     gallery = Photos([tmp_path / "set"])
-    classes = judges.classes_of(gallery, [tmp_path / "set"], None, 3)
+    classes = scorers.classes_of(gallery, [tmp_path / "set"], None, 3)
     assert classes == [("n01", "n02", "n03").index(folder) for folder in gallery.folders]
     assert set(classes) == {0, 1, 2}
     with pytest.raises(ValueError, match=r"not known: there are no .cls .*3 folders for 4 classes"):
-        judges.classes_of(gallery, [tmp_path / "set"], None, 4)
+        scorers.classes_of(gallery, [tmp_path / "set"], None, 4)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_classes_are_found_beside_photos_and_in_folders(photos, tmp_path):
 def test_labels_that_cannot_be_used_are_refused(photos, tmp_path, text, sentence):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(ValueError, match=sentence):
-        judges.classes_of(Photos([photos]), [photos], tmp_path / "labels.csv", 4)
+        scorers.classes_of(Photos([photos]), [photos], tmp_path / "labels.csv", 4)
 
 
 # --- Photos ------------------------------------------------------------------------------------
@@ -330,7 +331,7 @@ def test_photos_are_chosen(photos, mini_file, tmp_path):
     gallery, skipped = Photos([tmp_path]), {}
 
     def chosen(**changes):
-        return protocols.chosen(gallery, settings(tmp_path, mini_file, **changes), skipped)
+        return tasks.chosen(gallery, settings(tmp_path, mini_file, **changes), skipped)
 
     assert chosen() == [0, 1, 2, 3, 4, 5]
     assert chosen(min_chroma=4.0) == [0, 2, 3, 4, 5]
@@ -342,9 +343,9 @@ def test_photos_are_chosen(photos, mini_file, tmp_path):
 
 def test_photos_keep_their_own_size_and_shape(photos, mini_file):
     found = evaluate.main(settings(photos, mini_file, size=0, limit=2))
-    true = protocols.as_tensor(Photos([photos])[0])
+    true = tasks.as_tensor(Photos([photos])[0])
     assert true.shape == (1, 3, 48, 64)
-    gray = protocols.eight_bits(color.gray_rgb(color.lightness(true)))
+    gray = tasks.eight_bits(color.gray_rgb(color.lightness(true)))
     grey = found["results"]["automatic"]["grey"]["psnr"]
     assert grey == pytest.approx(image_metrics.psnr(gray, true).item(), abs=2)
 
@@ -401,12 +402,10 @@ def test_everything_is_written(
 
 
 def test_the_table_has_a_line_for_each_method(automatic, capsys):
-    table = evaluate.table(automatic["results"]["automatic"]).splitlines()
+    table = tables.table(automatic["results"]["automatic"]).splitlines()
     assert table[0] == "| method | CF | delta-CF | PSNR | SSIM | CIEDE2000 |"
     assert len(table) == 6
-    assert table[-1].startswith(f"| {protocols.TRUTH} | ") and table[-1].endswith(
-        "| - | - | - | - |"
-    )
+    assert table[-1].startswith(f"| {tasks.TRUTH} | ") and table[-1].endswith("| - | - | - | - |")
 
 
 def test_scores_are_stamped_into_the_metadata(photos, mini_file, mini_pointhint_file, tmp_path):
@@ -486,7 +485,7 @@ def test_sheets_show_best_middle_and_worst(photos, mini_file, monkeypatch):
         found.add(name, {"psnr": shift + torch.tensor([20.0, 25, 22, 21, 24, 23])})
     config = settings(photos, mini_file)
     engines = {str(mini_file): evaluate.loader.load(mini_file, device="cpu")}
-    study = protocols.automatic(Photos([photos]), engines, config, SIZE, {})
+    study = tasks.automatic(Photos([photos]), engines, config, SIZE, {})
     evaluate.sheet(study, found, config, each=1)
     assert [row[0] for row in seen["captions"]] == ["1", "5", "0"]
     assert seen["captions"][0][1:] == ["35.0 dB", "25.0 dB", ""]

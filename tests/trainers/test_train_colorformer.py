@@ -10,7 +10,9 @@ import torch
 from accelerate import Accelerator
 from comfyui_colorist.model_defs import checkpoint, colorformer, registry
 from comfyui_colorist.pipeline.color_memory import memory
-from comfyui_colorist.trainers import build_color_memory, common, losses, train_colorformer
+from comfyui_colorist.trainers import build_color_memory, losses, train_colorformer
+from comfyui_colorist.trainers.runtime import ema, optimization
+from comfyui_colorist.trainers.runtime import settings as common_settings
 from safetensors.torch import save_file
 
 
@@ -109,7 +111,7 @@ def test_accumulated_parts_are_the_batch(photos, tmp_path, mini_preset, monkeypa
         x, self.running_mean, self.running_var, self.weight, self.bias
     )
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", fixed)
-    monkeypatch.setattr(common, "calibrate", lambda *_: None)
+    monkeypatch.setattr(ema, "calibrate", lambda *_: None)
     lines = []
     for parts in (1, 2):
         out = tmp_path / str(parts)
@@ -145,7 +147,7 @@ def test_every_trained_parameter_gets_a_gradient(mini_colorformer_config):
         network.encoder.requires_grad_(not frozen)
         for recoloring in (
             None,
-            train_colorformer.draw_recoloring(network.memory, common.generator(0, 0)),
+            train_colorformer.draw_recoloring(network.memory, optimization.generator(0, 0)),
         ):
             model.zero_grad()
             ab, true_ab = model(torch.rand(2, 3, 32, 32), torch.zeros(2, 2, 32, 32), recoloring)
@@ -276,7 +278,7 @@ def test_freezes_an_encoder_from_its_input_on(kind, request):
     frozen = {}
     for stages in range(len(config.depths) + 1):
         encoder = colorformer.build_encoder(config)
-        common.freeze(encoder, stages)
+        optimization.freeze(encoder, stages)
         frozen[stages] = {n for n, p in encoder.named_parameters() if not p.requires_grad}
     assert not frozen[0]
     assert frozen[stages] == {name for name, _ in encoder.named_parameters()}
@@ -285,7 +287,7 @@ def test_freezes_an_encoder_from_its_input_on(kind, request):
         assert any(name.startswith(f"stages.{before}.") for name in frozen[after])
         assert not any(name.startswith(f"stages.{after}.") for name in frozen[after])
     with pytest.raises(ValueError, match=f"this encoder has {stages} stages"):
-        common.freeze(encoder, stages + 1)
+        optimization.freeze(encoder, stages + 1)
 
 
 def test_a_damaged_picture_gets_the_colors_of_the_photo(photos, tmp_path, mini_preset, monkeypatch):
@@ -313,7 +315,7 @@ def test_feature_loss(photos, tmp_path, mini_preset, monkeypatch, mini_lite_colo
     with pytest.raises(ValueError, match="feature is 2.0, but no network is named"):
         settings(photos, tmp_path, feature=2.0)
     encoder = mini_lite_colorformer_network.encoder
-    monkeypatch.setattr(losses.starts, "open_lite", lambda _: encoder)
+    monkeypatch.setattr(losses.pretrained, "open_lite", lambda _: encoder)
     (tmp_path / "lite.pth").touch()
     changes = {"feature": 2.0, "feature_network": str(tmp_path / "lite.pth"), "recolor": 0.5}
     train_colorformer.main(settings(photos, tmp_path, **changes))
@@ -334,8 +336,8 @@ def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_file):
 
 def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
     seen = []
-    real = common.calibrate
-    monkeypatch.setattr(common, "calibrate", lambda *given: seen.append(1) or real(*given))
+    real = ema.calibrate
+    monkeypatch.setattr(ema, "calibrate", lambda *given: seen.append(1) or real(*given))
     train_colorformer.main(settings(photos, tmp_path))
     assert len(seen) == 2  # saved after 3 and 6 steps
 
@@ -346,7 +348,7 @@ def test_recolouring_moves_photos_as_the_entries_they_attend_to(mini_colorformer
     ab = 20 * torch.randn(2, 2, 64, 64)
     with torch.inference_mode():
         encoded = network.encode(torch.rand(2, 3, 64, 64))
-    drawn = train_colorformer.draw_recoloring(module, common.generator(0, 1))
+    drawn = train_colorformer.draw_recoloring(module, optimization.generator(0, 1))
     moved_ab, entries = train_colorformer.recolored(ab, encoded, module, drawn)
     kept = (entries.keys[:, None] == module.keys[None]).all(-1).nonzero()[:, 1]
     assert 2 <= len(kept) == len(set(kept.tolist())) <= 16
@@ -372,7 +374,7 @@ def test_recolouring_is_drawn_from_seed_and_step_alone(mini_colorformer_network)
 
     def draw(step):
         return train_colorformer.draw_recoloring(
-            mini_colorformer_network.memory, common.generator(3, step)
+            mini_colorformer_network.memory, optimization.generator(3, step)
         )
 
     before = torch.get_rng_state()
@@ -402,7 +404,10 @@ def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset, architectur
 def test_every_preset_parses():
     for preset in train_colorformer.PRESETS:
         argv = ["--photos", "p", "--preset", preset, "--weights", "a.safetensors"]
-        assert common.parse(train_colorformer.Config, train_colorformer.PRESETS, argv).steps > 0
+        assert (
+            common_settings.parse(train_colorformer.Config, train_colorformer.PRESETS, argv).steps
+            > 0
+        )
 
 
 def test_runs_by_path(root):

@@ -16,7 +16,10 @@ from comfyui_colorist.model_defs import ddcolor, registry
 from comfyui_colorist.model_defs.efficientnet_lite import VARIANTS, EfficientNetLite, Variant
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline import loader
-from comfyui_colorist.trainers import common, data, train_ddcolor
+from comfyui_colorist.trainers import train_ddcolor
+from comfyui_colorist.trainers.data import photos as data
+from comfyui_colorist.trainers.runtime import ema
+from comfyui_colorist.trainers.runtime.settings import parse as parsed
 
 
 @pytest.fixture
@@ -265,7 +268,7 @@ def test_a_full_disk_leaves_the_old_state(photos, tmp_path, mini_preset, monkeyp
 
 
 def test_flags_presets_and_files(tmp_path):
-    parse = lambda *argv: common.parse(train_ddcolor.Config, train_ddcolor.PRESETS, list(argv))  # noqa: E731
+    parse = lambda *argv: parsed(train_ddcolor.Config, train_ddcolor.PRESETS, list(argv))  # noqa: E731
     assert parse("--photos", "p").learning_rate == 1e-4
     assert parse("--photos", "p", "--preset", "nano", "--steps", "5").steps == 5
     (tmp_path / "a.toml").write_text("steps = 7\n")
@@ -299,7 +302,7 @@ def test_averaged_weights_get_statistics_of_their_own(mini_config):
     gray = color.gray_rgb(color.lightness(rgb))
     with torch.no_grad():
         before, want = network(gray), copy.deepcopy(network).train()(gray)
-        common.calibrate(network, (gray for _ in range(3)), lambda batch: (batch,))
+        ema.calibrate(network, (gray for _ in range(3)), lambda batch: (batch,))
         after = network(gray)
     assert not network.training
     assert (before - want).abs().mean() > 0.2 * want.std()
@@ -308,8 +311,8 @@ def test_averaged_weights_get_statistics_of_their_own(mini_config):
 
 def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
     seen = []
-    real = common.calibrate
-    monkeypatch.setattr(common, "calibrate", lambda *given: seen.append(1) or real(*given))
+    real = ema.calibrate
+    monkeypatch.setattr(ema, "calibrate", lambda *given: seen.append(1) or real(*given))
     train_ddcolor.main(settings(photos, tmp_path))
     assert len(seen) == 2  # saved after 3 and 6 steps
 

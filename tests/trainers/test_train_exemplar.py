@@ -18,16 +18,13 @@ from comfyui_colorist.model_defs import checkpoint, match_confidence, registry, 
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.model_defs.layers import SmallBackbone
 from comfyui_colorist.ops import color
-from comfyui_colorist.trainers import (
-    checkpoints,
-    common,
-    data,
-    losses,
-    pairs,
-    samples,
-    starts,
-    train_exemplar,
-)
+from comfyui_colorist.trainers import losses, pretrained, train_exemplar
+from comfyui_colorist.trainers.data import batches as data_batches
+from comfyui_colorist.trainers.data import photos as data_photos
+from comfyui_colorist.trainers.data import reference_pairs
+from comfyui_colorist.trainers.runtime import ema, provenance, sample_grid
+from comfyui_colorist.trainers.runtime import settings as common_settings
+from comfyui_colorist.trainers.runtime import state as checkpoints
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -171,8 +168,8 @@ def test_steps_of_network_and_discriminators_leave_each_other_alone(
 
 def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
     seen = []
-    real = common.calibrate
-    monkeypatch.setattr(common, "calibrate", lambda *given: seen.append(1) or real(*given))
+    real = ema.calibrate
+    monkeypatch.setattr(ema, "calibrate", lambda *given: seen.append(1) or real(*given))
     train_exemplar.main(settings(photos, tmp_path, steps=2, save_every=1))
     assert len(seen) == 2
 
@@ -222,7 +219,7 @@ def grey(path):
 
 
 def test_held_out_photos_are_shown_with_the_best_reference(album, tmp_path, mini_preset):
-    photos, held_out = data.hold_out(data.Photos([album]), 3, 0)
+    photos, held_out = data_photos.hold_out(data_photos.Photos([album]), 3, 0)
     assert len(held_out) == 3
     keys = [*photos.keys, *held_out.keys]
     top = [[] for _ in photos.keys] + [[28, 5, 6], [28, 29], [5]]
@@ -231,12 +228,12 @@ def test_held_out_photos_are_shown_with_the_best_reference(album, tmp_path, mini
     grey(album / f"{held_out.keys[2]}.png")
     config = settings(album, tmp_path, pairs=tmp_path / "pairs.json")
     references = train_exemplar.references_shown(config, held_out, photos)
-    pictures = list(samples.pictures(held_out))
+    pictures = list(sample_grid.pictures(held_out))
     assert len(references) == len(pictures) == 2  # the third is grey
-    (wanted,) = samples.pictures(photos.part([5]))
+    (wanted,) = sample_grid.pictures(photos.part([5]))
     assert torch.equal(references[0], wanted)
     # All that is like the second is held out, too: another view of itself
-    assert references[1].shape == (1, 3, samples.SIDE, samples.SIDE)
+    assert references[1].shape == (1, 3, sample_grid.SIDE, sample_grid.SIDE)
     same = train_exemplar.another_view(pictures[1], 1)
     assert torch.equal(references[1], same) and not torch.equal(references[1], pictures[1])
 
@@ -334,7 +331,7 @@ def test_the_small_backbone_takes_a_ddcolor_encoder(mini_exemplar_config, mini_n
     config = dataclasses.replace(mini_exemplar_config, depths=mini_network.config.depths[:3])
     network = registry.build("exemplar", config).eval()
     stem = network.backbone.stem[0].weight.clone()
-    starts.take_encoder(network.backbone, str(mini_file))
+    pretrained.take_encoder(network.backbone, str(mini_file))
     assert torch.equal(network.backbone.stem[0].weight, stem)
     theirs = mini_network.encoder.state_dict()
     for key, tensor in network.backbone.state_dict().items():
@@ -358,7 +355,7 @@ def test_a_kernel_of_another_network(mini_exemplar_config, mini_pointhint_file):
     """Its numbers, without the coordinate that means nothing in another picture; the rest stays."""
     plain = registry.build("exemplar", dataclasses.replace(mini_exemplar_config, kernel=None))
     for network in (plain, registry.build("exemplar", mini_exemplar_config)):
-        made = starts.with_kernel(network, str(mini_pointhint_file), sideways=False)
+        made = pretrained.with_kernel(network, str(mini_pointhint_file), sideways=False)
         theirs = registry.load(mini_pointhint_file)[0].kernel
         for key, tensor in made.kernel.state_dict().items():
             assert torch.equal(tensor, theirs.state_dict()[key])
@@ -367,27 +364,27 @@ def test_a_kernel_of_another_network(mini_exemplar_config, mini_pointhint_file):
             if not key.startswith("kernel."):
                 assert torch.equal(tensor, made.state_dict()[key])
     with pytest.raises(ValueError, match="without one; expected pointhint-nano"):
-        starts.with_kernel(plain, "ddcolor-nano", sideways=False)
+        pretrained.with_kernel(plain, "ddcolor-nano", sideways=False)
 
 
 def test_a_backbone_from_a_kernel(mini_exemplar_config, mini_pointhint_file):
     network = registry.build("exemplar", dataclasses.replace(mini_exemplar_config, stem=4))
-    starts.take_encoder(network.backbone, str(mini_pointhint_file))
+    pretrained.take_encoder(network.backbone, str(mini_pointhint_file))
     theirs = registry.load(mini_pointhint_file)[0].kernel.backbone.state_dict()
     assert all(torch.equal(t, theirs[k]) for k, t in network.backbone.state_dict().items())
 
 
 def test_encoder_refusals(mini_exemplar_network, mini_colorformer_file, mini_file):
     with pytest.raises(ValueError, match="encoder is .*, a colorformer network; expected a DDCo"):
-        starts.take_encoder(mini_exemplar_network.backbone, str(mini_colorformer_file))
+        pretrained.take_encoder(mini_exemplar_network.backbone, str(mini_colorformer_file))
     wider = SmallBackbone(8, (8, 8, 24), (1, 1, 1))
     with pytest.raises(CheckpointError, match="stages.2.0"):
-        starts.take_encoder(wider, str(mini_file))
+        pretrained.take_encoder(wider, str(mini_file))
     with pytest.raises(ValueError, match="with the encoder efficientnet-lite; expected one with a"):
-        starts.take_encoder(wider, "ddcolor-nano")
+        pretrained.take_encoder(wider, "ddcolor-nano")
     deeper = SmallBackbone(8, (8, 8, 16), (1, 1, 3))
     with pytest.raises(CheckpointError, match="missing: stages.2.2"):
-        starts.take_encoder(deeper, str(mini_file))
+        pretrained.take_encoder(deeper, str(mini_file))
 
 
 def test_the_paper_s_backbone_takes_imagenet_weights(photos, tmp_path, monkeypatch):
@@ -422,7 +419,7 @@ def test_confidence_becomes_the_part_that_is_right(mini_exemplar_config):
         config=mini_exemplar_config, read=lambda references, size: None, answer=answer
     )
     gray = torch.randint(256, (8, 1, 32, 32), dtype=torch.uint8).expand(-1, 3, -1, -1)
-    batch = data.Batch(range(8), [], (gray, gray), {})
+    batch = data_batches.Batch(range(8), [], (gray, gray), {})
     train_exemplar.fit_confidence(network, (batch for _ in range(30)), CPU)
     fitted = network.config.confidence
     assert len(fitted) == clues + 1
@@ -438,7 +435,9 @@ def test_confidence_of_a_trained_network_is_calibrated(trained, photos, monkeypa
     """Over the pairs that it was fitted to, its mean is the part of the places that is right."""
     network = weights(trained)
     shares, size = (0, 0, 0.5, 0.5), lambda step: 64
-    source = pairs.pair_batches(data.Photos([photos]), size=size, batch=4, seed=6, shares=shares)
+    source = reference_pairs.pair_batches(
+        data_photos.Photos([photos]), size=size, batch=4, seed=6, shares=shares
+    )
     batches = list(itertools.islice(source, 4))
     source.close()
 
@@ -530,7 +529,7 @@ def test_every_preset_parses():
             "--pairs",
             "p.json",
         ]
-        assert common.parse(train_exemplar.Config, train_exemplar.PRESETS, argv).steps > 0
+        assert common_settings.parse(train_exemplar.Config, train_exemplar.PRESETS, argv).steps > 0
 
 
 def test_runs_by_path(root):
@@ -562,7 +561,7 @@ def test_start_decides_the_network(photos, tmp_path):
 def test_weights_are_there_before_the_state(photos, tmp_path, mini_preset, monkeypatch):
     """Stopped between the two, a run makes both again."""
     written = []
-    for owner, name in ((common, "write_weights"), (checkpoints.State, "save")):
+    for owner, name in ((provenance, "write_weights"), (checkpoints.State, "save")):
         monkeypatch.setattr(owner, name, lambda *_, name=name: written.append(name))
     train_exemplar.main(settings(photos, tmp_path, steps=2, save_every=2))
     assert written == ["write_weights", "save"]

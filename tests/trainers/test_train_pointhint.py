@@ -16,7 +16,10 @@ from comfyui_colorist.ops import color, gaussian_process
 from comfyui_colorist.pipeline import loader
 from comfyui_colorist.pipeline.by_hints import base_chroma, network_input, spread
 from comfyui_colorist.pipeline.hints.schema import Hint
-from comfyui_colorist.trainers import checkpoints, common, data, samples, train_pointhint
+from comfyui_colorist.trainers import train_pointhint
+from comfyui_colorist.trainers.data import batches as data
+from comfyui_colorist.trainers.runtime import optimization, provenance, sample_grid, state
+from comfyui_colorist.trainers.runtime import settings as common_settings
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -164,13 +167,13 @@ def test_files_and_provenance(photos, tmp_path, mini_pointhint_config, mini_file
 
 @pytest.mark.parametrize("prior", [False, True])
 def test_samples_of_photos_that_are_not_trained_on(many_photos, tmp_path, monkeypatch, prior):
-    sheets, real = [], samples.contact_sheet
+    sheets, real = [], sample_grid.contact_sheet
 
     def sheet(rows, *more, **others):
         sheets.append(rows)
         return real(rows, *more, **others)
 
-    monkeypatch.setattr(samples, "contact_sheet", sheet)
+    monkeypatch.setattr(sample_grid, "contact_sheet", sheet)
     changes = {"prior": prior, "steps": 1, "report_every": 1, "learning_rate": 0.0}
     train_pointhint.main(settings(many_photos, tmp_path / "run", **changes))
     assert (tmp_path / "run" / "samples" / "0000001.jpg").exists()
@@ -248,7 +251,7 @@ def test_weights_with_another_input_are_refused(photos, tmp_path, mini_pointhint
 def test_weights_are_there_before_the_state(photos, tmp_path, monkeypatch):
     """Stopped between the two, a run makes both again."""
     written = []
-    for where, name in ((common, "write_weights"), (checkpoints.State, "save")):
+    for where, name in ((provenance, "write_weights"), (state.State, "save")):
         monkeypatch.setattr(where, name, lambda *_, name=name: written.append(name))
     train_pointhint.main(settings(photos, tmp_path, steps=2))
     assert written == ["write_weights", "save"]
@@ -290,7 +293,7 @@ def test_grey_photos_are_passed_over(photos, tmp_path, caplog):
 def test_decay_on_matrices_alone(mini_pointhint_network):
     """None on norms, biases and tables of position bias."""
     network = mini_pointhint_network
-    decayed, others = common.parameter_groups(network, 0.05)
+    decayed, others = optimization.parameter_groups(network, 0.05)
     assert decayed["weight_decay"] == 0.05 and others["weight_decay"] == 0
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     decayed, others = (
@@ -688,7 +691,7 @@ def test_refuses_the_state_of_another_network(photos, tmp_path, monkeypatch):
 def test_every_preset_parses():
     for preset in train_pointhint.PRESETS:
         argv = ["--photos", "p", "--preset", preset, "--weights", "a.safetensors"]
-        config = common.parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
+        config = common_settings.parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
         assert config.steps > config.warmup
         assert config.prior is (preset not in ("paper", "8gb"))
         assert config.base == ("ddcolor-nano" if config.prior else None)
@@ -697,7 +700,9 @@ def test_every_preset_parses():
 def test_the_paper_s_settings():
     """Sections 3.5 and 4.3: AdamW at 5e-4, Huber with delta 1, crops of 224."""
     config, small = (
-        common.parse(train_pointhint.Config, train_pointhint.PRESETS, ["--photos", "p", *more])
+        common_settings.parse(
+            train_pointhint.Config, train_pointhint.PRESETS, ["--photos", "p", *more]
+        )
         for more in ([], ["--preset", "8gb"])
     )
     assert small == dataclasses.replace(config, accumulate=8, dtype="auto")
@@ -707,7 +712,7 @@ def test_the_paper_s_settings():
 
 def test_hints_can_be_told_on_the_command_line():
     argv = ["--photos", "p", "--hints", "10", "10", "--no-prior"]
-    config = common.parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
+    config = common_settings.parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
     assert config.hints == (10, 10) and config.prior is False
 
 

@@ -133,9 +133,9 @@ def test_suggestions_are_of_the_place_and_computed_once(
     post, body, mini_colorformer, monkeypatch, canvas
 ):
     monkeypatch.setattr(canvas, "load", lambda *_, **__: mini_colorformer)
-    calls, guesses = [], canvas.suggest.guesses
+    calls, guesses = [], canvas.suggestions.guesses
     monkeypatch.setattr(
-        canvas.suggest, "guesses", lambda *given: calls.append(1) or guesses(*given)
+        canvas.suggestions, "guesses", lambda *given: calls.append(1) or guesses(*given)
     )
     found = []
     for x, y in ((0.1, 0.1), (0.9, 0.9), (1, 1)):

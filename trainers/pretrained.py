@@ -4,7 +4,7 @@ DDColor's encoder is a ConvNeXt (Liu et al., CVPR 2022, arXiv:2201.03545) or an 
 (Tan, Le, ICML 2019, arXiv:1905.11946), ColorFormer's an EfficientNet-Lite or a Swin-T
 (Liu et al., ICCV 2021, arXiv:2103.14030) whose every other block also looks at the pooled map, the
 exemplar network's backbone VGG-19. Each naming, the authors', timm's, torchvision's, is a table.
-The weights stay with the user, see `weights.find`.
+The weights stay with the user, see `pretrained_files.find`.
 """
 
 import re
@@ -367,7 +367,7 @@ def take(encoder: nn.Module, path: str | Path, kind: Kind) -> str:
     Args:
         encoder: `ddcolor.ConvNeXt`, `EfficientNetLite`, `colorformer.GLHTransformer` or
             `xcnet.VGG19`.
-        path: weights, see `weights.find`.
+        path: weights, see `pretrained_files.find`.
         kind: convnext, efficientnet-lite, swin or vgg19.
     Returns:
         One sentence for the log: what was taken, and what keeps its start values.

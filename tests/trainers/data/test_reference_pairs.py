@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.ops import color
-from comfyui_colorist.trainers import data, pairs, streams
+from comfyui_colorist.trainers.data import color_filter, reference_pairs, shards
+from comfyui_colorist.trainers.data import photos as data_photos
 from PIL import Image
 
 
@@ -37,13 +38,13 @@ TOP = [[(i + k) % 5 for k in range(1, 4)] for i in range(5)]
 
 def first_pairs(photos, count, **settings):
     settings = {"pairs": TOP, "batch": 4} | settings
-    source = pairs.pair_batches(photos, size=lambda step: 32, seed=3, **settings)
+    source = reference_pairs.pair_batches(photos, size=lambda step: 32, seed=3, **settings)
     return [batch.pictures for batch in itertools.islice(source, count)]
 
 
 def draws(times, top, shares, count=40, target=7):
     rng = np.random.default_rng(0)
-    return [pairs.draw_reference(rng, target, count, top, shares) for _ in range(times)]
+    return [reference_pairs.draw_reference(rng, target, count, top, shares) for _ in range(times)]
 
 
 def within_3_sigma(found, times, share):
@@ -52,9 +53,9 @@ def within_3_sigma(found, times, share):
 
 def test_references_come_as_often_as_the_paper_says():
     top, times = [3, 9, 0, 39, 8], 5000
-    drawn = draws(times, top, tuple(pairs.SHARES.values()))
+    drawn = draws(times, top, tuple(reference_pairs.SHARES.values()))
     kinds = [kind for kind, _ in drawn]
-    for kind, share in pairs.SHARES.items():
+    for kind, share in reference_pairs.SHARES.items():
         assert within_3_sigma(kinds.count(kind), times, share)
     best = [index for _, index in drawn].count(3)
     assert within_3_sigma(best, times, 0.6 + 0.3 / 5)
@@ -84,17 +85,17 @@ def test_references_when_a_kind_cannot_be_had(shares, top, count, kinds):
 
 
 def test_shares_are_checked():
-    assert pairs.check_shares(pairs.SHARES, True) == (0.6, 0.3, 0.1, 0.0)
-    assert pairs.check_shares({"self": 1}, False) == (0, 0, 0, 1)
+    assert reference_pairs.check_shares(reference_pairs.SHARES, True) == (0.6, 0.3, 0.1, 0.0)
+    assert reference_pairs.check_shares({"self": 1}, False) == (0, 0, 0, 1)
     for shares in ((0.5, 0.5), (0.6, 0.3, 0.2, 0), (1.2, -0.2, 0, 0)):
         with pytest.raises(ValueError, match="probabilities of top1, top5, random, self"):
-            pairs.check_shares(shares, True)
+            reference_pairs.check_shares(shares, True)
     with pytest.raises(ValueError, match="shares has best; known: top1"):
-        pairs.check_shares({"best": 1.0}, True)
+        reference_pairs.check_shares({"best": 1.0}, True)
 
 
 def test_pairs_repeat_from_any_step(folder):
-    photos = data.Photos([folder])
+    photos = data_photos.Photos([folder])
     shares = (0.3, 0.2, 0.2, 0.3)
     unbroken = first_pairs(photos, 6, shares=shares)
     resumed = first_pairs(photos, 2, shares=shares, start=4, threads=1)
@@ -108,7 +109,9 @@ def test_pairs_repeat_from_any_step(folder):
 @pytest.fixture
 def plain(tmp_path, monkeypatch):
     """Five photos of one colour each."""
-    monkeypatch.setattr(data, "colourless", lambda image: "")  # which toned prints have, too
+    monkeypatch.setattr(
+        color_filter, "colourless", lambda image: ""
+    )  # which toned prints have, too
     (tmp_path / "plain").mkdir()
     for i in range(5):
         Image.new("RGB", (56, 40), (90 + 20 * i, 130, 120)).save(tmp_path / "plain" / f"{i}.png")
@@ -120,7 +123,7 @@ def photo_of(picture):
 
 
 def test_the_reference_is_the_retrieved_photo(plain):
-    for targets, references in first_pairs(data.Photos([plain]), 5, shares=(1, 0, 0, 0)):
+    for targets, references in first_pairs(data_photos.Photos([plain]), 5, shares=(1, 0, 0, 0)):
         for target, reference in zip(targets, references, strict=True):
             assert photo_of(reference) == TOP[photo_of(target)][0]
 
@@ -129,7 +132,7 @@ def test_an_unreadable_reference_gives_way_to_the_target(plain, caplog):
     (plain / "4.png").write_bytes(b"nothing")
     top = [[4]] * 5
     with caplog.at_level(logging.WARNING):
-        found = first_pairs(data.Photos([plain]), 3, pairs=top, shares=(1, 0, 0, 0))
+        found = first_pairs(data_photos.Photos([plain]), 3, pairs=top, shares=(1, 0, 0, 0))
     assert "4.png" in caplog.text
     for targets, references in found:
         for target, reference in zip(targets, references, strict=True):
@@ -146,7 +149,7 @@ def same_ab(first, second, tolerance):
 
 
 def test_pairs_refusals(folder):
-    photos = data.Photos([folder])
+    photos = data_photos.Photos([folder])
     with pytest.raises(ValueError, match="no table of pairs"):
         first_pairs(photos, 1, pairs=None)
     assert len(first_pairs(photos, 1, pairs=None, shares={"random": 0.5, "self": 0.5})) == 1
@@ -159,7 +162,7 @@ def test_a_stream_has_other_views_alone(folder, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for path in sorted(folder.rglob("*.jpg")):
             tar.add(path, path.name)
-    stream = streams.Shards([str(tmp_path / "a.tar")])
+    stream = shards.Shards([str(tmp_path / "a.tar")])
     with pytest.raises(ValueError, match="which a stream cannot find.*--shares 0 0 0 1"):
         first_pairs(stream, 1, pairs=None, shares=(0, 0, 0.5, 0.5))
     ((target, reference),) = first_pairs(stream, 1, pairs=None, shares=(0, 0, 0, 1))
@@ -167,7 +170,7 @@ def test_a_stream_has_other_views_alone(folder, tmp_path):
 
 
 def test_processes_share_a_batch_of_pairs(folder):
-    photos, shares = data.Photos([folder]), (0.3, 0.2, 0.2, 0.3)
+    photos, shares = data_photos.Photos([folder]), (0.3, 0.2, 0.2, 0.3)
     whole = first_pairs(photos, 3, shares=shares)
     parts = [first_pairs(photos, 3, shares=shares, rank=rank, ranks=2) for rank in range(2)]
     for pictures, *halves in zip(whole, *parts, strict=True):
@@ -179,7 +182,7 @@ def test_processes_share_a_batch_of_pairs(folder):
 def test_windows_of_one_photo(size):
     rng = np.random.default_rng(0)
     for _ in range(300):
-        left, top, right, bottom = pairs._window(size, rng)
+        left, top, right, bottom = reference_pairs._window(size, rng)
         assert left >= 0 and right <= size[0] + 1e-6 and top >= 0 and bottom <= size[1] + 1e-6
         sides = (right - left) / size[0], (bottom - top) / size[1]
         assert min(sides) >= 0.5 - 1e-6
@@ -188,11 +191,11 @@ def test_windows_of_one_photo(size):
 def test_views_show_the_same_place_in_another_light(monkeypatch):
     """Windows overlap by a third nearly always; colours of a plain photo stay, its L does not."""
     rng, boxes = np.random.default_rng(0), []
-    view = pairs.view
-    monkeypatch.setattr(pairs, "view", lambda *args: boxes.append(args[2]) or view(*args))
+    view = reference_pairs.view
+    monkeypatch.setattr(reference_pairs, "view", lambda *args: boxes.append(args[2]) or view(*args))
     image = Image.new("RGB", (60, 40), (150, 120, 90))
-    made = [pairs.views(image, 16, rng) for _ in range(100)]
-    shared = [pairs.overlap(a, b) for a, b in zip(boxes[::2], boxes[1::2], strict=True)]
+    made = [reference_pairs.views(image, 16, rng) for _ in range(100)]
+    shared = [reference_pairs.overlap(a, b) for a, b in zip(boxes[::2], boxes[1::2], strict=True)]
     assert sum(part >= 1 / 3 for part in shared) >= 95
     for target, reference in made:
         assert target.shape == reference.shape == (3, 16, 16)
@@ -202,16 +205,16 @@ def test_views_show_the_same_place_in_another_light(monkeypatch):
 
 
 def test_overlap():
-    assert pairs.overlap((0, 0, 4, 4), (2, 2, 4, 4)) == 1
-    assert pairs.overlap((0, 0, 4, 4), (2, 0, 6, 4)) == 0.5
-    assert pairs.overlap((0, 0, 4, 4), (4, 4, 5, 5)) == 0
+    assert reference_pairs.overlap((0, 0, 4, 4), (2, 2, 4, 4)) == 1
+    assert reference_pairs.overlap((0, 0, 4, 4), (2, 0, 6, 4)) == 0.5
+    assert reference_pairs.overlap((0, 0, 4, 4), (4, 4, 5, 5)) == 0
 
 
 def test_recolor_alike_keeps_what_belongs_together():
     generator = torch.Generator().manual_seed(0)
     target = 40 * torch.randn(64, 2, 6, 6, generator=generator).clamp(-2.5, 2.5)
     reference = target.flip(3)
-    made, wanted = pairs.recolor_alike(target, reference, generator)
+    made, wanted = reference_pairs.recolor_alike(target, reference, generator)
     torch.testing.assert_close(made.flip(3), wanted)  # like colours stay alike
     assert made.abs().max() <= 110 + 1e-4
     # Linear but for a shift: differences of colours keep their angles and are stretched alike
@@ -228,22 +231,22 @@ def test_recolor_alike_keeps_what_belongs_together():
 
 def test_recolor_alike_of_some():
     ab = torch.randn(400, 2, 2, 2, generator=torch.Generator().manual_seed(0))
-    target, reference = pairs.recolor_alike(ab, ab, torch.Generator().manual_seed(1), 0.3)
+    target, reference = reference_pairs.recolor_alike(ab, ab, torch.Generator().manual_seed(1), 0.3)
     changed = (target != ab).flatten(1).any(1)
     assert within_3_sigma(changed.sum(), 400, 0.3) and torch.equal(target, reference)
-    again, _ = pairs.recolor_alike(ab, ab, torch.Generator().manual_seed(1), 0.3)
+    again, _ = reference_pairs.recolor_alike(ab, ab, torch.Generator().manual_seed(1), 0.3)
     assert torch.equal(target, again)
-    untouched, _ = pairs.recolor_alike(ab, ab, torch.Generator(), 0.0)
+    untouched, _ = reference_pairs.recolor_alike(ab, ab, torch.Generator(), 0.0)
     assert torch.equal(untouched, ab)
 
 
 def test_recolor_alike_of_a_part_is_that_part_of_the_whole():
     """Processes, and parts of a batch, recolour as one alone would."""
     ab = torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    whole, _ = pairs.recolor_alike(ab, ab, torch.Generator().manual_seed(1), 0.5)
+    whole, _ = reference_pairs.recolor_alike(ab, ab, torch.Generator().manual_seed(1), 0.5)
     for rows in (range(0, 4), range(4, 8), range(6, 8)):
         some = ab[rows.start : rows.stop]
-        part, _ = pairs.recolor_alike(
+        part, _ = reference_pairs.recolor_alike(
             some, some, torch.Generator().manual_seed(1), 0.5, rows, len(ab)
         )
         assert torch.equal(part, whole[rows.start : rows.stop])
@@ -263,32 +266,38 @@ def table(path, **changes):
 
 
 def test_pairs_are_found_by_key(folder, tmp_path):
-    photos = data.Photos([folder])
+    photos = data_photos.Photos([folder])
     assert photos.keys == [f"sub/p{i}" for i in range(5)]
-    assert pairs.load_pairs(table(tmp_path / "pairs.json"), photos) == [[4, 1], [3], [], [1, 0], []]
+    assert reference_pairs.load_pairs(table(tmp_path / "pairs.json"), photos) == [
+        [4, 1],
+        [3],
+        [],
+        [1, 0],
+        [],
+    ]
 
 
 def test_keys_of_shards(folder, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for path in sorted(folder.rglob("*.jpg")):
             tar.add(path, f"sub/{path.name}")
-    assert data.Photos([tmp_path / "a.tar"]).keys == data.Photos([folder]).keys
+    assert data_photos.Photos([tmp_path / "a.tar"]).keys == data_photos.Photos([folder]).keys
 
 
 def test_references_of_photos_that_are_held_out(folder, tmp_path):
     """Among the others alone: indices are those of the photos to choose from."""
-    photos = data.Photos([folder])
+    photos = data_photos.Photos([folder])
     rest, held_out = photos.part([0, 2, 4]), photos.part([3, 1])
     path = table(tmp_path / "pairs.json")
-    assert pairs.load_pairs(path, rest, held_out) == [[0], []]
-    assert pairs.load_pairs(path, rest) == [[2], [], []]
+    assert reference_pairs.load_pairs(path, rest, held_out) == [[0], []]
+    assert reference_pairs.load_pairs(path, rest) == [[2], [], []]
 
 
 def test_keys_of_two_photos_are_left_out(folder, tmp_path, caplog):
     (tmp_path / "more" / "sub").mkdir(parents=True)
     (tmp_path / "more" / "sub" / "p0.jpg").write_bytes(jpeg(7))
-    photos = data.Photos([folder, tmp_path / "more"])
-    found = pairs.load_pairs(table(tmp_path / "pairs.json"), photos)
+    photos = data_photos.Photos([folder, tmp_path / "more"])
+    found = reference_pairs.load_pairs(table(tmp_path / "pairs.json"), photos)
     assert "the first 'sub/p0'" in caplog.text
     assert dict(zip(photos.keys, found, strict=True))["sub/p3"] == [photos.keys.index("sub/p1")]
     assert all(not row for key, row in zip(photos.keys, found, strict=True) if key == "sub/p0")
@@ -306,4 +315,6 @@ def test_keys_of_two_photos_are_left_out(folder, tmp_path, caplog):
 )
 def test_tables_that_are_refused(folder, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        pairs.load_pairs(table(tmp_path / "pairs.json", **changes), data.Photos([folder]))
+        reference_pairs.load_pairs(
+            table(tmp_path / "pairs.json", **changes), data_photos.Photos([folder])
+        )

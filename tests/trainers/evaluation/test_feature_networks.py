@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
-from comfyui_colorist.trainers import networks
+from comfyui_colorist.trainers.evaluation import feature_networks
 from torch import nn
 
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
@@ -163,14 +163,15 @@ def saved(tmp_path):
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_vgg_maps_are_the_first_convolutions_of_the_blocks(kind, norm, rgb, saved):
     state = vgg_state(kind, norm)
-    network = networks.vgg(saved(state))
+    network = feature_networks.vgg(saved(state))
     assert network.name == kind + "_bn" * norm
     whole = vgg_layers(kind, norm)
     whole.load_state_dict(
         {k.removeprefix("features."): t for k, t in state.items() if k.startswith("features.")}
     )
     mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in (networks.IMAGENET_MEAN, [0.229, 0.224, 0.225])
+        torch.tensor(v).view(1, 3, 1, 1)
+        for v in (feature_networks.IMAGENET_MEAN, [0.229, 0.224, 0.225])
     )
     x, expected, new = (rgb - mean) / std, [], True
     for layer in whole.eval():
@@ -188,8 +189,8 @@ def test_vgg_maps_are_the_first_convolutions_of_the_blocks(kind, norm, rgb, save
 @pytest.mark.parametrize("norm", [False, True])
 def test_vgg_classifier_reads_both_namings(norm, rgb, saved):
     state = vgg_state("vgg16", norm)
-    ours = networks.classifier(saved(state))
-    theirs = networks.classifier(saved(as_timm(state), "timm.pth"))
+    ours = feature_networks.classifier(saved(state))
+    theirs = feature_networks.classifier(saved(as_timm(state), "timm.pth"))
     logits = ours(rgb)
     assert logits.shape == (2, 10) and logits.std() > 0.01
     assert torch.equal(theirs(rgb), logits)
@@ -199,7 +200,7 @@ def test_vgg_classifier_reads_both_namings(norm, rgb, saved):
 def test_networks_stay_as_they_are(rgb, saved):
     """In eval mode and without gradients of their own; files from before 2018 count no batches."""
     state = {k: t for k, t in vgg_state("vgg16", True).items() if "num_batches" not in k}
-    network = networks.vgg(saved({k: t.half() for k, t in state.items()})).train()
+    network = feature_networks.vgg(saved({k: t.half() for k, t in state.items()})).train()
     assert not any(module.training for module in network.modules())
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in network.parameters())
     picture = rgb.requires_grad_()
@@ -209,17 +210,17 @@ def test_networks_stay_as_they_are(rgb, saved):
 
 def test_other_networks_are_refused(saved):
     with pytest.raises(CheckpointError, match="this is vgg19; expected ImageNet weights of vgg16"):
-        networks.vgg(saved(vgg_state("vgg19", False)), ("vgg16",))
+        feature_networks.vgg(saved(vgg_state("vgg19", False)), ("vgg16",))
     with pytest.raises(CheckpointError, match="neither VGG-16, VGG-19 nor Inception v3"):
-        networks.classifier(saved({"conv1.weight": torch.zeros(1)}))
+        feature_networks.classifier(saved({"conv1.weight": torch.zeros(1)}))
     maps = {k: t for k, t in vgg_state("vgg16", False).items() if k.startswith("features")}
     with pytest.raises(CheckpointError, match="vgg16 without the tensor 'classifier.0.weight'"):
-        networks.classifier(saved(maps))
+        feature_networks.classifier(saved(maps))
     with pytest.raises(CheckpointError, match="this is vgg16; expected an Inception v3"):
-        networks.inception(saved(maps))
+        feature_networks.inception(saved(maps))
     maps.pop("features.5.weight")
     with pytest.raises(CheckpointError, match="neither"):
-        networks.vgg(saved(maps))
+        feature_networks.vgg(saved(maps))
 
 
 # --- Inception -------------------------------------------------------------------------------
@@ -227,46 +228,48 @@ def test_other_networks_are_refused(saved):
 
 def test_inception_tells_fid_from_imagenet(rgb, saved):
     state = inception_state(1008)
-    fid = networks.inception(saved(state))
+    fid = feature_networks.inception(saved(state))
     assert fid.name == "inception_fid"
-    plain = networks.inception(saved(inception_state(1000), "plain.pth"))
+    plain = feature_networks.inception(saved(inception_state(1000), "plain.pth"))
     assert plain.name == "inception_v3 (ImageNet)"
     features = fid(rgb)
     assert features.shape == (2, 12)
     torch.testing.assert_close(fid(rgb[1:]), features[1:], rtol=1e-4, atol=1e-5)
     shared = {k: t for k, t in state.items() if not k.startswith("fc.")}
     shared |= {k: t[:1000] for k, t in state.items() if k.startswith("fc.")}
-    other = networks.inception(saved(shared, "shared.pth"))(rgb)  # means and a maximum differ
+    other = feature_networks.inception(saved(shared, "shared.pth"))(
+        rgb
+    )  # means and a maximum differ
     assert (other - features).abs().max() > 1e-2
     with pytest.raises(CheckpointError, match="1008 classes are not ImageNet's"):
-        networks.classifier(saved(state))
+        feature_networks.classifier(saved(state))
     with pytest.raises(CheckpointError, match="without its last layer"):
-        networks.inception(saved({k: t for k, t in state.items() if "fc." not in k}))
+        feature_networks.inception(saved({k: t for k, t in state.items() if "fc." not in k}))
     state.pop("Mixed_6c.branch1x1.conv.weight")
     with pytest.raises(
         CheckpointError, match="inception_fid without the tensor 'blocks.Mixed_6c.branch1x1"
     ):
-        networks.inception(saved(state))
+        feature_networks.inception(saved(state))
 
 
 @pytest.mark.parametrize(("fid", "corner"), [(True, 1.0), (False, 4 / 9)])
 def test_mean_of_fid_does_not_count_what_is_padded(fid, corner):
-    made = networks.InceptionBlock((("mean",),), {}, "", fid=fid)(torch.ones(1, 1, 5, 5))
+    made = feature_networks.InceptionBlock((("mean",),), {}, "", fid=fid)(torch.ones(1, 1, 5, 5))
     assert made[0, 0, 0, 0].item() == pytest.approx(corner)
     assert made[0, 0, 2, 2].item() == pytest.approx(1)
 
 
 def test_inception_classifier(rgb, saved):
-    network = networks.classifier(saved(inception_state(1000)))
+    network = feature_networks.classifier(saved(inception_state(1000)))
     logits = network(rgb)
     assert logits.shape == (2, 1000) and logits.std() > 1e-3
     assert torch.equal(network(rgb), logits)
 
 
 def test_resize_and_crop(rgb):
-    assert networks.resize_and_crop(rgb, 256, 224).shape == (2, 3, 224, 224)
+    assert feature_networks.resize_and_crop(rgb, 256, 224).shape == (2, 3, 224, 224)
     ramp = torch.arange(300.0).expand(1, 3, 256, 300)
-    assert torch.equal(networks.resize_and_crop(ramp, 256, 224), ramp[..., 16:240, 38:262])
+    assert torch.equal(feature_networks.resize_and_crop(ramp, 256, 224), ramp[..., 16:240, 38:262])
 
 
 # --- Beside their makers' --------------------------------------------------------------------
@@ -284,7 +287,7 @@ def test_vgg_is_torchvision_s(norm, rgb, saved):
     model.load_state_dict(state, assign=True)
     seen = vision.VGG16_Weights.IMAGENET1K_V1.transforms()(rgb)
     expected = model.eval()(seen)
-    torch.testing.assert_close(networks.classifier(saved(state))(rgb), expected)
+    torch.testing.assert_close(feature_networks.classifier(saved(state))(rgb), expected)
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -298,7 +301,7 @@ def test_vgg_is_timm_s(norm, saved):
         1, 3, 256, 256, generator=torch.Generator().manual_seed(0)
     )  # at which nothing is scaled
     seen = (picture[..., 16:240, 16:240] - 0.45) / 0.2
-    network = networks.classifier(saved(state))
+    network = feature_networks.classifier(saved(state))
     network.mean, network.std = torch.tensor(0.45), torch.tensor(0.2)
     torch.testing.assert_close(network(picture), model(seen), rtol=1e-4, atol=1e-4)
 
@@ -308,7 +311,7 @@ def handed(monkeypatch):
     """Hands a state dict over as if it had been read from a file: these are large."""
 
     def hand(state):
-        monkeypatch.setattr(networks.checkpoint, "read", lambda path: (dict(state), {}))
+        monkeypatch.setattr(feature_networks.checkpoint, "read", lambda path: (dict(state), {}))
         return "handed.pth"
 
     return hand
@@ -320,7 +323,7 @@ def test_features_are_pytorch_fid_s(rgb, handed, monkeypatch):
     state = randomised(plain.state_dict())
     monkeypatch.setattr(fid, "load_state_dict_from_url", lambda *_, **__: state)
     model = fid.InceptionV3().eval()
-    features = networks.inception(handed(state))(rgb)
+    features = feature_networks.inception(handed(state))(rgb)
     assert features.shape == (2, 2048) and features.std() > 0.05
     torch.testing.assert_close(features, model(rgb)[0].flatten(1), rtol=1e-4, atol=1e-5)
 
@@ -329,16 +332,16 @@ def test_inception_classifier_is_torchvision_s_and_timm_s(rgb, handed):
     vision, timm = reference("torchvision").models, reference("timm")
     model = vision.Inception3(init_weights=False).eval()  # as its weights: normalised for -1..1
     state = randomised(model.state_dict())
-    made = networks.classifier(handed(state))(rgb)
+    made = feature_networks.classifier(handed(state))(rgb)
     seen = vision.Inception_V3_Weights.IMAGENET1K_V1.transforms()(rgb)
     model.transform_input = True
     torch.testing.assert_close(made, model(seen), rtol=1e-3, atol=1e-4)
     other = timm.create_model("inception_v3", aux_logits=True).eval()
     other.load_state_dict(state)
-    seen = 2 * networks.resize_and_crop(rgb, 342, 299) - 1
+    seen = 2 * feature_networks.resize_and_crop(rgb, 342, 299) - 1
     torch.testing.assert_close(made, other(seen)[0], rtol=1e-3, atol=1e-4)
     assert set(other.state_dict()) == set(state)  # the namings are one
     picture = F.interpolate(rgb, (299, 299), mode="bilinear")
-    features = networks.inception(handed(state))(rgb)
+    features = feature_networks.inception(handed(state))(rgb)
     expected = other.forward_head(other.forward_features(2 * picture - 1)[0], pre_logits=True)
     torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)

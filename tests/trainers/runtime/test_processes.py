@@ -12,7 +12,7 @@ SCRIPT = """
 import importlib, json, runpy, sys
 root, jobs = sys.argv[1:]
 runpy.run_path(root + "/trainers/_standalone.py")["package"]()
-common = importlib.import_module("comfyui_colorist.trainers.common")
+common = importlib.import_module("comfyui_colorist.trainers.runtime.settings")
 for name, flags in json.loads(jobs):
     trainer = importlib.import_module("comfyui_colorist.trainers.train_" + name)
     trainer.main(common.parse(trainer.Config, trainer.PRESETS, flags))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfyui_colorist.model_store import download as downloads
-from comfyui_colorist.trainers import weights
+from comfyui_colorist.trainers import pretrained_files
 
 CONTENT = b"weights of a network"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -63,27 +63,27 @@ def test_a_file_goes_first(tmp_path, folder, hub):
     asked = hub().asked
     own = tmp_path / "vgg16_bn"
     own.write_bytes(b"mine")
-    assert weights.find(own) == own
+    assert pretrained_files.find(own) == own
     folder.mkdir(parents=True)
     (folder / "vgg16_bn.pth").write_bytes(b"put there")
     (folder / "special.safetensors").write_bytes(b"put there")
-    assert weights.find("vgg16_bn", offline=True) == folder / "vgg16_bn.pth"
-    assert weights.find("vgg16_bn.pth") == folder / "vgg16_bn.pth"
-    assert weights.find("special") == folder / "special.safetensors"
+    assert pretrained_files.find("vgg16_bn", offline=True) == folder / "vgg16_bn.pth"
+    assert pretrained_files.find("vgg16_bn.pth") == folder / "vgg16_bn.pth"
+    assert pretrained_files.find("special") == folder / "special.safetensors"
     assert not asked
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="resnet: no such file, and no known name.*vgg16_bn"):
-        weights.find("resnet")
+        pretrained_files.find("resnet")
 
 
 def test_download_from_the_hub(folder, hub):
     asked = hub().asked
-    found = weights.find("vgg16_bn")
+    found = pretrained_files.find("vgg16_bn")
     assert found == folder / "vgg16_bn.safetensors" and found.read_bytes() == CONTENT
     assert asked == [("timm/vgg16_bn.tv_in1k", "model.safetensors")]
-    assert weights.find("vgg16_bn") == found and len(asked) == 1
+    assert pretrained_files.find("vgg16_bn") == found and len(asked) == 1
     note = json.loads((folder / "vgg16_bn.safetensors.json").read_text())
     assert note["sha256"] == DIGEST and note["licence"] == "BSD-3-Clause"
     assert sorted(p.name for p in folder.iterdir()) == [found.name, found.name + ".json"]
@@ -92,7 +92,7 @@ def test_download_from_the_hub(folder, hub):
 def test_wrong_hash_is_refused_and_removed(folder, hub):
     hub(digest="0" * 64)
     with pytest.raises(ValueError, match=f"has the SHA-256 {DIGEST}, expected 0000.*removed"):
-        weights.find("vgg19")
+        pretrained_files.find("vgg19")
     assert nothing_left(folder)
 
 
@@ -100,7 +100,7 @@ def test_wrong_hash_is_refused_and_removed(folder, hub):
 def test_failed_download_leaves_nothing_and_says_what_to_do(error, folder, hub):
     hub(error=error)
     with pytest.raises(ValueError) as refused:
-        weights.find("swin_tiny")
+        pretrained_files.find("swin_tiny")
     assert str(error) in str(refused.value)
     assert "https://huggingface.co/timm/swin_tiny_patch4_window7_224" in str(refused.value)
     assert f"put it at {folder / 'swin_tiny.safetensors'}" in str(refused.value)
@@ -110,14 +110,14 @@ def test_failed_download_leaves_nothing_and_says_what_to_do(error, folder, hub):
 def test_interrupted_download_leaves_nothing(folder, hub):
     hub(error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        weights.find("vgg16_bn")
+        pretrained_files.find("vgg16_bn")
     assert nothing_left(folder)
 
 
 def test_without_the_hub_s_library(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match="vgg16 .*download failed.*huggingface_hub.*Get https"):
-        weights.find("vgg16")
+        pretrained_files.find("vgg16")
     assert nothing_left(folder)
 
 
@@ -126,25 +126,25 @@ def test_offline_says_what_is_missing(how, folder, hub, monkeypatch):
     asked = hub().asked
     if how != "argument":
         monkeypatch.setenv(how, "1")
-    known = weights.KNOWN["inception_fid"]
+    known = pretrained_files.KNOWN["inception_fid"]
     expected = (
         f"inception_fid ({known.what}; for: FID) is not on this machine, and downloads are "
         f"switched off ({'offline' if how == 'argument' else how}). Get {known.url} and put it at "
         f"{folder / 'inception_fid.pth'}, or give the path of your own file."
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
-        weights.find("inception_fid", offline=how == "argument")
+        pretrained_files.find("inception_fid", offline=how == "argument")
     assert nothing_left(folder) and not asked
 
 
 def test_zero_is_no_switch(folder, hub, monkeypatch):
     hub()
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert weights.find("vgg16").is_file()
+    assert pretrained_files.find("vgg16").is_file()
 
 
 def test_download_from_a_link(folder, monkeypatch):
-    known = weights.KNOWN["inception_fid"]
+    known = pretrained_files.KNOWN["inception_fid"]
 
     def download(url, path, hash_prefix):
         assert url == known.link and hash_prefix in ("6726825d", DIGEST[:8])
@@ -153,31 +153,33 @@ def test_download_from_a_link(folder, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     with pytest.raises(ValueError, match=f"has the SHA-256 {DIGEST}, expected 6726825d"):
-        weights.find("inception_fid")
+        pretrained_files.find("inception_fid")
     assert nothing_left(folder)
-    good = weights.Source(what="", use="", licence="", link=known.link, sha256=DIGEST)
-    monkeypatch.setitem(weights.KNOWN, "inception_fid", good)
-    assert weights.find("inception_fid") == folder / "inception_fid.pth"
+    good = pretrained_files.Source(what="", use="", licence="", link=known.link, sha256=DIGEST)
+    monkeypatch.setitem(pretrained_files.KNOWN, "inception_fid", good)
+    assert pretrained_files.find("inception_fid") == folder / "inception_fid.pth"
 
 
 def test_fingerprint(tmp_path, folder, hub, monkeypatch):
     file = tmp_path / "own.pth"
     file.write_bytes(CONTENT)
-    assert weights.fingerprint(file) == DIGEST[:12]
+    assert pretrained_files.fingerprint(file) == DIGEST[:12]
     (tmp_path / "own.pth.json").write_text("[]")  # somebody else's
-    assert weights.fingerprint(file) == DIGEST[:12]
+    assert pretrained_files.fingerprint(file) == DIGEST[:12]
     hub()
-    fetched = weights.find("vgg16")
+    fetched = pretrained_files.find("vgg16")
     with monkeypatch.context() as patch:
         patch.setattr(downloads, "sha256", None)  # what was noted is not computed again
-        assert weights.fingerprint(fetched) == DIGEST[:12]
+        assert pretrained_files.fingerprint(fetched) == DIGEST[:12]
     fetched.write_bytes(b"another network")
-    assert weights.fingerprint(fetched) == hashlib.sha256(b"another network").hexdigest()[:12]
+    assert (
+        pretrained_files.fingerprint(fetched) == hashlib.sha256(b"another network").hexdigest()[:12]
+    )
 
 
-@pytest.mark.parametrize("name", weights.KNOWN)
+@pytest.mark.parametrize("name", pretrained_files.KNOWN)
 def test_known_networks_say_all_there_is_to_say(name):
-    known = weights.KNOWN[name]
+    known = pretrained_files.KNOWN[name]
     assert known.what and known.use and known.licence
     assert bool(known.repository) != bool(known.link)
     assert not known.link or len(known.sha256) == 64 and known.sha256[:8] in known.link

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from comfyui_colorist.model_defs import colorformer, ddcolor, xcnet
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.model_defs.efficientnet_lite import EfficientNetLite
-from comfyui_colorist.trainers import starts
+from comfyui_colorist.trainers import pretrained
 
 NEXT = ddcolor.Config(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), width=32)
 SWIN = colorformer.Config(embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=4)
@@ -65,7 +65,7 @@ def handed(monkeypatch):
     """Hands a state dict over as if it had been read from a file."""
 
     def hand(state):
-        monkeypatch.setattr(starts.checkpoint, "read", lambda path: (dict(state), {}))
+        monkeypatch.setattr(pretrained.checkpoint, "read", lambda path: (dict(state), {}))
         return "handed.pth"
 
     return hand
@@ -151,7 +151,7 @@ def next_published(state):
 def test_convnext_is_read_under_all_names(naming, saved):
     state = next_state()
     encoder = ddcolor.ConvNeXt(NEXT)
-    said = starts.take(encoder, saved(naming(state)), "convnext")
+    said = pretrained.take(encoder, saved(naming(state)), "convnext")
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
     whole = naming is next_published
@@ -172,26 +172,26 @@ def test_convnext_of_another_size_is_refused(saved):
         match="convnext_tiny.pth: a convnext of 1, 1, 2, 1 blocks of 8, 16, 24, 32 channels; this "
         "encoder has 1, 1, 3, 1 blocks of 8, 16, 24, 48 channels",
     ):
-        starts.take(encoder, file, "convnext")
+        pretrained.take(encoder, file, "convnext")
     with pytest.raises(CheckpointError, match=r"no Swin under a known naming \(\d+ tensors, first"):
-        starts.take(colorformer.GLHTransformer(SWIN), file, "swin")
+        pretrained.take(colorformer.GLHTransformer(SWIN), file, "swin")
     with pytest.raises(
         ValueError, match="kind is 'resnet'; expected one of convnext, efficientnet"
     ):
-        starts.take(encoder, file, "resnet")
+        pretrained.take(encoder, file, "resnet")
     broken = next_timm(next_state())
     broken.pop("stages.2.blocks.1.gamma")
     with pytest.raises(CheckpointError, match="1 tensors missing: stages.2.1.gamma"):
-        starts.take(ddcolor.ConvNeXt(NEXT), saved(broken), "convnext")
+        pretrained.take(ddcolor.ConvNeXt(NEXT), saved(broken), "convnext")
 
 
 def test_weights_keep_the_encoders_dtype_and_share_no_memory(saved):
     state = {key: tensor.half() for key, tensor in next_state().items()}
     encoder = ddcolor.ConvNeXt(NEXT)
-    starts.take(encoder, saved(state), "convnext")
+    pretrained.take(encoder, saved(state), "convnext")
     assert {tensor.dtype for tensor in encoder.state_dict().values()} == {torch.float32}
     encoder = colorformer.GLHTransformer(SWIN)
-    starts.take(encoder, saved(swin_authors(swin_state())), "swin")
+    pretrained.take(encoder, saved(swin_authors(swin_state())), "swin")
     attention = encoder.stages[0][0].attention
     before = attention.qkv.weight.detach().clone()
     with torch.no_grad():
@@ -306,7 +306,7 @@ def lite_unfolded(state, x):
 def test_lite_computes_what_the_published_network_does(naming, saved):
     state = lite_state()
     encoder = EfficientNetLite(*LITE)
-    said = starts.take(encoder, saved(naming(state)), "efficientnet-lite")
+    said = pretrained.take(encoder, saved(naming(state)), "efficientnet-lite")
     assert said == f"given.pth: {len(encoder.state_dict())} tensors taken."
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -318,7 +318,7 @@ def test_encoder_of_a_trained_ddcolor_is_taken(saved):
     encoder = EfficientNetLite(*LITE)
     given = {f"encoder.{key}": tensor + 1 for key, tensor in encoder.state_dict().items()}
     given |= {"pixel_decoder.embedding.weight": torch.ones(3), "mean": torch.ones(3)}
-    starts.take(encoder, saved(given), "efficientnet-lite")
+    pretrained.take(encoder, saved(given), "efficientnet-lite")
     taken = encoder.state_dict()
     assert all(
         torch.equal(taken[key.removeprefix("encoder.")], given[key])
@@ -330,24 +330,24 @@ def test_encoder_of_a_trained_ddcolor_is_taken(saved):
 def test_other_files_are_no_lite(saved):
     encoder = EfficientNetLite(*LITE)
     with pytest.raises(CheckpointError, match=r"no EfficientNet-Lite under a known naming \(\d+ t"):
-        starts.take(encoder, saved(next_timm(next_state())), "efficientnet-lite")
+        pretrained.take(encoder, saved(next_timm(next_state())), "efficientnet-lite")
     with pytest.raises(CheckpointError, match="no ConvNeXt under a known naming"):
-        starts.take(ddcolor.ConvNeXt(NEXT), saved(lite_port(lite_state())), "convnext")
+        pretrained.take(ddcolor.ConvNeXt(NEXT), saved(lite_port(lite_state())), "convnext")
     cut = {k: t for k, t in lite_port(lite_state()).items() if "_blocks.7" not in k}
     with pytest.raises(CheckpointError, match="efficientnet-lite of 1, 2, 1, 1, 1, 1 blocks of"):
-        starts.take(encoder, saved(cut), "efficientnet-lite")
+        pretrained.take(encoder, saved(cut), "efficientnet-lite")
     damaged = lite_port(lite_state())
     damaged.pop("_blocks.3._bn1.running_var")
     with pytest.raises(
         CheckpointError, match="batch norm behind stages.2.0.depthwise has no .*var"
     ):
-        starts.take(encoder, saved(damaged), "efficientnet-lite")
+        pretrained.take(encoder, saved(damaged), "efficientnet-lite")
     without = lite_port(lite_state())
     without.pop("_blocks.3._depthwise_conv.weight")
     with pytest.raises(CheckpointError, match="missing: stages.2.0.depthwise.weight"):
-        starts.take(encoder, saved(without), "efficientnet-lite")
+        pretrained.take(encoder, saved(without), "efficientnet-lite")
     with pytest.raises(CheckpointError, match="expected one of lite0, lite1, lite2"):
-        starts.open_lite(saved(lite_port(lite_state())))
+        pretrained.open_lite(saved(lite_port(lite_state())))
 
 
 # --- Swin ------------------------------------------------------------------------------------
@@ -416,7 +416,7 @@ def swin_torchvision(state):
 def test_swin_is_read_under_all_names(naming, saved):
     state = swin_state()
     encoder = colorformer.GLHTransformer(SWIN)
-    said = starts.take(encoder, saved(naming(state)), "swin")
+    said = pretrained.take(encoder, saved(naming(state)), "swin")
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
     for stage, dim in zip(encoder.stages, SWIN.tap_dims, strict=True):
@@ -436,7 +436,7 @@ def test_glh_is_taken_whole(prefix, saved):
     given = rewritten(state, SWIN_NAMES + places) | DERIVED
     given |= {"norm_cls.weight": torch.ones(64), "head_cls.weight": torch.ones(5, 64)}
     encoder = colorformer.GLHTransformer(SWIN)
-    said = starts.take(encoder, saved({prefix + key: t for key, t in given.items()}), "swin")
+    said = pretrained.take(encoder, saved({prefix + key: t for key, t in given.items()}), "swin")
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
     assert said == f"given.pth: {len(state)} tensors taken."
@@ -451,7 +451,7 @@ def test_vgg19_is_taken_as_far_as_the_backbone_goes(last, handed):
         whole = xcnet.VGG19(xcnet.Config()).state_dict()
         backbone = xcnet.VGG19(xcnet.Config(backbone_last=last))
         given = whole | {"classifier.0.weight": torch.empty(3, 3), "head.fc.bias": torch.empty(3)}
-    said = starts.take(backbone, handed(given), "vgg19")
+    said = pretrained.take(backbone, handed(given), "vgg19")
     assert said == f"handed.pth: {30 if last == 33 else 32} tensors taken."
 
 
@@ -459,9 +459,9 @@ def test_other_vggs_are_refused(handed):
     backbone = xcnet.VGG19(xcnet.Config())
     with pytest.raises(CheckpointError, match="has batch norm; expected plain VGG-19"):
         norms = {"features.34.weight": torch.ones(1), "features.1.running_mean": torch.ones(1)}
-        starts.take(backbone, handed(norms), "vgg19")
+        pretrained.take(backbone, handed(norms), "vgg19")
     with pytest.raises(CheckpointError, match="no VGG-19"):
-        starts.take(backbone, handed({"features.28.weight": torch.ones(1)}), "vgg19")
+        pretrained.take(backbone, handed({"features.28.weight": torch.ones(1)}), "vgg19")
 
 
 # --- True sizes ------------------------------------------------------------------------------
@@ -476,9 +476,11 @@ def test_published_networks_fit(root, handed):
     with torch.device("meta"):
         encoder = ddcolor.ConvNeXt(ddcolor.PRESETS["ddcolor-tiny"])
         other = colorformer.GLHTransformer(colorformer.PRESETS["colorformer"])
-    said = starts.take(encoder, handed(names_of(root, "ddcolor_paper_tiny.keys.json")), "convnext")
+    said = pretrained.take(
+        encoder, handed(names_of(root, "ddcolor_paper_tiny.keys.json")), "convnext"
+    )
     assert said == f"handed.pth: {len(encoder.state_dict())} tensors taken."
-    said = starts.take(other, handed(names_of(root, "colorformer.keys.json")), "swin")
+    said = pretrained.take(other, handed(names_of(root, "colorformer.keys.json")), "swin")
     assert said == f"handed.pth: {len(other.state_dict())} tensors taken."
 
 
@@ -494,7 +496,7 @@ def test_timm_and_torchvision_convnexts_fit(name, preset, handed):
         )
         encoder = ddcolor.ConvNeXt(ddcolor.PRESETS[preset])
     for state in given:
-        assert "kept: norms.0, norms.1, norms.2, norms.3." in starts.take(
+        assert "kept: norms.0, norms.1, norms.2, norms.3." in pretrained.take(
             encoder, handed(state), "convnext"
         )
 
@@ -510,7 +512,9 @@ def test_timm_and_torchvision_swins_fit(handed):
         )
         encoder = colorformer.GLHTransformer(colorformer.PRESETS["colorformer"])
     for state in given:
-        assert starts.take(encoder, handed(state), "swin").endswith("norms.0, norms.1, norms.2.")
+        assert pretrained.take(encoder, handed(state), "swin").endswith(
+            "norms.0, norms.1, norms.2."
+        )
 
 
 # --- Beside their makers' --------------------------------------------------------------------
@@ -545,7 +549,7 @@ def test_convnext_computes_what_timm_s_does(whose, picture, saved):
         state = next_authors(next_state()) | {"norm.bias": torch.ones(32)}
         model.load_state_dict(convnext.checkpoint_filter_fn(state, model))
     encoder = ddcolor.ConvNeXt(NEXT)
-    starts.take(encoder, saved(state), "convnext")
+    pretrained.take(encoder, saved(state), "convnext")
     close(encoder(picture), model.eval().forward_intermediates(picture, intermediates_only=True))
 
 
@@ -555,7 +559,7 @@ def test_convnext_computes_what_torchvision_s_does(picture, saved):
     setting = [vision.CNBlockConfig(*dims[i : i + 2], depth) for i, depth in enumerate(NEXT.depths)]
     model = vision.ConvNeXt(setting, num_classes=5).eval()
     encoder = ddcolor.ConvNeXt(NEXT)
-    starts.take(encoder, saved(randomised(model.state_dict())), "convnext")
+    pretrained.take(encoder, saved(randomised(model.state_dict())), "convnext")
     maps = []
     for i, layer in enumerate(model.features):
         picture = layer(picture) if i else layer(given := picture)
@@ -589,7 +593,7 @@ def test_swin_computes_what_timm_s_does(whose, unpooled, saved):
         state = swin_authors(swin_state()) | {"head.bias": torch.ones(5)}
         model.load_state_dict(swin.checkpoint_filter_fn(state, model))
     encoder = colorformer.GLHTransformer(SWIN)
-    starts.take(encoder, saved(state), "swin")
+    pretrained.take(encoder, saved(state), "swin")
     made = encoder(picture)
     maps = model.eval().forward_intermediates(picture, intermediates_only=True)
     last = model.norm(maps[3].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -604,7 +608,7 @@ def test_swin_computes_what_torchvision_s_does(unpooled, saved):
         [4, 4], 8, list(SWIN.depths), list(SWIN.heads), [4, 4], num_classes=5
     )
     encoder = colorformer.GLHTransformer(SWIN)
-    starts.take(encoder, saved(randomised(model.eval().state_dict())), "swin")
+    pretrained.take(encoder, saved(randomised(model.eval().state_dict())), "swin")
     maps = []
     for i, layer in enumerate(model.features):
         picture = layer(picture)

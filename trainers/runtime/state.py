@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..media.atomic import write_whole
-from ..model_defs import checkpoint
-from . import common
-from .common import Settings
-from .streams import Place
+from ...media.atomic import write_whole
+from ...model_defs import checkpoint
+from ..data.shards import Place
+from . import provenance
+from .settings import Settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,7 +33,7 @@ class Begun(NamedTuple):
     seconds: float = 0.0
     """That it has taken."""
     places: Mapping[str, Place] = {}
-    """See `data.Batch.places`."""
+    """See `batches.Batch.places`."""
 
 
 @dataclass
@@ -119,7 +119,7 @@ class State:
             ) from error
 
     def _tell_changes(self, was: Mapping[str, object]) -> None:
-        for name, value in json.loads(json.dumps(common.jsonable(self.config))).items():
+        for name, value in json.loads(json.dumps(provenance.jsonable(self.config))).items():
             if name in was and was[name] != value and name not in ("steps", "out"):
                 log.warning("%s was %s and is now %s", name, was[name], value)
 
@@ -133,7 +133,7 @@ class State:
 
         places = {k: place for some in gather_object([dict(places)]) for k, place in some.items()}
         if self.accelerator.is_main_process:
-            info = {"config": common.jsonable(self.config), "step": step, "seconds": seconds}
+            info = {"config": provenance.jsonable(self.config), "step": step, "seconds": seconds}
             with keeping(self.file, step):
                 self._write(info | {"places": places})
         self.accelerator.wait_for_everyone()
@@ -191,7 +191,7 @@ def write_weights(
     """Write OUT/weights.safetensors, the result.
 
     Args:
-        training: what it came of, see `common.provenance`.
+        training: what it came of, see `provenance.provenance`.
         facts: what it says about its `Spec`.
     Raises:
         SystemExit: it cannot be written; the file before it is still there.
@@ -205,7 +205,7 @@ def write_weights(
     }
     path = config.out / "weights.safetensors"
     with keeping(path, training["steps"]):
-        common.write_weights(path, network, info)
+        provenance.write_weights(path, network, info)
     log.info("%s: after step %d", path, training["steps"])
 
 

@@ -1,36 +1,23 @@
-"""What every trainer needs and none should have to read: settings, schedule, average, result."""
+"""What every trainer needs and none should have to read: settings, and how they are given."""
 
 import argparse
 import ast
-import copy
 import dataclasses
 import inspect
 import itertools
 import logging
 import math
-import re
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import spectral_norm
-from torch.optim.swa_utils import update_bn
+from torch import nn
 
-from ..media.atomic import write_whole
-from ..model_defs import checkpoint, registry
-from ..model_defs.spec import Spec
-from ..model_store import resolve
-from ..ops import color
-from . import weights
-from .data import Batch, Photos
-from .streams import Shards
+from ...model_defs import registry
+from ...model_defs.spec import Spec
+from ...model_store import resolve
 
 LIMITS = {  # setting -> least and most
     **dict.fromkeys(
@@ -224,7 +211,7 @@ def script(
     prog: str | None = None,
 ) -> int:
     """Run one of the scripts here with a command line; returns its exit code."""
-    from ..console import errors, output
+    from ...console import errors, output
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
@@ -280,55 +267,6 @@ def _read_toml(path: Path) -> dict:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-# --- Recipe ------------------------------------------------------------------------------------
-
-
-def halving(step: int, milestones: tuple[int, ...]) -> float:
-    """Learning-rate factor 0.5 ^ (milestones passed)."""
-    return 0.5 ** sum(step >= milestone for milestone in milestones)
-
-
-def cosine(step: int, steps: int, warmup: int) -> float:
-    """Linear rise over `warmup` steps, then half a cosine down to zero at `steps`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-
-def normalise(convolutions: Iterator[nn.Conv2d], given: str | None) -> None:
-    """Spectral norm (Miyato et al. 2018) in place, of a new network or of one that had it.
-
-    Args:
-        given: the weights to start from, if any.
-    Raises:
-        ValueError: weights that were trained without, which it would rescale.
-    """
-    for convolution in convolutions:
-        norm = torch.linalg.matrix_norm(convolution.weight.flatten(1), 2).item()
-        if given and not 0.8 < norm < 1.25:
-            raise ValueError(
-                f"weights is {given}, which was trained without spectral norm: it would divide a "
-                f"filter bank by {norm:.2g}. Give --no-spectral-norm, or other weights."
-            )
-        spectral_norm(convolution)
-
-
-class Average:
-    """Exponential moving average of a network's parameters; buffers are copied, see `calibrate`."""
-
-    def __init__(self, network: nn.Module, decay: float):
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Follow `network`; early steps average over fewer, so that start values fade at once."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
-
-
 def check_crops(crop: tuple[int, ...], crop_until: tuple[int, ...]) -> None:
     """Raise ValueError unless sides are multiples of 32 and steps rise, one fewer than sides."""
     if any(side % 32 or side < 32 for side in crop):
@@ -344,168 +282,3 @@ def check_crops(crop: tuple[int, ...], crop_until: tuple[int, ...]) -> None:
 def crop_at(crop: tuple[int, ...], crop_until: tuple[int, ...], step: int) -> int:
     """Side of the training square at `step`."""
     return crop[min(sum(step >= until for until in crop_until), len(crop) - 1)]
-
-
-def parameter_groups(
-    network: nn.Module, weight_decay: float, encoder_rate: float = 1.0
-) -> list[dict]:
-    """Weight decay on matrices and filters; none on norms, biases (tables, too) and vectors.
-
-    Args:
-        encoder_rate: factor on the learning rate of `network.encoder`, kept as `factor` of a group.
-    """
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and not name.endswith("bias")
-            slower = encoder_rate != 1 and name.startswith("encoder.")
-            groups.setdefault((slower, not decayed), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": 0.0 if plain else weight_decay,
-            "factor": encoder_rate if slower else 1.0,
-        }
-        for (slower, plain), parameters in sorted(groups.items())
-    ]
-
-
-_FIRST_STAGE = {"stages": 0, "downsample": 0, "norms": 0, "merging": 1}  # where numbers count from
-
-
-def freeze(encoder: nn.Module, stages: int) -> None:
-    """Keep the weights of everything up to and with the first `stages` stages, in place.
-
-    Raises:
-        ValueError: more than the encoder has.
-    """
-    if stages > len(encoder.stages):
-        raise ValueError(
-            f"frozen_stages is {stages}; this encoder has {len(encoder.stages)} stages."
-        )
-    for name, parameter in encoder.named_parameters():
-        part, number, *_ = name.split(".")
-        stage = _FIRST_STAGE[part] + int(number) if part in _FIRST_STAGE else 0
-        if stage < stages:
-            parameter.requires_grad_(False)
-
-
-def provenance(settings: Settings, photos: Photos | Shards, steps: int, seconds: float) -> dict:
-    """Origin of a result, for its metadata: photos, settings, encoder, and the runs before it."""
-    origin = photos.counted() | {
-        "steps": steps,
-        "seconds": round(seconds),
-        "config": jsonable(settings),
-    }
-    if isinstance(photos, Photos):
-        origin["photo_list_sha256"] = photos.digest()
-    if backbone := getattr(settings, "backbone", None):
-        path = weights.find(backbone, offline=settings.offline)
-        origin["backbone"] = {"file": path.name, "sha256": weights.fingerprint(path)}
-    if settings.weights:
-        path = resolve.locate(settings.weights, offline=settings.offline)
-        before = checkpoint.read_info(path).get("training")
-        if isinstance(before, dict):
-            origin["before"] = [*before.pop("before", []), before]
-    return origin
-
-
-def jsonable(settings: Settings) -> dict:
-    """Paths by their last name: provenance must not carry a machine's folders."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, tuple | list):
-            return [plain(v) for v in value]
-        if not isinstance(value, str | Path):
-            return value
-        if str(value).startswith("pipe:"):
-            return "pipe:"  # commands hold keys and names of machines; so does what follows a "?"
-        return re.split(r"[/\\]", str(value).split("?")[0].rstrip("/\\"))[-1]
-
-    # The licence is prose, and may well hold a slash.
-    values = dataclasses.asdict(settings)
-    return {key: v if key == "licence" else plain(v) for key, v in values.items()}
-
-
-def calibrate(
-    network: nn.Module,
-    source: Iterator[Batch],
-    seen: Callable[[Batch], tuple[Tensor, ...]],
-    batches: int = 16,
-) -> None:
-    """Batch-norm statistics for averaged weights: those of the network in training do not fit them.
-
-    Args:
-        source: generator of batches; closed in the end.
-        seen: a batch -> the network's inputs.
-        batches: how many to look at.
-    """
-
-    class Reader(nn.Module):
-        """Takes several inputs as one, which is how `update_bn` hands them on."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, inputs: dict[int, Tensor]) -> None:
-            self.network(*inputs.values())
-
-    with closing(source):
-        some = itertools.islice(source, batches)
-        reader = Reader().train(network.training)
-        update_bn((dict(enumerate(seen(x))) for x in some), reader)
-
-
-def gray_seen(device: torch.device) -> Callable[[Batch], tuple[Tensor]]:
-    """Photos -> what automatic colorizers see of them: grey RGB (B, 3, H, W) in 0..1."""
-
-    def seen(batch: Batch) -> tuple[Tensor]:
-        return (gray_input(batch, device),)
-
-    return seen
-
-
-def gray_input(batch: Batch, device: torch.device) -> Tensor:
-    """What an automatic colorizer sees of a batch: grey RGB (B, 3, H, W) in 0..1, maybe damaged."""
-    if len(batch.pictures) > 1:
-        return unit(batch.pictures[1], device).expand(-1, 3, -1, -1).contiguous()
-    return color.gray_rgb(color.lightness(unit(batch.pictures[0], device))).contiguous()
-
-
-def unit(pictures: Tensor, device: torch.device) -> Tensor:
-    """uint8 -> float32 in 0..1, on the device."""
-    return pictures.to(device, non_blocking=True).float() / 255
-
-
-def generator(seed: int, step: int) -> torch.Generator:
-    """Random numbers of one step, the same in all processes and in a resumed run."""
-    # torch's generator on the CPU looks at 32 bits of its seed.
-    mixed = np.random.SeedSequence([seed, step]).generate_state(1)[0]
-    return torch.Generator().manual_seed(int(mixed))
-
-
-# --- Result ----------------------------------------------------------------------------------
-
-
-def write_weights(path: Path, network: nn.Module, info: Mapping) -> None:
-    """Write a network as one of our files: fp16 where it fits, spectral norm folded.
-
-    Args:
-        info: its metadata.
-    """
-    state = {}
-    for key, tensor in folded(network).items():
-        half = tensor.half() if tensor.is_floating_point() else tensor
-        state[key] = half if torch.equal(half.isfinite(), tensor.isfinite()) else tensor
-    info = {**info, "training": {**info["training"], "torch": torch.__version__}}
-    write_whole(path, checkpoint.to_bytes(state, info))
-
-
-def folded(network: nn.Module) -> dict[str, torch.Tensor]:
-    """State dict in which parametrized weights appear as plain weights."""
-    state = {key: t for key, t in network.state_dict().items() if ".parametrizations." not in key}
-    for name, module in network.named_modules():
-        if parametrize.is_parametrized(module):
-            state[f"{name}.weight"] = module.weight
-    return state

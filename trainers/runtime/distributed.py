@@ -1,33 +1,25 @@
-"""The engine room of a training run: devices, precision, processes, and how it is stopped.
+"""The engine room of a training run: devices, precision, processes.
 
 Devices, precision, accumulation and several processes are Accelerate's. What is here is called by
-the trainers and calls none of them; so are `reports` and `checkpoints`.
+the trainers and calls none of them; so are `logger` and `state`.
 """
 
 import importlib.util
 import logging
 import os
-import signal
-import threading
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed, nn
 
-from . import data, losses, weights
-from .common import Settings
-from .streams import Shards
+from .settings import Settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+
 log = logging.getLogger(__name__)
-OFTEN = 10  # steps after which processes ask each other whether to stop: launchers wait 30 s
 NEEDED = ("accelerate", "tensorboard", "tqdm", "webdataset")
 
 
@@ -85,14 +77,6 @@ def _dtype(config: Settings) -> str:
     return "bfloat16" if known else "float16"
 
 
-def introduce(accelerator: "Accelerator", photos: data.Photos | Shards, network: nn.Module) -> None:
-    """A line about what is trained on what."""
-    much = ", ".join(f"{count} {what}" for what, count in photos.counted().items())
-    millions = sum(p.numel() for p in network.parameters()) / 1e6
-    where = f"{accelerator.num_processes} x {accelerator.device}"
-    log.info("%s, %.2f M parameters, %s", much, millions, where)
-
-
 # --- Several processes -----------------------------------------------------------------------
 
 
@@ -141,70 +125,3 @@ def share_statistics(network: nn.Module, accelerator: "Accelerator") -> nn.Modul
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = SharedBatchNorm  # same parameters, same buffers
     return network
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """What is computed meanwhile leaves no gradient in `network`."""
-    network.requires_grad_(False)
-    yield
-    network.requires_grad_(True)
-
-
-def perceptual(config: Settings, device: torch.device) -> losses.PerceptualLoss | None:
-    """The perceptual loss of `config.vgg`; None, and a line in the log, where there is none."""
-    if not config.perceptual:
-        return None
-    if not config.vgg:
-        log.info("perceptual loss: off (ImageNet's VGG-16 switches it on: --vgg vgg16_bn, or FILE)")
-        return None
-    path = weights.find(config.vgg, offline=config.offline)
-    return losses.PerceptualLoss(path).to(device)
-
-
-def feature_loss(config: Settings, device: torch.device) -> losses.FeatureLoss | None:
-    """The feature loss of `config.feature_network`, or None where its weight is 0."""
-    if not config.feature:
-        return None
-    path = weights.find(config.feature_network, offline=config.offline)
-    return losses.FeatureLoss(path).to(device, memory_format=torch.channels_last)
-
-
-# --- The end ---------------------------------------------------------------------------------
-
-
-@dataclass
-class Stop:
-    """Ctrl-C and SIGTERM end a run after the step in progress, which is saved; again: at once."""
-
-    accelerator: "Accelerator"
-    every: int
-    """Several processes ask each other after so many steps."""
-    asked: bool = False
-    since: float = 0.0
-    before: dict = field(default_factory=dict)
-
-    def __enter__(self) -> "Stop":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: object) -> None:
-        if self.asked and time.monotonic() - self.since > 2:  # not the same one, sent twice
-            raise KeyboardInterrupt
-        self.asked, self.since = True, time.monotonic()
-        log.warning("%s: saves and stops", signal.Signals(number).name)
-
-    def at(self, step: int) -> bool:
-        """Whether to stop after `step`; the same answer in all processes."""
-        if self.accelerator.num_processes == 1:
-            return self.asked
-        if step % min(self.every, OFTEN):
-            return False
-        asked = torch.tensor(float(self.asked), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked) > 0)

@@ -20,17 +20,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..ops import color, gaussian_process
-from ..pipeline import by_hints
-from ..pipeline.automatic import Colorizer
-from ..pipeline.hints import rasterize
-from ..pipeline.hints import schema as hint_schema
-from ..pipeline.postprocess import Finish
-from .data import UNREADABLE, Photos
-from .pairs import load_pairs
+from ...ops import color, gaussian_process
+from ...pipeline import by_hints
+from ...pipeline.automatic import Colorizer
+from ...pipeline.hints import rasterize
+from ...pipeline.hints import schema as hint_schema
+from ...pipeline.postprocess import Finish
+from ..data.decoding import UNREADABLE
+from ..data.photos import Photos
+from ..data.reference_pairs import load_pairs
 
 if TYPE_CHECKING:
-    from .evaluate import Config
+    from .config import Config
 
 SIDES = {"automatic": 256, "pointhint": 224, "exemplar": 224}  # that their papers squash photos to
 SMALLEST = 33  # pixels: below, there is no border of two patches of 32

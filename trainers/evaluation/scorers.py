@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from . import weights
-from .data import Photos
+from .. import pretrained_files
+from ..data.photos import Photos
 
 if TYPE_CHECKING:
-    from .evaluate import Config
+    from .config import Config
 
 FID_WEIGHTS = "inception_fid"
 FEW = 2048  # photos: below, the covariance of Inception's 2048 features is not of full rank
@@ -43,10 +43,10 @@ class Judges:
         judges = cls()
         for kind in ("inception", "classifier"):
             if source := getattr(config, kind):
-                path = weights.find(source)
+                path = pretrained_files.find(source)
                 network = open_judge(kind, path).to(config.device)
                 setattr(judges, kind, network)
-                judges.files[kind] = f"{network.name} {weights.fingerprint(path)}"
+                judges.files[kind] = f"{network.name} {pretrained_files.fingerprint(path)}"
         if judges.classifier:
             with torch.inference_mode():
                 picture = torch.zeros(1, 3, 64, 64, device=config.device)
@@ -85,10 +85,10 @@ class Judges:
 
 
 def open_judge(kind: str, path: Path) -> nn.Module:
-    """`networks.inception` or `networks.classifier` of a file."""
-    from . import networks
+    """`feature_networks.inception` or `feature_networks.classifier` of a file."""
+    from . import feature_networks
 
-    return getattr(networks, kind)(path)
+    return getattr(feature_networks, kind)(path)
 
 
 def classes_of(

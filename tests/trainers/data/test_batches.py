@@ -8,7 +8,8 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.trainers import data
+from comfyui_colorist.trainers.data import batches, color_filter, decoding
+from comfyui_colorist.trainers.data import photos as data_photos
 from PIL import Image, ImageCms
 
 
@@ -28,7 +29,7 @@ def folder(tmp_path):
 
 
 def first(photos, count, batch=2, **settings):
-    source = data.batches(photos, size=lambda step: 32, batch=batch, seed=3, **settings)
+    source = batches.batches(photos, size=lambda step: 32, batch=batch, seed=3, **settings)
     return [some.pictures[0] for some in itertools.islice(source, count)]
 
 
@@ -36,14 +37,14 @@ def test_shard_equals_folder(folder, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for path in sorted(folder.rglob("*.jpg")):
             tar.add(path, path.name)
-    from_folder, from_tar = data.Photos([folder]), data.Photos([tmp_path / "a.tar"])
+    from_folder, from_tar = data_photos.Photos([folder]), data_photos.Photos([tmp_path / "a.tar"])
     assert len(from_folder) == len(from_tar) == 5
     for a, b in zip(from_folder, from_tar, strict=True):
         assert np.array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_batches_repeat_from_any_step(folder):
-    photos = data.Photos([folder])
+    photos = data_photos.Photos([folder])
     unbroken = first(photos, 6)
     resumed = first(photos, 2, start=4)
     assert unbroken[0].shape == (2, 3, 32, 32) and unbroken[0].dtype == torch.uint8
@@ -55,10 +56,10 @@ def test_batches_repeat_from_any_step(folder):
 @pytest.mark.parametrize(("ranks", "threads"), [(1, 1), (1, 3), (2, 1), (4, 2)])
 def test_processes_and_threads_make_the_same_parts(folder, ranks, threads, parts):
     """A part of a batch is the same photos, too: batch norm looks at it."""
-    photos = data.Photos([folder])
+    photos = data_photos.Photos([folder])
 
     def made(rank, ranks, threads):
-        source = data.batches(
+        source = batches.batches(
             photos, size=lambda step: 32, batch=8, seed=3,
             rank=rank, ranks=ranks, parts=parts, threads=threads,
         )  # fmt: skip
@@ -74,12 +75,12 @@ def test_processes_and_threads_make_the_same_parts(folder, ranks, threads, parts
 
 def test_a_batch_that_cannot_be_shared(folder):
     with pytest.raises(ValueError, match="batch of 2 photos cannot be shared evenly by 3"):
-        first(data.Photos([folder]), 1, ranks=3)
+        first(data_photos.Photos([folder]), 1, ranks=3)
 
 
 def test_parts_of_a_batch(folder):
-    source = data.batches(
-        data.Photos([folder]), size=lambda step: 32, batch=8, seed=3, rank=1, ranks=2
+    source = batches.batches(
+        data_photos.Photos([folder]), size=lambda step: 32, batch=8, seed=3, rank=1, ranks=2
     )
     batch = next(source)
     parts = list(batch.parts(2))
@@ -89,14 +90,14 @@ def test_parts_of_a_batch(folder):
 
 
 def test_batch_larger_than_all_photos(folder):
-    source = data.batches(data.Photos([folder]), size=lambda step: 32, batch=16, seed=3)
+    source = batches.batches(data_photos.Photos([folder]), size=lambda step: 32, batch=16, seed=3)
     assert next(source).pictures[0].shape == (16, 3, 32, 32)
 
 
 def test_unreadable_photo_is_named_and_replaced(folder, caplog):
     (folder / "broken.jpg").write_bytes(jpeg(9)[:60])
     with caplog.at_level(logging.WARNING):
-        assert len(first(data.Photos([folder]), 3)) == 3
+        assert len(first(data_photos.Photos([folder]), 3)) == 3
     assert caplog.text.count("broken.jpg") == 1, "once, though each pass meets it"
 
 
@@ -106,7 +107,9 @@ def test_photos_without_colour_teach_nothing(folder, caplog):
     noise.save(folder / "grey.jpg")
     noise.convert("RGB").save(folder / "print.jpg")
     with caplog.at_level(logging.WARNING):
-        source = data.batches(data.Photos([folder]), size=lambda step: 32, batch=7, seed=3)
+        source = batches.batches(
+            data_photos.Photos([folder]), size=lambda step: 32, batch=7, seed=3
+        )
         names = next(source).names + next(source).names
     assert set(names) == {f"sub/p{i}" for i in range(5)}
     assert "grey.jpg: it has no colours" in caplog.text and "print.jpg" in caplog.text
@@ -119,8 +122,8 @@ def test_toned_prints_teach_nothing(folder):
     tones = (np.asarray(grey)[..., None] / 255) ** np.array([0.9, 1.0, 1.15]) * [255, 235, 190]
     buffer = io.BytesIO()
     Image.fromarray(tones.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    assert "as a toned print" in data.colourless(Image.open(buffer))
-    assert data.colourless(Image.open(io.BytesIO(jpeg(0)))) == ""
+    assert "as a toned print" in color_filter.colourless(Image.open(buffer))
+    assert color_filter.colourless(Image.open(io.BytesIO(jpeg(0)))) == ""
 
 
 def test_few_usable_photos_among_many_are_not_repeated_in_a_row(tmp_path, monkeypatch):
@@ -132,8 +135,8 @@ def test_few_usable_photos_among_many_are_not_repeated_in_a_row(tmp_path, monkey
     def usable(photos, index, at_least):
         return image if index % 20 == 0 else None
 
-    monkeypatch.setattr(data, "usable", usable)
-    source = data.batches(data.Photos([tmp_path]), size=lambda step: 32, batch=8, seed=3)
+    monkeypatch.setattr(batches, "usable", usable)
+    source = batches.batches(data_photos.Photos([tmp_path]), size=lambda step: 32, batch=8, seed=3)
     different = [len(set(next(source).names)) for _ in range(10)]
     assert sum(different) / 10 > 4.5  # of 10 usable photos, drawn 8 times: 5.7
     assert {int(name) % 20 for name in next(source).names} == {0}
@@ -144,19 +147,19 @@ def test_photos_of_one_name_in_two_folders(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "IMG_1.jpg").write_bytes(jpeg(0))
         (tmp_path / name / "._IMG_1.jpg").write_bytes(b"what a Mac leaves behind")
-    photos = data.Photos([tmp_path])
+    photos = data_photos.Photos([tmp_path])
     assert photos.keys == ["a/IMG_1", "b/IMG_1"] and photos.folders == ["a", "b"]
 
 
 def test_photos_to_watch(folder, tmp_path):
-    photos, watched = data.hold_out(data.Photos([folder] * 4), 24, 0, [folder])
+    photos, watched = data_photos.hold_out(data_photos.Photos([folder] * 4), 24, 0, [folder])
     assert (len(photos), len(watched)) == (20, 5)
 
 
 def test_only_grey_photos(tmp_path):
     Image.new("L", (40, 40), 99).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="not one of the photos could be read and has colour"):
-        first(data.Photos([tmp_path]), 1)
+        first(data_photos.Photos([tmp_path]), 1)
 
 
 def test_photos_are_upright_and_in_srgb():
@@ -168,7 +171,7 @@ def test_photos_are_upright_and_in_srgb():
     buffer = io.BytesIO()
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     image.save(buffer, "PNG", exif=exif, icc_profile=profile)
-    upright = data.decode(buffer.getvalue())
+    upright = decoding.decode(buffer.getvalue())
     assert upright.size == (20, 40)
     assert upright.getpixel((10, 5)) == (30, 90, 200)
 
@@ -178,16 +181,16 @@ def test_large_photos_are_decoded_smaller():
     small = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8))
     buffer = io.BytesIO()
     small.resize((1600, 1200), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
-    assert data.decode(buffer.getvalue()).size == (1600, 1200)
-    assert data.decode(buffer.getvalue(), 400).size == (800, 600)
-    assert data.decode(buffer.getvalue(), 1300).size == (1600, 1200)
+    assert decoding.decode(buffer.getvalue()).size == (1600, 1200)
+    assert decoding.decode(buffer.getvalue(), 400).size == (800, 600)
+    assert decoding.decode(buffer.getvalue(), 1300).size == (1600, 1200)
 
 
 def test_hold_out(folder):
-    photos = data.Photos([folder] * 4)  # 20
-    rest, held_out = data.hold_out(photos, 24, seed=0)
+    photos = data_photos.Photos([folder] * 4)  # 20
+    rest, held_out = data_photos.hold_out(photos, 24, seed=0)
     assert len(held_out) == 2 and len(rest) == 18, "at most a tenth"
-    again = data.hold_out(photos, 24, seed=0)[1]
+    again = data_photos.hold_out(photos, 24, seed=0)[1]
     assert again.entries == held_out.entries
     assert len(rest.folders) == 18 and set(rest.folders) == {"sub"}
 
@@ -195,30 +198,30 @@ def test_hold_out(folder):
 def test_licences_are_left_out(folder, tmp_path):
     index = tmp_path / "index.csv"
     index.write_text("key,licence_kind\np0,open\np1,unstated\np2,research\n")
-    assert len(data.Photos([folder], [index], ("unstated", "research"))) == 3
+    assert len(data_photos.Photos([folder], [index], ("unstated", "research"))) == 3
 
 
 def test_refusals(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no photos found"):
-        data.Photos([tmp_path / "empty"])
+        data_photos.Photos([tmp_path / "empty"])
     with pytest.raises(ValueError, match="missing: no such file or folder"):
-        data.Photos([tmp_path / "missing"])
+        data_photos.Photos([tmp_path / "missing"])
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "empty", "empty")
     with pytest.raises(ValueError, match="a.tar.gz: compressed; unpack it"):
-        data.Photos([tmp_path / "a.tar.gz"])
+        data_photos.Photos([tmp_path / "a.tar.gz"])
     (tmp_path / "b.tar").write_bytes(b"no tar file at all" * 50)
     with pytest.raises(ValueError, match="b.tar: damaged, cut short, or no .tar file"):
-        data.Photos([tmp_path / "b.tar"])
+        data_photos.Photos([tmp_path / "b.tar"])
 
 
 def test_order_of_batches_is_pinned(folder, monkeypatch):
     """Runs that were started earlier resume where they were: seed, epoch, place give the crop."""
-    photos = data.Photos([folder])
+    photos = data_photos.Photos([folder])
     seen, crop = [], torch.zeros(3, 32, 32, dtype=torch.uint8)
     monkeypatch.setattr(
-        data, "random_crop", lambda image, size, rng, smallest: seen.append(rng.random()) or crop
+        batches, "random_crop", lambda image, size, rng, smallest: seen.append(rng.random()) or crop
     )
     first(photos, 1, threads=1)
     assert seen[:2] == [np.random.default_rng([3, 0, place]).random() for place in range(2)]

@@ -1,268 +1,38 @@
 """Photos of folders, tar shards and streams of shards -> batches of crops, in a repeatable order.
 
 Local photos are opened where they lie: which photo comes at which step, and how it is cropped, is a
-function of (seed, position) alone. Shards that are streamed (`streams.Shards`) are read from front
+function of (seed, position) alone. Shards that are streamed (`shards.Shards`) are read from front
 to back, and each batch says how far. In both cases a resumed run sees what the unbroken one would
 have seen, and several processes together what one alone would.
 """
 
-import csv
-import hashlib
-import io
 import itertools
 import logging
 import math
-import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache, partial
-from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from ..media import icc as profiles
-from ..ops import color
+from ...ops import color
 from . import damage
-from .streams import Place, Shards, expanded, is_photo, is_stream
+from .color_filter import _pass_over, _passed_over, colored
+from .photos import Photos
+from .shards import Place, Shards
 
-GREY = 2.0  # mean C* of a photo below which it has no colours to teach
-# Lab units: what is left of ab when each lightness has one colour, and how far prints leave their
-# hue. So 95 to 99.9 % of toned prints are caught, and 0.1 % of colour photos, plain fog
-# (benchmarks/toned_prints.py).
-TONED, ONE_HUE = 1.4, 3.0
-MOST_PIXELS = 120_000_000  # of a picture that cannot be decoded smaller: 0.5 GB in each thread
 AHEAD = 3  # batches that each thread makes ahead
-UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
 log = logging.getLogger(__name__)
 
 # Photo (RGB), its random numbers, step, its index in the Photos (-1: streamed) -> crops, each
 # (3, S, S) uint8: the photo's, and what else belongs to the sample.
 Cut = Callable[[Image.Image, np.random.Generator, int, int], tuple[Tensor, ...]]
-
-
-class Photos(Sequence[Image.Image]):
-    """Photos of folders (recursive) and uncompressed tar files, opened when asked for.
-
-    Args:
-        sources: folders and .tar files.
-        index: CSV files with columns `key` (the file's stem) and `licence_kind`.
-        skip_licences: photos whose `licence_kind` is one of these are left out.
-    Attributes:
-        keys: of each photo: its path below the source, without suffix.
-        folders: name of the folder that each photo lies in.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[str | Path],
-        index: Sequence[Path] = (),
-        skip_licences: Sequence[str] = (),
-    ):
-        # File, offset, size; size -1: the whole file.
-        self.entries: list[tuple[Path, int, int]] = []
-        self.keys: list[str] = []
-        self.folders: list[str] = []
-        skipped = keys_to_skip(index, skip_licences)
-        for source in map(Path, sources):
-            for name, entry in _files(source):
-                path = PurePosixPath(name)
-                if is_photo(path) and path.stem not in skipped:
-                    self.entries.append(entry)
-                    self.keys.append(path.with_suffix("").as_posix())
-                    self.folders.append(path.parent.name or (source.name if entry[2] < 0 else ""))
-        if not self.entries:
-            raise ValueError(f"no photos found in {', '.join(map(str, sources))}.")
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return decode(self.read(index))
-
-    def read(self, index: int) -> bytes:
-        """A photo's file as it is."""
-        path, offset, size = self.entries[index]
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-
-    def name(self, index: int) -> str:
-        """What a person finds the photo by."""
-        path, _, size = self.entries[index]
-        return str(path) if size < 0 else f"{path}: {self.keys[index]}"
-
-    def counted(self) -> dict[str, int]:
-        """How many there are."""
-        return {"photos": len(self)}
-
-    def digest(self) -> str:
-        """SHA-256, in hex, of the sorted keys, one a line."""
-        lines = "".join(f"{key}\n" for key in sorted(self.keys))
-        return hashlib.sha256(lines.encode()).hexdigest()
-
-    def part(self, indices: Sequence[int]) -> "Photos":
-        """Some of the photos, in this order."""
-        part = Photos.none()
-        for name in ("entries", "keys", "folders"):
-            values = getattr(self, name)
-            setattr(part, name, [values[i] for i in indices])
-        return part
-
-    @classmethod
-    def none(cls) -> "Photos":
-        """No photos."""
-        none = object.__new__(cls)
-        none.entries, none.keys, none.folders = [], [], []
-        return none
-
-
-def _files(source: Path) -> list[tuple[str, tuple[Path, int, int]]]:
-    """Path below the source, and entry, of all files of a folder or a tar file."""
-    if source.is_dir():
-        found = sorted(source.rglob("*"))
-        return [(path.relative_to(source).as_posix(), (path, 0, -1)) for path in found]
-    if not source.exists():
-        raise ValueError(f"{source}: no such file or folder; expected photos or a .tar file.")
-    try:
-        with tarfile.open(source, "r:") as tar:
-            return [(m.name, (source, m.offset_data, m.size)) for m in tar if m.isfile()]
-    except (tarfile.ReadError, OSError) as error:
-        with source.open("rb") as file:
-            packed = file.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
-        what = "compressed; unpack it" if packed else "damaged, cut short, or no .tar file"
-        raise ValueError(
-            f"{source}: {what}. Expected a folder of photos or an uncompressed .tar file."
-        ) from error
-
-
-def keys_to_skip(indices: Sequence[Path], licences: Sequence[str]) -> set[str]:
-    """Keys of the photos whose `licence_kind` in the CSV files `indices` is one of `licences`."""
-    skipped = set()
-    for path in indices:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            skipped |= {row["key"] for row in rows if row["licence_kind"] in licences}
-    return skipped
-
-
-def open_photos(
-    sources: Sequence[str],
-    index: Sequence[Path] = (),
-    skip_licences: Sequence[str] = (),
-    stream: bool = False,
-) -> Photos | Shards:
-    """Where a trainer's photos come from.
-
-    Args:
-        sources: folders and .tar shards; URLs and `pipe:` commands of shards, `{000..099}` for
-            many, are streamed.
-        stream: read local shards from front to back, too, as disks and networks like it.
-    """
-    sources = expanded(sources)
-    if stream or any(map(is_stream, sources)):
-        return Shards(sources, keys_to_skip(index, skip_licences))
-    return Photos(sources, index, skip_licences)
-
-
-def hold_out(
-    photos: Photos | Shards, count: int, seed: int, watch: Sequence[str] = ()
-) -> tuple[Photos | Shards, Photos]:
-    """Photos to train on and photos to look at on the way: `count` of them, at most a tenth.
-
-    None of a stream, whose photos are not known beforehand; those in `watch`, where it is given.
-    """
-    if watch:
-        return photos, Photos(watch)
-    if isinstance(photos, Shards):
-        return photos, Photos.none()
-    count = min(count, len(photos) // 10)
-    order = np.random.default_rng([seed, 1]).permutation(len(photos))
-    return photos.part(sorted(order[count:])), photos.part(sorted(order[:count]))
-
-
-# --- One photo -------------------------------------------------------------------------------
-
-
-def decode(data: bytes, at_least: int = 0) -> Image.Image:
-    """A photo as it should be seen: upright, sRGB.
-
-    Args:
-        data: its file.
-        at_least: pixels that its shorter side must keep; a large JPEG is then decoded at 1/2, 1/4
-            or 1/8 of its size, which saves most of the time. 0 = all of it.
-    """
-    image = Image.open(io.BytesIO(data))
-    if at_least:
-        image.draft("RGB", (at_least, at_least))
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(
-            f"{image.width}x{image.height} is {image.width * image.height / 1e6:.0f} megapixels; "
-            f"at most {MOST_PIXELS // 10**6} are read"
-        )
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
-    icc = image.info.get("icc_profile")
-    if icc and image.mode in ("RGB", "CMYK"):
-        try:
-            return _to_srgb(icc, image.mode)(image)
-        except ValueError as error:
-            log.debug("taken for sRGB: %s", error)
-    return image.convert("RGB")
-
-
-_to_srgb = lru_cache(maxsize=16)(profiles.managed)
-
-
-def colourless(image: Image.Image) -> str:
-    """What is wrong with a photo as a teacher of colours; "" for most.
-
-    Scans of black-and-white prints are grey, or toned: one hue, one chroma for each lightness.
-    """
-    small = np.asarray(image.resize((24, 24), Image.Resampling.BOX))
-    rgb = torch.from_numpy(small / np.float32(255)).movedim(-1, 0)
-    L, ab = color.rgb_to_lab(rgb).flatten(1).split([1, 2])
-    if ab.norm(dim=0).mean() < GREY:
-        return "it has no colours to learn from"
-    curve = (L / 100) ** torch.arange(4)[:, None]
-    rest = ab - torch.linalg.lstsq(curve.T, ab.T).solution.T @ curve
-    across = torch.linalg.svdvals(ab)[1] / ab.shape[1] ** 0.5  # of the one hue
-    if rest.std(dim=1).norm() < TONED and across < ONE_HUE:
-        return "it is all of one hue, the same for each lightness, as a toned print"
-    return ""
-
-
-_passed_over: set[str] = set()
-
-
-def passed_over() -> int:
-    """How many photos this process could not use so far."""
-    return len(_passed_over)
-
-
-def _pass_over(name: str, reason: str) -> None:
-    if name not in _passed_over:
-        _passed_over.add(name)
-        log.warning("skipped %s: %s", name, reason)
-
-
-def colored(name: str, data: bytes, at_least: int) -> Image.Image | None:
-    """The photo, or None if it cannot be read or has no colour, which the log then says once."""
-    try:
-        image = decode(data, at_least)
-    except UNREADABLE as error:
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
-        _pass_over(name, f"cannot be read ({reason})")
-        return None
-    if reason := colourless(image):
-        _pass_over(name, reason)
-        return None
-    return image
 
 
 def random_crop(image: Image.Image, size: int, rng: np.random.Generator, smallest: float) -> Tensor:

@@ -2,9 +2,9 @@
 
 Simonyan & Zisserman, ICLR 2015, arXiv:1409.1556 (VGG); Szegedy et al., CVPR 2016, arXiv:1512.00567
 (Inception v3); Heusel et al., NeurIPS 2017, arXiv:1706.08500 (FID). The weights stay with the user,
-see `weights.find`; the names of torchvision and timm are both understood, and widths are read from
-the file. Pictures are (B, 3, H, W) sRGB in 0..1. Parameters are float32 and have no gradient, and
-the networks stay in eval mode whatever `.train()` says.
+see `pretrained_files.find`; the names of torchvision and timm are both understood, and widths are
+read from the file. Pictures are (B, 3, H, W) sRGB in 0..1. Parameters are float32 and have no
+gradient, and the networks stay in eval mode whatever `.train()` says.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model_defs import checkpoint
-from ..model_defs.checkpoint import CheckpointError
-from ..model_defs.layers import rename
+from ...model_defs import checkpoint
+from ...model_defs.checkpoint import CheckpointError
+from ...model_defs.layers import rename
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGGS = ("vgg16_bn", "vgg16", "vgg19_bn", "vgg19")

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..metrics import image as image_metrics
-from ..ops import color
-from ..pipeline.automatic import Colorizer
-from .checkpoints import keeping
-from .contact_sheet import contact_sheet, save
-from .data import Photos, usable
-from .reports import Report
+from ...metrics import image as image_metrics
+from ...ops import color
+from ...pipeline.automatic import Colorizer
+from ..data.batches import usable
+from ..data.photos import Photos
+from ..evaluation.contact_sheet import contact_sheet, save
+from .logger import Report
+from .state import keeping
 
 SIDE = 256  # shorter side of the pictures
 SHOWN = 8

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..media.atomic import write_whole
-from ..model_defs.checkpoint import read_info
-from .checkpoints import STATE, Begun, before_of, keeping
-from .data import Batch, passed_over
+from ...media.atomic import write_whole
+from ...model_defs.checkpoint import read_info
+from ..data.batches import Batch
+from ..data.color_filter import passed_over
+from .state import STATE, Begun, before_of, keeping
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -13,7 +13,9 @@ import time
 import pytest
 import torch
 from comfyui_colorist.model_defs import checkpoint, ddcolor
-from comfyui_colorist.trainers import common, run, train_ddcolor
+from comfyui_colorist.trainers import train_ddcolor
+from comfyui_colorist.trainers.runtime import distributed, ema, provenance
+from comfyui_colorist.trainers.runtime import settings as common_settings
 from safetensors.torch import load_file
 
 
@@ -137,20 +139,20 @@ def test_streams_go_on_where_they_were(photos, tmp_path, mini_preset):
 
 def test_sigterm_saves_and_stops(photos, tmp_path, mini_preset, monkeypatch, caplog):
     """As Ctrl-C does, and as clusters do before they take a machine away."""
-    real = common.Average.update
+    real = ema.Average.update
 
     def update(self, network, step):
         real(self, network, step)
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(common.Average, "update", update)
+    monkeypatch.setattr(ema.Average, "update", update)
     config = settings(photos, tmp_path / "broken", save_every=100, steps=6)
     with caplog.at_level(logging.WARNING):
         train_ddcolor.main(config)
     assert "SIGTERM: saves and stops" in caplog.text
     assert checkpoint.read_info(tmp_path / "broken" / "state.safetensors")["step"] == 3
-    monkeypatch.setattr(common.Average, "update", real)
+    monkeypatch.setattr(ema.Average, "update", real)
     train_ddcolor.main(config)
     train_ddcolor.main(settings(photos, tmp_path / "whole", save_every=100, steps=6))
     assert same_files(tmp_path / "whole", tmp_path / "broken") == []
@@ -189,12 +191,12 @@ def test_other_settings_are_told_when_a_run_goes_on(photos, tmp_path, mini_prese
 
 
 def test_missing_libraries_are_named(photos, tmp_path, monkeypatch):
-    real = run.importlib.util.find_spec
+    real = distributed.importlib.util.find_spec
     monkeypatch.setattr(
-        run.importlib.util, "find_spec", lambda name: None if name == "tqdm" else real(name)
+        distributed.importlib.util, "find_spec", lambda name: None if name == "tqdm" else real(name)
     )
     with pytest.raises(ValueError, match="training needs tqdm: pip install tqdm"):
-        run.accelerator(settings(photos, tmp_path, architecture="ddcolor-nano"))
+        distributed.accelerator(settings(photos, tmp_path, architecture="ddcolor-nano"))
 
 
 # --- Parts and processes ---------------------------------------------------------------------
@@ -211,7 +213,7 @@ def test_shared_batch_norm_is_batch_norm(tmp_path):
         torch.nn.init.uniform_(plain.weight, 0.5, 2, generator=generator)
         shared = torch.nn.BatchNorm2d(4)
         shared.load_state_dict(plain.state_dict())
-        shared.__class__ = run.SharedBatchNorm
+        shared.__class__ = distributed.SharedBatchNorm
         x = (3 + 2 * torch.randn(5, 4, 6, 7, generator=generator)).requires_grad_()
         want, made = plain(x), shared(x)
         torch.testing.assert_close(made, want)
@@ -246,7 +248,7 @@ def test_settings_are_checked(photos, tmp_path, changes, message):
 def test_metadata_keeps_no_folders_and_no_secrets(tmp_path):
     sources = ("town/photos/", "https://host/a.tar?Signature=SECRET", "pipe:aws s3 cp s3://b/c -")
     config = settings(tmp_path, tmp_path, architecture="ddcolor-nano", photos=sources)
-    kept = common.jsonable(config)
+    kept = provenance.jsonable(config)
     assert kept["photos"] == ["photos", "a.tar", "pipe:"]
     assert str(tmp_path) not in json.dumps(kept)
 
@@ -264,7 +266,7 @@ def test_launched_processes_that_do_not_meet_are_refused(photos, tmp_path, monke
     monkeypatch.setattr(accelerate, "Accelerator", Alone)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="a launcher started 2 processes, which do not find each"):
-        run.accelerator(settings(photos, tmp_path, architecture="ddcolor-nano"))
+        distributed.accelerator(settings(photos, tmp_path, architecture="ddcolor-nano"))
 
 
 def test_spectral_norm_would_destroy_weights_that_never_had_it(photos, tmp_path):
@@ -283,7 +285,7 @@ def test_finetuning_begins_with_what_the_weights_can_do(photos, tmp_path):
     flags += ["--photos", *[str(photos)] * 4, "--out", str(tmp_path), "--held-out", "1"]
     flags += ["--steps", "1", "--batch", "1", "--crop", "64", "--learning-rate", "0"]
     flags += ["--discriminator-width", "4", "--average", "0"]
-    config = common.parse(train_ddcolor.Config, train_ddcolor.PRESETS, flags)
+    config = common_settings.parse(train_ddcolor.Config, train_ddcolor.PRESETS, flags)
     train_ddcolor.main(config)
     scores = [line for line in lines(tmp_path) if "held_out_psnr" in line]
     assert [line["step"] for line in scores] == [0, 1]

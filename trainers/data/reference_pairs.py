@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..ops import color
-from .data import Batch, Photos, cut_batches, pixels_needed, random_crop, usable, view
-from .streams import Shards
+from ...ops import color
+from .batches import Batch, cut_batches, pixels_needed, random_crop, usable, view
+from .photos import Photos
+from .shards import Shards
 
 OVERLAP = 0.25, 0.75  # of two views of one photo: enough to find, and something that is not there
 # Where a reference comes from, and how often in the XCNet paper (section 4.1): the best of the five
@@ -37,7 +38,7 @@ def pair_batches(
 ) -> Iterator[Batch]:
     """Endless batches of targets and references.
 
-    Targets come as in `data.batches`, and a reference is drawn for each anew (section 4.1). What
+    Targets come as in `batches.batches`, and a reference is drawn for each anew (section 4.1). What
     cannot be used as a reference is replaced by another view of the target.
 
     Args:

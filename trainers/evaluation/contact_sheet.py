@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..media.atomic import write_whole
+from ...media.atomic import write_whole
 
 CELL, GAP, LETTER = 176, 6, 13  # pixels: longer side of a cell, between two, height of letters
 LINE = LETTER + 4

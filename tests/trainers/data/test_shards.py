@@ -9,7 +9,9 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.trainers import data, streams
+from comfyui_colorist.trainers.data import batches
+from comfyui_colorist.trainers.data import photos as data_photos
+from comfyui_colorist.trainers.data import shards as streams
 from PIL import Image
 
 pytest.importorskip("webdataset", reason="streams need WebDataset")
@@ -43,18 +45,18 @@ def shards(tmp_path_factory):
 
 
 def opened(shards, **more):
-    return data.open_photos([str(shards / "s-{00..03}.tar")], stream=True, **more)
+    return data_photos.open_photos([str(shards / "s-{00..03}.tar")], stream=True, **more)
 
 
 def first(photos, count, **settings):
     settings = {"batch": 8} | settings
-    source = data.batches(photos, size=lambda step: 32, seed=3, **settings)
+    source = batches.batches(photos, size=lambda step: 32, seed=3, **settings)
     return list(itertools.islice(source, count))
 
 
 def test_names_with_braces_and_urls(shards):
     assert len(opened(shards).urls) == 4
-    remote = data.open_photos(["https://host/a-{0..9}.tar", "pipe:cat b.tar"])
+    remote = data_photos.open_photos(["https://host/a-{0..9}.tar", "pipe:cat b.tar"])
     assert isinstance(remote, streams.Shards) and remote.counted() == {"shards": 11}
 
 
@@ -110,12 +112,12 @@ def test_damaged_shards_and_photos_are_passed_over(shards, tmp_path, caplog):
         tar.addfile(member, io.BytesIO(b"none"))
     sources = [str(cut), str(tmp_path / "missing.tar"), str(bad), str(shards / "s-00.tar")]
     with caplog.at_level(logging.WARNING):
-        batch = first(data.open_photos(sources, stream=True), 4, batch=1)
+        batch = first(data_photos.open_photos(sources, stream=True), 4, batch=1)
     assert {"some/000", "some/001", "some/002"} <= {
         name for some in batch for name in some.names
     } | {
         name
-        for some in first(data.open_photos(sources, stream=True), 16, batch=1)
+        for some in first(data_photos.open_photos(sources, stream=True), 16, batch=1)
         for name in some.names
     }
     assert "missing.tar: the rest is passed over" in caplog.text
@@ -126,12 +128,12 @@ def test_no_photos(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w"):
         pass
     with pytest.raises(ValueError, match="no photos found in .*a.tar"):
-        first(data.open_photos([str(tmp_path / "a.tar")], stream=True), 1)
+        first(data_photos.open_photos([str(tmp_path / "a.tar")], stream=True), 1)
 
 
 def test_folders_are_not_streamed(tmp_path):
     with pytest.raises(ValueError, match="only .tar shards can be streamed; a folder needs no"):
-        data.open_photos([str(tmp_path), "https://host/a.tar"])
+        data_photos.open_photos([str(tmp_path), "https://host/a.tar"])
 
 
 def test_licences_are_left_out(shards, tmp_path):
@@ -148,10 +150,12 @@ def test_dots_in_names_and_all_formats(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(jpeg(0))
             tar.addfile(member, io.BytesIO(jpeg(0)))
-    source = data.open_photos([str(tmp_path / "a.tar")], stream=True).read(0, 1, 0, (0, 0, 0))
+    source = data_photos.open_photos([str(tmp_path / "a.tar")], stream=True).read(
+        0, 1, 0, (0, 0, 0)
+    )
     keys = {key for _, key, _ in itertools.islice(source, 3)}
     assert keys == {"1935.04.01 harbour", "1935.04.02 harbour", "b"}
-    assert keys == set(data.Photos([tmp_path / "a.tar"]).keys)
+    assert keys == set(data_photos.Photos([tmp_path / "a.tar"]).keys)
 
 
 def test_a_stream_without_colours_ends(tmp_path):
@@ -163,7 +167,7 @@ def test_a_stream_without_colours_ends(tmp_path):
             member.size = len(grey.getvalue())
             tar.addfile(member, io.BytesIO(grey.getvalue()))
     with pytest.raises(ValueError, match="not one of the streamed photos could be read and has"):
-        first(data.open_photos([str(tmp_path / "a.tar")], stream=True), 1, batch=1)
+        first(data_photos.open_photos([str(tmp_path / "a.tar")], stream=True), 1, batch=1)
 
 
 def test_other_streams_than_before_begin_anew(shards, caplog):

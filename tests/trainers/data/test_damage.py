@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.ops import color
-from comfyui_colorist.trainers import damage, data
+from comfyui_colorist.trainers.data import batches, damage
+from comfyui_colorist.trainers.data import photos as data_photos
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +60,15 @@ def test_border_is_neutral_and_leaves_most_of_the_photo(rgb):
 
 def test_batches_hold_gray_input_beside_the_photos(photos):
     """Undamaged photos keep their lightness; the share of damaged ones is what was asked for."""
-    opened = data.Photos([photos])
+    opened = data_photos.Photos([photos])
     options = {"size": lambda _: 32, "batch": 4, "seed": 3}
-    plain = next(data.batches(opened, **options))
+    plain = next(batches.batches(opened, **options))
     assert len(plain.pictures) == 1
-    whole = next(data.batches(opened, **options, damaged=1e-9))
+    whole = next(batches.batches(opened, **options, damaged=1e-9))
     rgb, gray = whole.pictures
     assert torch.equal(rgb, plain.pictures[0]) and gray.shape == (4, 1, 32, 32)
     L = color.lightness(rgb.float() / 255)
     made = color.lightness(gray.expand(-1, 3, -1, -1).float() / 255)
     assert (L - made).abs().max() < 0.5
-    damaged = next(data.batches(opened, **options, damaged=1.0)).pictures[1]
+    damaged = next(batches.batches(opened, **options, damaged=1.0)).pictures[1]
     assert (damaged != gray).flatten(1).any(1).sum() >= 3

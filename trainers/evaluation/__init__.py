@@ -1,0 +1,1 @@
+"""Evaluation: settings, tasks, networks that score, tables and contact sheets."""

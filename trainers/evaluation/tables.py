@@ -1,0 +1,50 @@
+"""Scores as tables."""
+
+import csv
+import io
+
+from .tasks import TRUTH
+
+COLUMNS = {  # score -> heading, format
+    "fid": ("FID", ".2f"),
+    "colorfulness": ("CF", ".2f"),
+    "delta_colorfulness": ("delta-CF", ".2f"),
+    "psnr": ("PSNR", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "ciede2000": ("CIEDE2000", ".2f"),
+    "his": ("HIS", ".3f"),
+    "pev16": ("PEV 16", ".1f"),
+    "bpsnr16": ("B-PSNR 16", ".2f"),
+    "pev32": ("PEV 32", ".1f"),
+    "bpsnr32": ("B-PSNR 32", ".2f"),
+    "top1": ("top-1", ".1f"),
+    "top5": ("top-5", ".1f"),
+}
+# What the photos themselves have by definition: "-" in their row
+TRIVIAL = ("fid", "delta_", "psnr", "ssim", "ciede2000", "pev", "bpsnr")
+
+
+def table(summary: dict[str, dict]) -> str:
+    """A study's scores in Markdown."""
+    columns = [name for name in COLUMNS if any(name in row for row in summary.values())]
+    lines = [
+        "| method | " + " | ".join(COLUMNS[name][0] for name in columns) + " |",
+        "| --- " * (1 + len(columns)) + "|",
+    ]
+    for method, row in summary.items():
+        cells = [method]
+        for name in columns:
+            own = method == TRUTH and name.startswith(TRIVIAL)
+            value = None if own else row.get(name)
+            cells.append("-" if value is None else format(value, COLUMNS[name][1]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _csv(rows: list[dict]) -> str:
+    names = dict.fromkeys(name for row in rows for name in row)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""A run of a trainer: settings, processes, state, log, averaged weights."""
