@@ -19,7 +19,7 @@ from .load import Automatic, PointHint
 
 log = logging.getLogger(__name__)
 NONE = '{"version": 1, "points": []}'
-WIDGET = "COLORIST_HINTS"  # as web/js/point_hints.js calls it
+WIDGET = "COLORIST_HINTS"  # as web/js/point_hints/index.js calls it
 
 
 class ColorizeByPointHints(io.ComfyNode):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 OLDEST = 18  # its test runner
-FILES = sorted((Path(__file__).parent / "js").glob("*.test.mjs"))
+FILES = sorted((Path(__file__).parent / "js").rglob("*.test.mjs"))
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { RUN_ONCE } from "../../web/js/point_hints_bridge.js";
-import { createEditor } from "../../web/js/point_hints_editor.js";
-import { createLive } from "../../web/js/point_hints_live.js";
-import { add, select } from "../../web/js/point_hints_state.js";
-import { install, makeHost, makeWorkflow, pass } from "./page.mjs";
+import { RUN_ONCE } from "../../../web/js/point_hints/host_bridge.js";
+import { createEditor } from "../../../web/js/point_hints/editor.js";
+import { createLive } from "../../../web/js/point_hints/preview_controller.js";
+import { add, select } from "../../../web/js/point_hints/state.js";
+import { install, makeHost, makeWorkflow, pass } from "../page.mjs";
 
 install();
 

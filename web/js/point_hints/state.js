@@ -12,7 +12,7 @@
  *   base: Doc | null}} State base: the document before a gesture that is under way
  */
 
-import { parseHex } from "./point_hints_color.js";
+import { parseHex } from "./color.js";
 
 export const VERSION = 1;
 export const MOST = 1000;

@@ -4,7 +4,7 @@ import test from "node:test";
 import {
   GRAY_L, abToPlane, bytesToHex, gamutScale, hexToBytes, hexToLab, inGamut, labToHex, labToRgb,
   lightness, neutral, parseHex, planeExtent, planeRaster, planeToAb, shownColor,
-} from "../../web/js/point_hints_color.js";
+} from "../../../web/js/point_hints/color.js";
 
 // Made by rgb_to_lab of ops/color.py in float64.
 const LAB = [

@@ -6,10 +6,10 @@
 import {
   RUN_ONCE, controls, createPreview, isLinked, sessionOf, shownPicture, suggestions, upstreamNode,
   viewPath,
-} from "./point_hints_bridge.js";
-import { createRuns, fitOf } from "./point_hints_fit.js";
-import { loadImage, makePicture } from "./point_hints_picture.js";
-import { serialise } from "./point_hints_state.js";
+} from "./host_bridge.js";
+import { createRuns, fitOf } from "./staleness.js";
+import { loadImage, makePicture } from "./image_data.js";
+import { serialise } from "./state.js";
 
 const LATER = [0, 300, 1500]; // ms after a change upstream: hosts load pictures on their own time
 const SUGGEST = 350; // ms without a move
@@ -24,7 +24,7 @@ const MAKERS = 200;
  * @param {any} node
  * @param {string} name of the hints' widget
  * @param {{app: any, api: any}} host
- * @param {ReturnType<import("./point_hints_editor.js").createEditor>} editor
+ * @param {ReturnType<import("./editor.js").createEditor>} editor
  */
 export function createLive(node, name, { app, api }, editor) {
   let session = null; // of the last run, with `chosen` and `made`: what it was made of

@@ -1,13 +1,13 @@
 /** Toolbar, status line and file panel of the point-hint canvas. */
 
-import { button, el, setText } from "./point_hints_dom.js";
-import { FIT } from "./point_hints_geometry.js";
-import * as state from "./point_hints_state.js";
+import { button, el, setText } from "./dom.js";
+import { FIT } from "./geometry.js";
+import * as state from "./state.js";
 
 const NEAR = 1.5; // factor of one zoom step
 const LARGEST_FILE = 1 << 20; // bytes
 
-/** @typedef {ReturnType<import("./point_hints_editor.js").createEditor>} Editor */
+/** @typedef {ReturnType<import("./editor.js").createEditor>} Editor */
 
 /** @param {Editor} editor */
 export function createToolbar(editor) {

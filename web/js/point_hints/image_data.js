@@ -1,6 +1,6 @@
 /** Pictures of the point-hint canvas: loading them, and what their pixels say. */
 
-import { GRAY_L, bytesToHex, lightness } from "./point_hints_color.js";
+import { GRAY_L, bytesToHex, lightness } from "./color.js";
 
 const SIDE = 1280; // longest side whose pixels are kept
 const STEPS = 8192;

@@ -6,13 +6,13 @@ import {
   FIRST_COLOR, HISTORY, LARGEST, MOST, RECENT, SIZE, add, begin, cancel, create, finish, load,
   makePoint, move, neighbour, parse, parseRecent, pushRecent, recolor, redo, remove, replaceAll,
   resize, select, serialise, textOf, undo,
-} from "../../web/js/point_hints_state.js";
+} from "../../../web/js/point_hints/state.js";
 
 const RED = { x: 0.25, y: 0.5, color: "#aa3322", size: 2 };
 const BLUE = { x: 0.75, y: 0.5, color: "#2255aa", size: 20 };
 const TWO = serialise([RED, BLUE]);
 /** Texts that the queue takes, and that it refuses: pipeline/hints/schema.py reads the same. */
-const TEXTS = JSON.parse(readFileSync(new URL("hint_texts.json", import.meta.url), "utf8"));
+const TEXTS = JSON.parse(readFileSync(new URL("../hint_texts.json", import.meta.url), "utf8"));
 const json = (points) => JSON.stringify({ version: 1, points });
 
 // --- Text ----------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
  * and asks for a new frame; the parts of the widget read it and call its methods.
  */
 
-import { hexToLab } from "./point_hints_color.js";
-import * as state from "./point_hints_state.js";
-import * as geometry from "./point_hints_geometry.js";
-import { lightnessAt } from "./point_hints_picture.js";
+import { hexToLab } from "./color.js";
+import * as state from "./state.js";
+import * as geometry from "./geometry.js";
+import { lightnessAt } from "./image_data.js";
 
 const STORAGE = "colorist.hints.recent";
 const NOTICE = 5000; // ms that a passing message stays
@@ -57,7 +57,7 @@ export function createEditor({ onText, onEdit, invalidate }) {
       set(state.load(now, text), false);
     },
 
-    /** A state made by a function of point_hints_state.js. */
+    /** A state made by a function of state.js. */
     apply(next) {
       if (next !== now) set(next, true);
     },

@@ -1,8 +1,8 @@
 /** Pointer, wheel and keys on the picture of the point-hint canvas. */
 
-import * as geometry from "./point_hints_geometry.js";
-import { colorAt } from "./point_hints_picture.js";
-import * as state from "./point_hints_state.js";
+import * as geometry from "./geometry.js";
+import { colorAt } from "./image_data.js";
+import * as state from "./state.js";
 
 const DRAG = 3; // board pixels before a press becomes a drag
 const STEP = 1; // board pixels that an arrow key moves a point
@@ -13,7 +13,7 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 
 /**
  * @param {HTMLCanvasElement} canvas
- * @param {ReturnType<import("./point_hints_editor.js").createEditor>} editor
+ * @param {ReturnType<import("./editor.js").createEditor>} editor
  * @param {(event: WheelEvent) => void} passWheel hands a wheel that is not ours to the graph
  */
 export function attachBoard(canvas, editor, passWheel) {

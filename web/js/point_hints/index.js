@@ -1,9 +1,9 @@
 /** Registers the point-hint canvas: the widget of string inputs with widgetType COLORIST_HINTS. */
 
-import { api } from "../../../scripts/api.js";
-import { app } from "../../../scripts/app.js";
+import { api } from "../../../../scripts/api.js";
+import { app } from "../../../../scripts/app.js";
 
-import { createHints } from "./point_hints_widget.js";
+import { createHints } from "./widget.js";
 
 const TYPE = "COLORIST_HINTS";
 const FIRST_SIZE = [420, 700];

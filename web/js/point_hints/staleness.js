@@ -3,7 +3,7 @@
  * beside the canvas, as it was when that run was queued.
  */
 
-import { isLinked, originOf, shownPicture } from "./point_hints_bridge.js";
+import { isLinked, originOf, shownPicture } from "./host_bridge.js";
 
 const PICTURES = ["image", "mask"];
 const MADE_BY = ["pointhint", "colorizer", "mask"]; // their nodes' own settings count

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { createRuns, fitOf } from "../../web/js/point_hints_fit.js";
-import { input, makeGraph, makeWorkflow } from "./page.mjs";
+import { createRuns, fitOf } from "../../../web/js/point_hints/staleness.js";
+import { input, makeGraph, makeWorkflow } from "../page.mjs";
 
 // --- What a result depends on --------------------------------------------------------------------
 

@@ -1,19 +1,19 @@
 /** Drawing of the point-hint canvas: one frame at most per screen refresh, and none when idle. */
 
-import { shownColor } from "./point_hints_color.js";
-import { HANDLE, footprint, toBoard } from "./point_hints_geometry.js";
-import { lightnessAt } from "./point_hints_picture.js";
+import { shownColor } from "./color.js";
+import { HANDLE, footprint, toBoard } from "./geometry.js";
+import { lightnessAt } from "./image_data.js";
 
 const SHARPEST = 4; // device pixels per CSS pixel at most
 const EMPTY = "#8f8f8f"; // L = 60
 
 /**
  * @typedef {object} Scene what is drawn
- * @property {import("./point_hints_geometry.js").Frame} rect of the picture on the board
+ * @property {import("./geometry.js").Frame} rect of the picture on the board
  * @property {CanvasImageSource | null} image
  * @property {boolean} pixelated shows single pixels, far zoomed in
- * @property {import("./point_hints_picture.js").Picture | null} picture whose lightness hints get
- * @property {import("./point_hints_state.js").Point[]} points none when they are hidden
+ * @property {import("./image_data.js").Picture | null} picture whose lightness hints get
+ * @property {import("./state.js").Point[]} points none when they are hidden
  * @property {number} selected
  * @property {number} hovered
  * @property {number} resolution of the working image

@@ -4,7 +4,7 @@ import test from "node:test";
 import {
   CLOSEST, FIT, PADDING, REACH, WORKING, clampView, footprint, frame, hitTest, onPicture, pan,
   reveal, toBoard, toPicture, zoomAbout,
-} from "../../web/js/point_hints_geometry.js";
+} from "../../../web/js/point_hints/geometry.js";
 
 const SIZES = [
   [{ width: 386, height: 256 }, { width: 400, height: 250 }],

@@ -3,16 +3,16 @@
 import {
   abToPlane, gamutScale, hexToLab, labToHex, neutral, parseHex, planeExtent, planeRaster, planeToAb,
   shownColor,
-} from "./point_hints_color.js";
-import { button, el, setText } from "./point_hints_dom.js";
-import * as state from "./point_hints_state.js";
+} from "./color.js";
+import { button, el, setText } from "./dom.js";
+import * as state from "./state.js";
 
 const SIDE = 120; // CSS pixels of the plane
 const FINE = 2; // raster pixels per CSS pixel
 const SOURCES = { photo: "Photo", result: "Result", reference: "Reference" };
 
 /**
- * @param {ReturnType<import("./point_hints_editor.js").createEditor>} editor
+ * @param {ReturnType<import("./editor.js").createEditor>} editor
  * @param {() => void} focusBoard
  */
 export function createPicker(editor, focusBoard) {

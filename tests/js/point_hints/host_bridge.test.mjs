@@ -4,7 +4,7 @@ import test from "node:test";
 import {
   RUN_ONCE, controls, createPreview, isLinked, sessionOf, shownPicture, suggestions, upstreamNode,
   viewPath, watchControls,
-} from "../../web/js/point_hints_bridge.js";
+} from "../../../web/js/point_hints/host_bridge.js";
 
 // --- Graphs --------------------------------------------------------------------------------------
 

@@ -1,13 +1,13 @@
 /** The widget of the point-hint canvas: puts its parts together and ties them to a node. */
 
-import { watchControls } from "./point_hints_bridge.js";
-import { attachBoard } from "./point_hints_board.js";
-import { addStyle, el } from "./point_hints_dom.js";
-import { createEditor } from "./point_hints_editor.js";
-import { createLive } from "./point_hints_live.js";
-import { createPicker } from "./point_hints_picker.js";
-import { createFiles, createStatus, createToolbar } from "./point_hints_toolbar.js";
-import { createView } from "./point_hints_view.js";
+import { watchControls } from "./host_bridge.js";
+import { attachBoard } from "./pointer_input.js";
+import { addStyle, el } from "./dom.js";
+import { createEditor } from "./editor.js";
+import { createLive } from "./preview_controller.js";
+import { createPicker } from "./picker.js";
+import { createFiles, createStatus, createToolbar } from "./toolbar.js";
+import { createView } from "./view.js";
 
 const HEIGHT = 250; // with no panel open
 const PANEL = 134;
