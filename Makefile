@@ -19,6 +19,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q
 
 COMFYUI_PYTHON ?= $(firstword $(wildcard $(addprefix $(COMFYUI_PATH)/,.venv/bin/python venv/bin/python)) python3)

@@ -38,6 +38,19 @@ def test_packages_are_the_folders_that_hold_code(project, root):
     assert set(declared) == {"comfyui_colorist"} | {f"comfyui_colorist.{name}" for name in folders}
 
 
+def test_upper_floors_import_lower_ones(root):
+    """The contracts of pyproject.toml, on this checkout, whichever is installed."""
+    pytest.importorskip("importlinter")
+    standalone, file = str(root / "trainers" / "_standalone.py"), str(root / "pyproject.toml")
+    script = (  # a process of its own, because the linter switches off loggers
+        f"import runpy, sys; runpy.run_path({standalone!r})['package']();"
+        "from importlinter.cli import lint_imports;"
+        f"sys.exit(lint_imports(config_filename={file!r}, no_cache=True, no_logo=True))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 def test_requirements_ask_nothing_of_the_host(root):
     lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert all(line.startswith("#") for line in lines if line.strip())
