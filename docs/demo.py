@@ -2,7 +2,7 @@
 
     python docs/demo.py before_after.png        (`make demo` prepares the environment and runs it)
 
-The photo comes with scikit-learn (china.jpg by danielbuechele, CC BY 2.0); only its grey version
+The photo comes with scikit-learn (flower.jpg by vultilion, CC BY 2.0); only its gray version
 reaches the network.
 """
 
@@ -25,7 +25,7 @@ def main(out: Path) -> None:
     """Write black-and-white and coloured side by side."""
     from sklearn.datasets import load_sample_image
 
-    photo = torch.from_numpy(load_sample_image("china.jpg").copy()).float() / 255
+    photo = torch.from_numpy(load_sample_image("flower.jpg").copy()).float() / 255
     gray = color.gray_rgb(color.lightness(photo.movedim(-1, 0))).movedim(0, -1)
     engine = colorist.load("ddcolor-nano")
     began = time.monotonic()

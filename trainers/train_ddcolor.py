@@ -40,6 +40,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..metrics import image as image_metrics
 from ..model_defs import ddcolor, registry
@@ -80,6 +81,9 @@ class Config(settings.Settings):
     (7 of an EfficientNet-Lite, 4 of a ConvNeXt) only the decoders are trained."""
     encoder_rate: float = 1.0
     """Factor on the learning rate of the encoder."""
+    start_share: float = 0.0
+    """Share of the weights that training started from (`weights`) in the result: half of each is
+    better on other photos than a network fine-tuned on few."""
     damage: float = 0.0
     """Part of the photos whose gray input is damaged as old prints and scans are: grain, blur,
     scratches, faded tones, borders, ... (trainers/data/damage.py); the colors of the photo stay."""
@@ -127,6 +131,11 @@ class Config(settings.Settings):
         settings.check_choice(self.weights, self.architecture, ddcolor.PRESETS)
         if self.weights and self.backbone:
             raise ValueError("weights and backbone both name a start for the encoder; give one.")
+        if self.start_share and not self.weights:
+            raise ValueError(
+                f"start_share is {self.start_share}, but there is no network to start from; name "
+                "one with --weights, or leave out --start-share."
+            )
         settings.check_feature(self.feature, self.feature_network)
         if self.schedule not in ("halving", "cosine"):
             raise ValueError(f"schedule is '{self.schedule}'; expected halving or cosine.")
@@ -252,6 +261,7 @@ def main(config: Config) -> None:
         perceptual = session.perceptual(config, device)
         feature = session.feature_loss(config, device)
     optimization.freeze(network.encoder, config.frozen_stages)
+    start = {name: p.detach().clone() for name, p in network.named_parameters()}
     average = ema.Average(network, config.average)
     discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
 
@@ -296,19 +306,22 @@ def main(config: Config) -> None:
         parts=config.accumulate,
     )
 
-    def look(step: int) -> None:
-        colored = sample_grid.automatic(loader.wrap(average.network, spec))
+    def look(step: int, result: nn.Module) -> None:
+        colored = sample_grid.automatic(loader.wrap(result, spec))
         sample_grid.show(held_out, colored, report, config.out, step)
 
     def save(step: int, places: dict) -> None:
         checkpoints.refuse_infinite_weights(state, step)
         if accelerator.is_main_process:
+            result = average.network
+            if config.start_share:
+                result = ema.mixed(result, start, config.start_share)
             some = photos_from(size=lambda _: config.side(step - 1))
-            ema.calibrate(average.network, some, inputs.gray_seen(device))
-            look(step)
+            ema.calibrate(result, some, inputs.gray_seen(device))
+            look(step, result)
             training = provenance.provenance(config, photos, step, report.seconds)
             facts = {key: getattr(spec, key) for key in ("resolution", "fade", "gain")}
-            checkpoints.write_weights(config, average.network, ddcolor.NAME, training, facts)
+            checkpoints.write_weights(config, result, ddcolor.NAME, training, facts)
         state.save(step, report.seconds, places)
         report.after_saving()
 
@@ -317,7 +330,7 @@ def main(config: Config) -> None:
         session.Stop(accelerator, config.report_every) as stop,
     ):
         if config.weights and not begun.step and accelerator.is_main_process:
-            look(0)
+            look(0, average.network)
         for step in range(begun.step, config.steps):
             batch = report.next(source)
             rate = config.learning_rate * rate_factor(config, step)

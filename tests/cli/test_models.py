@@ -63,7 +63,7 @@ def test_list(installed, mini_file, capsys):
     assert run("models", "list") == 0
     out, err = capsys.readouterr()
     rows = {line.split()[0]: line for line in out.splitlines()}
-    assert "in the box     weights Apache-2.0; part of" in rows["ddcolor-nano"]
+    assert "in the box     Apache-2.0; ImageNet-pretrained encoder" in rows["ddcolor-nano"]
     assert "models folder" in rows["mine.safetensors"]
     assert "0.1 MB  models folder  Apache-2.0" in rows["ddcolor_artistic.pth"]
     assert "ddcolor_artistic" not in rows

@@ -119,6 +119,22 @@ def test_frozen_stages_keep_their_weights(photos, tmp_path, lite_preset, stages)
             assert not same, key
 
 
+def test_result_is_mixed_with_the_start(photos, tmp_path, mini_preset):
+    """Half of each; a resumed run goes on from the unmixed weights."""
+    plain = {"steps": 2, "spectral_norm": False, "average": 0.0, "learning_rate": 1e-2}
+    train_ddcolor.main(settings(photos, tmp_path / "1", **plain))
+    again = plain | {"weights": str(tmp_path / "1" / "weights.safetensors"), "save_every": 2}
+    train_ddcolor.main(settings(photos, tmp_path / "2", **again))
+    train_ddcolor.main(settings(photos, tmp_path / "3", **again, start_share=0.5))
+    start, end, half = (weights(tmp_path / n) for n in "123")
+    for key in ("fusion.conv.weight", "encoder.stages.0.0.expand.weight"):
+        expected = (start[key] + end[key]) / 2
+        torch.testing.assert_close(half[key], expected, atol=2e-3, rtol=2e-3)
+        assert not torch.allclose(half[key], end[key], atol=2e-3)
+    with pytest.raises(ValueError, match="start_share is 0.5, but there is no network to start"):
+        settings(photos, tmp_path, start_share=0.5)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

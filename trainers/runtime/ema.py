@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
 import torch
@@ -26,6 +26,18 @@ class Average:
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
+
+
+@torch.no_grad()
+def mixed(network: nn.Module, start: Mapping[str, Tensor], share: float) -> nn.Module:
+    """Return a copy whose parameters are `share` parts of `start` and the rest of `network`.
+
+    Weight-space ensembles (Wortsman et al. 2022, eq. 1). Calibrate batch norms afterwards.
+    """
+    result = copy.deepcopy(network)
+    for name, parameter in result.named_parameters():
+        parameter.lerp_(start[name].to(parameter), share)
+    return result
 
 
 def calibrate(
