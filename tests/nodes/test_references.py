@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from comfyui_colorist.ops import color
 from PIL import Image
 
 
@@ -16,7 +17,8 @@ def photo(seed: int = 0, height: int = 48, width: int = 64) -> torch.Tensor:
 
 
 def grey(rgb: torch.Tensor) -> torch.Tensor:
-    return rgb.mean(-1, keepdim=True).expand(-1, -1, 3)
+    """The same lightness without color."""
+    return color.gray_rgb(color.lightness(rgb.movedim(-1, 0))).movedim(0, -1)
 
 
 @pytest.fixture(autouse=True)

@@ -276,7 +276,7 @@ def test_spectral_norm_would_destroy_weights_that_never_had_it(photos, tmp_path)
     with pytest.raises(ValueError, match="trained without spectral norm: .* Give --no-spectral-n"):
         train_ddcolor.build(config)
     network, spec = train_ddcolor.build(dataclasses.replace(config, spectral_norm=False))
-    assert spec.resolution == 192, "as the file says"
+    assert spec.resolution == 320, "as the file says"
 
 
 def test_finetuning_begins_with_what_the_weights_can_do(photos, tmp_path):
