@@ -191,7 +191,7 @@ PRESETS = {
         "report_every": 50,
         "save_every": 100,
     },
-    # The bundled network, in three runs on a CPU; photos of 160 to 192 pixels. First the decoders,
+    # The bundled network, on a CPU; photos of 160 to 192 pixels. First the decoders,
     # on an encoder that knows things from ImageNet (--backbone efficientnet_lite1): its maps cost
     # a fifth of the step.
     "nano": _NANO
@@ -210,19 +210,26 @@ PRESETS = {
     "nano-stages": _NANO
     | {
         "architecture": "",
+        "resolution": 320,
+        "fade": 3.0,
+        "gain": 0.9,
         "frozen_stages": 3,
-        "encoder_rate": 0.2,
+        "encoder_rate": 0.25,
+        "start_share": 0.5,
+        "damage": 0.35,
+        "smallest": 0.5,
+        "weight_decay": 0.1,
         "pixel": 0.03,
         "psnr": 1.0,
         "colorfulness": 0.4,
-        "steps": 3_000,
-        "batch": 32,
+        "steps": 2_400,
+        "batch": 16,
         "crop": (128, 160),
-        "crop_until": (1_800,),
-        "learning_rate": 5e-4,
+        "crop_until": (1_900,),
+        "learning_rate": 4e-4,
         "warmup": 50,
     },
-    # Then all of it, on larger squares.
+    # Then all of it, on larger squares. The network that is bundled now has not gone through it.
     "nano-last": _NANO
     | {
         "architecture": "",
@@ -261,7 +268,9 @@ def main(config: Config) -> None:
         perceptual = session.perceptual(config, device)
         feature = session.feature_loss(config, device)
     optimization.freeze(network.encoder, config.frozen_stages)
-    start = {name: p.detach().clone() for name, p in network.named_parameters()}
+    start = {}
+    if config.start_share:
+        start = {name: p.detach().clone() for name, p in network.named_parameters()}
     average = ema.Average(network, config.average)
     discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
 
