@@ -107,6 +107,22 @@ def test_a_boxed_network_knows_colours(root, name):
     assert blue[:48].mean() > blue[48:].mean()
 
 
+def test_texts_state_the_working_size_of_the_network(root):
+    """Help page, first workflow and training guide say what resolution 0 means."""
+    from comfyui_colorist.model_defs import checkpoint
+
+    def size(name):
+        return checkpoint.read_info(root / "weights" / f"{name}.safetensors")["spec"]["resolution"]
+
+    automatic = size("ddcolor-nano")
+    help_page = (root / "web" / "docs" / "ColoristColorize.md").read_text(encoding="utf-8")
+    assert f"0 is {automatic} for ddcolor-nano, {size('colorformer-nano')} for co" in help_page
+    workflow = (root / "example_workflows" / "first-photo.json").read_text(encoding="utf-8")
+    assert f"(0 is {automatic} for this network)" in workflow
+    guide = (root / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"({automatic} for `ddcolor-nano`)" in guide
+
+
 def test_the_listed_photos_are_those_that_the_network_was_trained_on(root):
     """Every photo has a licence and a source; the digest of the list is in the metadata."""
     import csv
