@@ -104,6 +104,11 @@ class Config(settings.Settings):
     recolor: float = 0.0
     """Part of the batches in which memory and photos are recoloured alike: the network then learns
     to take its colours from the memory, so that another one changes them. 0 in the paper."""
+    teacher: str | None = None
+    """Trained automatic network whose answers are part of the target colors (distillation): a
+    file, or a bundled or installed name."""
+    teacher_share: float = 0.5
+    """Weight of the answers of `teacher` in the target colors; 0 = the photos alone."""
     vgg: str | None = None
     """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
     fade: float | None = None
@@ -240,6 +245,7 @@ def main(config: Config) -> None:
         network.to(device, memory_format=torch.channels_last).train()
         perceptual = session.perceptual(config, device)
         feature = session.feature_loss(config, device)
+        teacher = session.teacher(config, device)
     stages = len(network.encoder.stages) if config.freeze_encoder else config.frozen_stages
     optimization.freeze(network.encoder, stages)
     average = ema.Average(network, config.average)
@@ -324,10 +330,13 @@ def main(config: Config) -> None:
                     # Forward: colour of the grey picture, joined with the true L
                     true_rgb = inputs.unit(part.pictures[0], device)
                     L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
+                    if teacher is not None:
+                        with accelerator.autocast():
+                            true_ab = session.distilled(true_ab, L, teacher, config.teacher_share)
                     ab, true_ab = model(inputs.gray_input(part, device), true_ab, recoloring)
                     with torch.set_grad_enabled(config.sees_rgb):
                         rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
-                    if recoloring is not None:
+                    if recoloring is not None or teacher is not None:
                         true_rgb = color.lab_to_rgb(torch.cat([L, true_ab], dim=1)).clamp(0, 1)
 
                     # Discriminator first, on the detached picture

@@ -87,6 +87,11 @@ class Config(settings.Settings):
     damage: float = 0.0
     """Part of the photos whose gray input is damaged as old prints and scans are: grain, blur,
     scratches, faded tones, borders, ... (trainers/data/damage.py); the colors of the photo stay."""
+    teacher: str | None = None
+    """Trained automatic network whose answers are part of the target colors (distillation): a
+    file, or a bundled or installed name."""
+    teacher_share: float = 0.5
+    """Weight of the answers of `teacher` in the target colors; 0 = the photos alone."""
     vgg: str | None = None
     """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
     fade: float | None = None
@@ -267,6 +272,7 @@ def main(config: Config) -> None:
         network.to(device, memory_format=torch.channels_last).train()
         perceptual = session.perceptual(config, device)
         feature = session.feature_loss(config, device)
+        teacher = session.teacher(config, device)
     optimization.freeze(network.encoder, config.frozen_stages)
     start = {}
     if config.start_share:
@@ -350,6 +356,10 @@ def main(config: Config) -> None:
                     # Forward: colour of the grey picture, joined with the true L
                     true_rgb = inputs.unit(part.pictures[0], device)
                     L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
+                    if teacher is not None:
+                        with accelerator.autocast():
+                            true_ab = session.distilled(true_ab, L, teacher, config.teacher_share)
+                        true_rgb = color.lab_to_rgb(torch.cat([L, true_ab], dim=1)).clamp(0, 1)
                     ab = model(inputs.gray_input(part, device))
                     with torch.set_grad_enabled(config.sees_rgb):
                         rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)

@@ -30,6 +30,9 @@ def provenance(settings: Settings, photos: Photos | Shards, steps: int, seconds:
     if backbone := getattr(settings, "backbone", None):
         path = pretrained_files.find(backbone, offline=settings.offline)
         origin["backbone"] = {"file": path.name, "sha256": pretrained_files.fingerprint(path)}
+    if teacher := getattr(settings, "teacher", None):
+        path = resolve.locate(teacher, offline=settings.offline)
+        origin["teacher"] = {"file": path.name, "sha256": pretrained_files.fingerprint(path)}
     if settings.weights:
         path = resolve.locate(settings.weights, offline=settings.offline)
         before = checkpoint.read_info(path).get("training")

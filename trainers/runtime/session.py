@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ...model_defs import registry
+from ...model_store import resolve
+from ...ops import color
 from .. import losses, pretrained_files
 from ..data.photos import Photos
 from ..data.shards import Shards
@@ -59,6 +62,43 @@ def feature_loss(config: Settings, device: torch.device) -> losses.FeatureLoss |
         return None
     path = pretrained_files.find(config.feature_network, offline=config.offline)
     return losses.FeatureLoss(path).to(device, memory_format=torch.channels_last)
+
+
+def teacher(config: Settings, device: torch.device) -> nn.Module | None:
+    """Return the frozen network of `config.teacher`, on `device`, or None if none is named.
+
+    Raises:
+        CheckpointError: no such file or network.
+        ValueError: not an automatic network: it needs hints or a reference.
+    """
+    if not config.teacher:
+        return None
+    network, spec, _ = registry.load(resolve.locate(config.teacher, offline=config.offline))
+    if spec.role != "automatic":
+        raise ValueError(
+            f"teacher is {config.teacher}, a network for {spec.role}; expected one that colors "
+            "without hints or references, such as ddcolor-nano."
+        )
+    network.requires_grad_(False).eval()
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def distilled(true_ab: Tensor, L: Tensor, teacher: nn.Module | None, share: float) -> Tensor:
+    """Return the target colors: `true_ab` blended with the answer of `teacher`.
+
+    The answer of a trained network varies less than the colors of single photos, so a second
+    network learns from it in fewer steps (Hinton, Vinyals and Dean 2015).
+
+    Args:
+        true_ab: ab of the photos, (B, 2, H, W).
+        L: their lightness, (B, 1, H, W) in 0..100.
+        teacher: automatic network; None returns `true_ab`.
+        share: weight of its answer, 0..1.
+    """
+    if teacher is None:
+        return true_ab
+    with torch.no_grad():
+        return torch.lerp(true_ab, teacher(color.gray_rgb(L).contiguous()).float(), share)
 
 
 @dataclass

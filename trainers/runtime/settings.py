@@ -27,7 +27,7 @@ LIMITS = {  # setting -> least and most
     **dict.fromkeys(("learning_rate", "weight_decay", "clip", "huber"), (0.0, math.inf)),
     **dict.fromkeys(("pixel", "perceptual", "adversarial", "colorfulness"), (0.0, math.inf)),
     **dict.fromkeys(("histogram", "variation", "color_enhance"), (0.0, math.inf)),
-    **dict.fromkeys(("average", "recolor", "damage", "start_share"), (0.0, 1.0)),
+    **dict.fromkeys(("average", "recolor", "damage", "start_share", "teacher_share"), (0.0, 1.0)),
     **dict.fromkeys(("feature", "psnr", "encoder_rate"), (0.0, math.inf)),
     "frozen_stages": (0, math.inf),
     "smallest": (0.05, 1.0),
