@@ -3,7 +3,7 @@
 # make test-host   COMFYUI_PATH=...: environment, then nodes, example workflows and release archive in that ComfyUI, on the CPU;
 #                  with PLAYWRIGHT_NODE_MODULES=... and Chromium its front end as well. COMFYUI_PYTHON=...: the host's Python.
 # make archive     what a user installs, of TREE (HEAD) -> dist/comfyui-colorist-VERSION.zip
-# Needs only Python 3.10 to 3.13 (with venv) and git. docs/contributing.md tells more.
+# Needs only Python 3.10 to 3.13 (with venv) and git. CONTRIBUTING.md says more.
 
 SUITABLE = import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -20,6 +20,8 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	mkdir -p build/types && ln -sfn ../.. build/types/comfyui_colorist
+	$(BIN)/pyrefly check --summary=none
 	$(BIN)/python -m pytest -q
 
 COMFYUI_PYTHON ?= $(firstword $(wildcard $(addprefix $(COMFYUI_PATH)/,.venv/bin/python venv/bin/python)) python3)

@@ -1,22 +1,30 @@
-"""ComfyUI-Colorist: colour black-and-white photos and film in ComfyUI, a terminal, or Python.
+"""ComfyUI-Colorist: colorize black-and-white photos and video in ComfyUI, a terminal or Python.
 
-import comfyui_colorist as colorist
-engine = colorist.load("ddcolor_modelscope.pth", device="cuda")
-rgb = engine.colorize(rgb)
+Example:
+    import comfyui_colorist as colorist
+
+    colorizer = colorist.load("ddcolor_modelscope.pth", device="cuda")
+    rgb = colorizer.colorize(rgb)
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .nodes import Colorist
 
 __version__ = "1.0.0"
 
 WEB_DIRECTORY = "./web"
-# Public name -> (sub-module, name there); imported when first asked for: our import stays cheap.
+# Public name -> (module, name in it). Imported on first use, so that importing us is cheap.
 _LAZY = {
     "load": (".pipeline.loader", "load"),
     "load_model": (".pipeline.loader", "load_model"),
     "Colorizer": (".pipeline.automatic", "Colorizer"),
     "ColorMemory": (".pipeline.color_memory.memory", "ColorMemory"),
-    "build_memory": (".pipeline.color_memory.builder", "build"),
-    "load_memory": (".pipeline.color_memory.memory", "load"),
-    "save_memory": (".pipeline.color_memory.memory", "save"),
+    "build_memory": (".pipeline.color_memory.builder", "build_memory"),
+    "colorize_video": (".pipeline.video.job", "colorize_video"),
+    "load_memory": (".pipeline.color_memory.memory", "load_memory"),
+    "save_memory": (".pipeline.color_memory.memory", "save_memory"),
     "Finish": (".pipeline.postprocess", "Finish"),
     "CheckpointError": (".model_defs.checkpoint", "CheckpointError"),
 }
@@ -27,6 +35,7 @@ __all__ = [
     "Finish",
     "__version__",
     "build_memory",
+    "colorize_video",
     "load",
     "load_memory",
     "load_model",
@@ -43,8 +52,8 @@ def __getattr__(name: str) -> object:
     return getattr(import_module(module, __name__), attribute)
 
 
-async def comfy_entrypoint():
-    """What the host calls to learn our nodes."""
+async def comfy_entrypoint() -> "Colorist":
+    """Return the node extension; called by ComfyUI."""
     from .nodes import extension
 
     return extension()

@@ -1,4 +1,4 @@
-"""`python -m comfyui_colorist` is the command `colorist`."""
+"""Entry point of `python -m comfyui_colorist`, the same as the command `colorist`."""
 
 import sys
 

@@ -1,7 +1,6 @@
-"""Run by ComfyUI's manager after it has put this pack into custom_nodes.
+"""Check the requirements and create the model folder; run by ComfyUI's manager after installation.
 
-Checks what the pack relies on and creates models/colorization. Safe to run again, needs no network;
-everything also works without it.
+Can be repeated, needs no network, and is optional: everything also works without it.
 """
 
 import sys
@@ -15,24 +14,14 @@ NEEDED = {
     "einops": (0, 6),
     "pillow": (10, 3),
     "av": (14, 2),
+    "filelock": (3, 13),
+    "tqdm": (4, 66),
 }
+"""Package -> lowest version, as in pyproject.toml."""
 
 
 def main() -> int:
-    """Print what was found and done; exit code 1 when something needed is missing."""
-    problems = []
-    if sys.version_info < (3, 10):  # noqa: UP036 - any Python may run this
-        problems.append(f"Python {sys.version.split()[0]} is too old; 3.10 or newer is needed.")
-    for name, floor in NEEDED.items():
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            problems.append(f"{name} is not installed; ComfyUI normally brings it.")
-            continue
-        if tuple(int(part) for part in found.split("+")[0].split(".")[:2]) < floor:
-            problems.append(
-                f"{name} {found} is too old; {'.'.join(map(str, floor))} or newer is needed."
-            )
+    """Print what was checked and created; return 1 if a requirement is missing, else 0."""
     host = Path(__file__).resolve().parents[2]
     if (host / "folder_paths.py").is_file():
         folder = host / "models" / "colorization"
@@ -40,11 +29,29 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
     else:
         print("colorist: not inside custom_nodes of a ComfyUI; no model folder created.")
+    problems = find_problems()
     for problem in problems:
         print(f"colorist: {problem}")
     if not problems:
-        print("colorist: ready. The networks in the box need no download.")
+        print("colorist: ready. The bundled models need no download.")
     return 1 if problems else 0
+
+
+def find_problems() -> list[str]:
+    """Return a sentence for each requirement that is missing or too old."""
+    problems = []
+    if sys.version_info < (3, 10):  # noqa: UP036 - any Python may run this
+        problems.append(f"Python {sys.version.split()[0]} is too old; 3.10 or newer is needed.")
+    for name, lowest in NEEDED.items():
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            problems.append(f"{name} is not installed; it is normally part of ComfyUI.")
+            continue
+        if tuple(int(part) for part in installed.split("+")[0].split(".")[:2]) < lowest:
+            needed = ".".join(map(str, lowest))
+            problems.append(f"{name} {installed} is too old; {needed} or newer is needed.")
+    return problems
 
 
 if __name__ == "__main__":

@@ -1,40 +1,36 @@
-"""What bfloat16 and float16 change in the colours of a network.
+"""Effect of bfloat16 and float16 on the colors of a network.
 
     python benchmarks/half_precision.py --photos DIR --models ddcolor-nano exemplar-nano --limit 12
 
-Mean and largest distance in ab from the float32 result, over the first photos of a folder; exemplar
-networks take the next photo as reference, and tell how far their confidence moves; point-hint
-networks take ten points of the photo's own colours.
+Reports the mean and largest distance in ab from the float32 result over the first photos of a
+folder. Exemplar networks use the next photo as reference and report the largest change of their
+confidence. Point-hint networks get ten hint points in the colors of the photo.
 """
 
-import argparse
-import importlib
-import runpy
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from large_photo import ROOT
+import bench
 
 
 def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Print a row for each network and dtype."""
+    parser = bench.argument_parser(__doc__, json_report=False)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=["ddcolor-nano", "exemplar-nano"])
     parser.add_argument("--limit", type=int, default=12)
     options = parser.parse_args()
-    package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
+    import comfyui_colorist as colorist
+    import numpy as np
     import torch
+    from comfyui_colorist.media import image_io
+    from comfyui_colorist.ops import color
+    from torch import Tensor
 
-    color = importlib.import_module(f"{package}.ops.color")
-    files = importlib.import_module(f"{package}.media.image_io")
-    load = importlib.import_module(package).load
-    paths = sorted(options.photos.glob("*.jpg"))[: options.limit]
-    photos = [torch.from_numpy(files.read(path).pixels[..., :3].copy()) for path in paths]
+    paths = bench.list_photos(options.photos, options.limit)
+    photos = [torch.from_numpy(image_io.read_image(p).pixels[..., :3].copy()) for p in paths]
 
-    def hints_of(photo: torch.Tensor) -> list[dict]:
+    def hints_of(photo: Tensor) -> list[dict[str, Any]]:
         hints = []
         for x, y in np.random.default_rng(0).random((10, 2)).tolist():
             rgb = photo[int(y * photo.shape[0]), int(x * photo.shape[1])]
@@ -42,29 +38,31 @@ def main() -> None:
             hints.append({"x": x, "y": y, "color": f"#{code}"})
         return hints
 
-    def results(engine: object) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        made = []
-        for photo, other in zip(photos, [*photos[1:], photos[0]], strict=True):
-            sure = torch.zeros(1)
-            if engine.spec.role == "exemplar":
-                rgb, sure = engine.colorize_with_confidence(photo, reference=other)
-            elif engine.spec.role == "pointhint":
-                rgb = engine.colorize(photo, hints=hints_of(photo))
+    def results(model: str, dtype: str) -> list[tuple[Tensor, Tensor]]:
+        """Return ab and confidence of each photo."""
+        colorizer = colorist.load(model, device="cpu", dtype=dtype)
+        results = []
+        for photo, next_photo in zip(photos, [*photos[1:], photos[0]], strict=True):
+            confidence = torch.zeros(1)
+            if colorizer.spec.role == "exemplar":
+                rgb, confidence = colorizer.colorize_with_confidence(photo, reference=next_photo)
+            elif colorizer.spec.role == "pointhint":
+                rgb = colorizer.colorize(photo, hints=hints_of(photo))
             else:
-                rgb = engine.colorize(photo)
-            made.append((color.rgb_to_lab(rgb.movedim(-1, 0)[None])[:, 1:], sure))
-        return made
+                rgb = colorizer.colorize(photo)
+            results.append((color.rgb_to_lab(rgb.movedim(-1, 0)[None])[:, 1:], confidence))
+        return results
 
-    print("| network | dtype | mean | largest | confidence |\n| --- | --- | --- | --- | --- |")
-    for name in options.models:
-        exact = results(load(name, device="cpu"))
+    bench.print_table(["network", "dtype", "mean", "largest", "confidence"])
+    for model in options.models:
+        exact = results(model, "float32")
         for dtype in ("bfloat16", "float16"):
-            pairs = list(zip(exact, results(load(name, device="cpu", dtype=dtype)), strict=True))
-            apart = [(one[0] - two[0]).norm(dim=1) for one, two in pairs]
-            moved = max((one[1] - two[1]).abs().max().item() for one, two in pairs)
-            mean = sum(x.mean().item() for x in apart) / len(apart)
-            most = max(x.max().item() for x in apart)
-            print(f"| {name} | {dtype} | {mean:.3f} | {most:.2f} | {moved:.3f} |", flush=True)
+            pairs = list(zip(exact, results(model, dtype), strict=True))
+            distances = [(ab - half_ab).norm(dim=1) for (ab, _), (half_ab, _) in pairs]
+            changes = [(sure - half_sure).abs().max().item() for (_, sure), (_, half_sure) in pairs]
+            mean = sum(x.mean().item() for x in distances) / len(distances)
+            largest = max(x.max().item() for x in distances)
+            bench.print_row([model, dtype, f"{mean:.3f}", f"{largest:.2f}", f"{max(changes):.3f}"])
 
 
 if __name__ == "__main__":

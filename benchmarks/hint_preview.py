@@ -1,83 +1,81 @@
-"""Where the time of a live preview goes, from hints to a PNG, without host and browser.
+"""Time of each stage of a live hint preview, from hints to PNG, without host and browser.
 
     python benchmarks/hint_preview.py --photo photo.jpg --model pointhint-nano --base ddcolor-nano
 
-What the canvas of Colorize by Point Hints asks for while a point moves; the rest of its time is the
-way to the browser and back, see hint_latency.mjs. Milliseconds, median of the repeats.
+These stages run for each move of a hint point on the canvas of Colorize by Point Hints;
+hint_latency.mjs measures the transfer to the browser as well. Milliseconds, median of the repeats.
 """
 
-import argparse
-import importlib
 import io
-import runpy
 import statistics
 import time
 from pathlib import Path
 
-import numpy as np
-from large_photo import ROOT
-from PIL import Image
+import bench
 
-STEPS = ["guess", "network", "finish", "PNG", "together"]
+STAGES = ["prior", "network", "finish", "PNG", "total"]
+WARM_UP = 2  # runs that are not counted
 
 
 def main() -> None:
-    """Print a line for each number of hints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Print a row for each number of hints."""
+    parser = bench.argument_parser(__doc__, json_report=False)
     parser.add_argument("--photo", type=Path, required=True)
     parser.add_argument("--model", default="pointhint-nano")
-    parser.add_argument("--base", help="automatic network whose colours are corrected")
+    parser.add_argument("--base", help="automatic model whose colors are corrected")
     parser.add_argument("--hints", type=int, nargs="+", default=[1, 10, 100, 500])
     parser.add_argument("--repeats", type=int, default=20)
     options = parser.parse_args()
-    package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
+    import comfyui_colorist as colorist
+    import numpy as np
     import torch
+    from comfyui_colorist.media import image_io
+    from comfyui_colorist.pipeline import by_hints, postprocess
+    from comfyui_colorist.pipeline.hints.schema import Hint
+    from PIL import Image
 
-    by_hints, hint_schema, image_io, postprocess = (
-        importlib.import_module(f"{package}.{name}")
-        for name in (
-            "pipeline.by_hints",
-            "pipeline.hints.schema",
-            "media.image_io",
-            "pipeline.postprocess",
-        )
+    colorizer = colorist.load(options.model)
+    base = colorist.load(options.base) if options.base else None
+    start = time.perf_counter()
+    prepared = colorizer.prepare(
+        torch.from_numpy(image_io.read_image(options.photo).pixels), base=base
     )
-    load = importlib.import_module(package).load
-    engine, base = load(options.model), load(options.base) if options.base else None
-    began = time.perf_counter()
-    ready = engine.prepare(torch.from_numpy(image_io.read(options.photo).pixels), base=base)
-    once = time.perf_counter() - began
-    height, width = ready.rgb.shape[:2]
+    preparation = time.perf_counter() - start
+    height, width = prepared.rgb.shape[:2]
     print(
-        f"preview {width}x{height}, network {ready.L.shape[3]}x{ready.L.shape[2]}, "
-        f"{torch.get_num_threads()} threads; prepared once in {1000 * once:.0f} ms\n"
+        f"preview {width}x{height}, network {prepared.L.shape[3]}x{prepared.L.shape[2]}, "
+        f"{torch.get_num_threads()} threads; prepared once in {1000 * preparation:.0f} ms\n"
     )
-    print(f"| hints | {' | '.join(STEPS)} |\n| --- |{' --- |' * len(STEPS)}")
+    bench.print_table(["hints", *STAGES])
     rng = np.random.default_rng(0)
-    shown = ready.rgb.movedim(-1, 0)[None]
+    rgb = prepared.rgb.movedim(-1, 0)[None]
+    finish = postprocess.Finish()
     for count in options.hints:
-        points = [hint_schema.Hint(*rng.random(2).tolist(), "#a05030") for _ in range(count)]
+        points = [Hint(*rng.random(2).tolist(), "#a05030") for _ in range(count)]
         rows = []
-        for _ in range(options.repeats + 2):
-            ends = [time.perf_counter()]
+        for _ in range(options.repeats + WARM_UP):
+            times = [time.perf_counter()]
             with torch.inference_mode():
-                known = by_hints.spread(
-                    ready.L, points, ready.base, prior=engine.spec.prior, field=ready.field
+                channels = by_hints.encode_hints(
+                    prepared.L,
+                    points,
+                    prepared.base_ab,
+                    prior=colorizer.spec.prior,
+                    field=prepared.field,
                 )
-                ends.append(time.perf_counter())
-                ab = engine.placement.acquire(0)(by_hints.network_input(ready.L, *known)).float()
-                ends.append(time.perf_counter())
-                out = torch.empty_like(shown)
-                postprocess.apply_finish(shown, ab, ready.L, postprocess.Finish(), out, ready.mask)
-                ends.append(time.perf_counter())
+                times.append(time.perf_counter())
+                network = colorizer.device_manager.acquire(0)
+                ab = network(by_hints.network_input(prepared.L, *channels)).float()
+                times.append(time.perf_counter())
+                out = torch.empty_like(rgb)
+                postprocess.apply_finish(rgb, ab, prepared.L, finish, out, prepared.mask)
+                times.append(time.perf_counter())
             levels = (out[0].movedim(0, -1) * 255).round().byte().numpy()
             Image.fromarray(levels).save(io.BytesIO(), "PNG", compress_level=1)
-            ends.append(time.perf_counter())
-            rows.append([*np.diff(ends), ends[-1] - ends[0]])
-        medians = (1000 * statistics.median(column) for column in zip(*rows[2:], strict=True))
-        print(f"| {count} | {' | '.join(f'{m:.0f}' for m in medians)} |", flush=True)
+            times.append(time.perf_counter())
+            rows.append([*np.diff(times), times[-1] - times[0]])
+        medians = [statistics.median(column) for column in zip(*rows[WARM_UP:], strict=True)]
+        bench.print_row([count, *(f"{1000 * seconds:.0f}" for seconds in medians)])
 
 
 if __name__ == "__main__":

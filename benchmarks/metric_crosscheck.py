@@ -1,54 +1,217 @@
-"""The scores of `colorist evaluate` beside other programs' on the same pictures.
+"""Scores of `colorist evaluate` beside those of other programs on the same images.
 
     pip install scikit-image torchmetrics pytorch-fid
     python benchmarks/metric_crosscheck.py --photos DIR
     python benchmarks/metric_crosscheck.py --photos DIR --inception pt_inception-2015-12-05.pth
 
-Photos are squashed to 256x256 and coloured by a network; what is told is the largest difference
-between ours and the other program's score of any of these pictures. Without the weights of FID's
-Inception both programs get the same random ones: the same features and the same distance show as
-well, though the distance means nothing. Colourfulness is compared with the formula as Hasler and
-Suesstrunk 2003 print it (section 7), in float64.
+Photos are squashed to 256x256 and colorized. The table shows the largest difference between our
+score and that of the other program over all images. Without the weights of FID's Inception both
+programs get the same random weights: features and distances can still be compared, although the
+distances mean nothing. Colorfulness is compared with the formula of Hasler and Suesstrunk 2003
+(section 7) in float64.
 """
 
-import argparse
-import importlib
-import json
-import runpy
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import bench
+import comfyui_colorist as colorist
 import numpy as np
-from large_photo import ROOT, commit
+import torch
+from comfyui_colorist.metrics import fid
+from comfyui_colorist.metrics import image as image_metrics
+from comfyui_colorist.ops import color
+from comfyui_colorist.trainers.evaluation.feature_networks import load_inception
 from PIL import Image
+from torch import Tensor
 
 SIDE = 256
 PROGRAMS = "scikit-image", "torchmetrics", "pytorch-fid", "torch", "scipy"
 
 
+class Comparison:
+    """Pairs of our score and another program's, by name of score and program."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[str, list[tuple[float, float]]] = {}
+
+    def add(self, name: str, ours: Any, theirs: Any) -> None:
+        """Add a pair of numbers, arrays or tensors with one value."""
+        self.pairs.setdefault(name, []).append((float(ours), float(theirs)))
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Return name -> smallest and largest of our scores, and the largest difference."""
+        table = {}
+        for name, pairs in self.pairs.items():
+            ours, theirs = np.array(pairs).T
+            values = [round(float(x), 4) for x in (ours.min(), ours.max())]
+            table[name] = {"ours": values, "difference": float(np.abs(ours - theirs).max())}
+        return table
+
+
+def main() -> None:
+    """Print the table."""
+    parser = bench.argument_parser(__doc__)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--model", default="ddcolor-nano")
+    parser.add_argument("--inception", type=Path, help="weights of FID's Inception")
+    parser.add_argument("--limit", type=int, default=40)
+    options = parser.parse_args()
+    torch.set_grad_enabled(False)
+    colorizer = colorist.load(options.model, device="cpu")
+    truths, results = [], []
+    for path in bench.list_photos(options.photos, options.limit):
+        truth = np.array(bench.resize_square(Image.open(path), SIDE))
+        gray = color.gray_rgb(color.lightness(to_batch(truth)))
+        rgb = colorizer.colorize(gray.movedim(1, -1))[0]
+        truths.append(truth)
+        results.append((rgb * 255).round().byte().numpy())
+
+    comparison = Comparison()
+    for truth, result in zip(truths, results, strict=True):
+        compare_image_metrics(comparison, result, truth)
+    with tempfile.TemporaryDirectory() as folder:
+        compare_fid(comparison, truths, results, options.inception, Path(folder))
+    compare_random_distances(comparison)
+
+    table = comparison.summary()
+    versions = {name: version(name) for name in PROGRAMS}
+    weights = options.inception.name if options.inception else "random"
+    print(", ".join(f"{name} {number}" for name, number in versions.items()))
+    print(f"{len(truths)} images of {options.model}; Inception weights: {weights}\n")
+    bench.print_table(["score, program", "ours", "largest difference"])
+    for name, row in table.items():
+        low, high = row["ours"]
+        values = "" if name.startswith("Inception") else f"{low:g}" + f" to {high:g}" * (low < high)
+        bench.print_row([name, values, f"{row['difference']:.1e}"])
+    facts = {"versions": versions, "inception": weights, "commit": bench.commit()}
+    facts |= {"photos": len(truths), "model": options.model, "scores": table}
+    bench.write_json(options.json, facts)
+
+
+def to_batch(rgb: np.ndarray) -> Tensor:
+    """Convert (H, W, 3) uint8 to (1, 3, H, W) in 0..1."""
+    return torch.from_numpy(rgb).movedim(-1, 0)[None].float() / 255
+
+
+# --- Image metrics -----------------------------------------------------------------------------
+
+
+def compare_image_metrics(comparison: Comparison, result: np.ndarray, truth: np.ndarray) -> None:
+    """Compare PSNR, SSIM, CIEDE2000 and colorfulness of one image (H, W, 3) uint8."""
+    from skimage.color import deltaE_ciede2000, rgb2lab
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    from torchmetrics.functional.image import peak_signal_noise_ratio as torch_psnr
+    from torchmetrics.functional.image import structural_similarity_index_measure as torch_ssim
+
+    add = comparison.add
+    ours = {
+        name: value.item()
+        for name, value in image_metrics.score_batch(to_batch(result), to_batch(truth)).items()
+    }
+    tensors = to_batch(result).double(), to_batch(truth).double()
+    images = result / 255, truth / 255
+    add("PSNR, scikit-image", ours["psnr"], peak_signal_noise_ratio(*images, data_range=1))
+    add("PSNR, torchmetrics", ours["psnr"], torch_psnr(*tensors, data_range=1.0))
+    ssim = structural_similarity(
+        *images,
+        data_range=1,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    add("SSIM, scikit-image", ours["ssim"], ssim)
+    ssim, ssim_map = torch_ssim(*tensors, data_range=1.0, return_full_image=True)
+    add("SSIM, torchmetrics, which includes the reflected border", ours["ssim"], ssim)
+    inner = ssim_map[..., 5:-5, 5:-5].mean()
+    add("SSIM, torchmetrics, without the border of 5", ours["ssim"], inner)
+    difference = deltaE_ciede2000(rgb2lab(images[1]), rgb2lab(images[0])).mean()
+    add("CIEDE2000, scikit-image", ours["ciede2000"], difference)
+    labs = [color.rgb_to_lab(x)[0] for x in tensors]
+    difference = deltaE_ciede2000(*(lab.movedim(0, -1).numpy() for lab in labs)).mean()
+    own_difference = image_metrics.delta_e(*labs).mean()
+    add("CIEDE2000 of our Lab, scikit-image", own_difference, difference)
+    add("colorfulness, formula", ours["colorfulness"], published_colorfulness(result))
+
+
 def published_colorfulness(rgb: np.ndarray) -> float:
-    """(H, W, 3) uint8."""
+    """Return the colorfulness of (H, W, 3) uint8 by the published formula."""
     red, green, blue = rgb.astype(np.float64).transpose(2, 0, 1)
     rg, yb = red - green, (red + green) / 2 - blue
-    spread = np.sqrt(rg.std() ** 2 + yb.std() ** 2)
-    return float(spread + 0.3 * np.sqrt(rg.mean() ** 2 + yb.mean() ** 2))
+    deviation = np.sqrt(rg.std() ** 2 + yb.std() ** 2)
+    return float(deviation + 0.3 * np.sqrt(rg.mean() ** 2 + yb.mean() ** 2))
 
 
-def exact_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Frechet distance of two sets (N, D) of few vectors, with no root of a singular matrix.
+# --- FID ---------------------------------------------------------------------------------------
 
-    Tr (C1 C2)^(1/2) is the sum of the singular values of X1 X2^T, the centred vectors' products.
+
+def compare_fid(
+    comparison: Comparison,
+    truths: Sequence[np.ndarray],
+    results: Sequence[np.ndarray],
+    weights: Path | None,
+    folder: Path,
+) -> None:
+    """Compare Inception's features and FID between photos and results."""
+    from pytorch_fid.fid_score import calculate_frechet_distance
+    from torchmetrics.image.fid import _compute_fid
+
+    reference, weights = pytorch_fid_inception(weights, folder)
+    own = load_inception(weights)
+    statistics, features = [], []
+    for images in (truths, results):
+        batches = torch.cat([to_batch(image) for image in images]).split(8)
+        theirs = torch.cat([reference(x)[0][:, :, 0, 0] for x in batches]).double()
+        ours = torch.cat([own(x) for x in batches]).double()
+        comparison.add("Inception features, pytorch-fid", (ours - theirs).abs().max() + 1, 1)
+        statistics.append(fid.FeatureStatistics(theirs.shape[1]))
+        for part in ours.float().split(8):
+            statistics[-1].add(part)
+        features.append(theirs.numpy())
+    moments = [(x.mean(0), np.cov(x.T)) for x in features]
+    tensors = [(torch.from_numpy(mean), torch.from_numpy(cov)) for mean, cov in moments]
+    distance = fid.frechet_distance(*statistics)
+    add = comparison.add
+    add("FID, pytorch-fid", distance, calculate_frechet_distance(*moments[0], *moments[1]))
+    add("FID, by singular values of centered features", distance, exact_distance(*features))
+    add("FID, torchmetrics", distance, _compute_fid(*tensors[0], *tensors[1]))
+
+
+def compare_random_distances(comparison: Comparison) -> None:
+    """Compare the Frechet distance of two sets of random vectors."""
+    from pytorch_fid.fid_score import calculate_frechet_distance
+    from torchmetrics.image.fid import _compute_fid
+
+    rng = np.random.default_rng(0)
+    sets = [rng.normal(size=(5000, 256)) @ rng.normal(size=(256, 256)) / 16 for _ in range(2)]
+    statistics = [fid.FeatureStatistics(256) for _ in sets]
+    for statistic, rows in zip(statistics, sets, strict=True):
+        statistic.add(torch.from_numpy(rows))
+    distance = fid.frechet_distance(*statistics)
+    moments = [x for rows in sets for x in (rows.mean(0), np.cov(rows.T))]
+    name = "Frechet distance of 5000 random vectors"
+    comparison.add(f"{name}, pytorch-fid", distance, calculate_frechet_distance(*moments))
+    theirs = _compute_fid(*map(torch.from_numpy, moments))
+    comparison.add(f"{name}, torchmetrics", distance, theirs)
+
+
+def exact_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the Frechet distance of two small sets (N, D) without the root of a singular matrix.
+
+    Tr (C1 C2)^(1/2) is the sum of the singular values of X1 X2^T, with centered vectors X.
     """
-    centred = [(x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (one, other)]
-    shared = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
-    spread = sum((x**2).sum() for x in centred)
-    return float(((one.mean(0) - other.mean(0)) ** 2).sum() + spread - 2 * shared)
+    centered = [(x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (first, second)]
+    shared = np.linalg.svd(centered[0] @ centered[1].T, compute_uv=False).sum()
+    variance = sum((x**2).sum() for x in centered)
+    return float(((first.mean(0) - second.mean(0)) ** 2).sum() + variance - 2 * shared)
 
 
-def their_inception(weights: Path | None, folder: Path) -> tuple:
-    """pytorch-fid's Inception, and a file of its weights: the given ones, or random ones."""
-    import torch
+def pytorch_fid_inception(weights: Path | None, folder: Path) -> tuple[torch.nn.Module, Path]:
+    """Return pytorch-fid's Inception and a file of its weights; random weights by default."""
     from pytorch_fid import inception
 
     if weights is None:
@@ -64,142 +227,14 @@ def their_inception(weights: Path | None, folder: Path) -> tuple:
         network.Mixed_7c = inception.FIDInceptionE_2(2048)
         generator = torch.Generator().manual_seed(0)
         for parameter in network.parameters():
-            if parameter.ndim > 1:  # keeps the size of what passes through ReLU
+            if parameter.ndim > 1:  # keeps the variance of activations after ReLU
                 std = (2 / parameter[0].numel()) ** 0.5
                 parameter.data.normal_(std=std, generator=generator)
         weights = folder / "random.pth"
         torch.save(network.state_dict(), weights)
     state = torch.load(weights, weights_only=True)
-    inception.load_state_dict_from_url = lambda *_, **__: state  # or it would be downloaded
+    inception.load_state_dict_from_url = lambda *_, **__: state  # prevents a download
     return inception.InceptionV3().eval(), weights
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--model", default="ddcolor-nano")
-    parser.add_argument("--inception", type=Path, help="weights of FID's Inception")
-    parser.add_argument("--limit", type=int, default=40)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
-    import torch
-    from pytorch_fid.fid_score import calculate_frechet_distance
-    from skimage.color import deltaE_ciede2000, rgb2lab
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-    from torchmetrics.functional.image import (
-        peak_signal_noise_ratio as torch_psnr,
-    )
-    from torchmetrics.functional.image import (
-        structural_similarity_index_measure as torch_ssim,
-    )
-    from torchmetrics.image.fid import _compute_fid
-
-    color, fid, image_metrics = (
-        importlib.import_module(f"{package}.{name}")
-        for name in ("ops.color", "metrics.fid", "metrics.image")
-    )
-    score = image_metrics.scores
-    networks = importlib.import_module(f"{package}.trainers.evaluation.feature_networks")
-    engine = importlib.import_module(package).load(options.model, device="cpu")
-    torch.set_grad_enabled(False)
-
-    trues, mades = [], []
-    for path in sorted(options.photos.glob("*.jpg"))[: options.limit]:
-        photo = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        true = np.array(photo)
-        gray = color.gray_rgb(color.lightness(torch.from_numpy(true).movedim(-1, 0)[None] / 255))
-        made = engine.colorize(gray.movedim(1, -1))[0]
-        trues.append(true)
-        mades.append((made * 255).round().byte().numpy())
-    found: dict[str, list[tuple[float, float]]] = {}
-
-    def add(what: str, ours: object, theirs: object) -> None:
-        found.setdefault(what, []).append((float(ours), float(theirs)))
-
-    def batch(rgb: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(rgb).movedim(-1, 0)[None].float() / 255
-
-    for true, made in zip(trues, mades, strict=True):
-        ours = {k: v.item() for k, v in score(batch(made), batch(true)).items()}
-        both = batch(made).double(), batch(true).double()
-        images = made / 255, true / 255
-        add("PSNR, scikit-image", ours["psnr"], peak_signal_noise_ratio(*images, data_range=1))
-        add("PSNR, torchmetrics", ours["psnr"], torch_psnr(*both, data_range=1.0))
-        theirs = structural_similarity(
-            *images,
-            data_range=1,
-            channel_axis=-1,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-        add("SSIM, scikit-image", ours["ssim"], theirs)
-        theirs, places = torch_ssim(*both, data_range=1.0, return_full_image=True)
-        add("SSIM, torchmetrics, which counts the mirrored rim", ours["ssim"], theirs)
-        add("SSIM, torchmetrics, less the rim of 5", ours["ssim"], places[..., 5:-5, 5:-5].mean())
-        theirs = deltaE_ciede2000(rgb2lab(images[1]), rgb2lab(images[0])).mean()
-        add("CIEDE2000, scikit-image", ours["ciede2000"], theirs)
-        labs = [color.rgb_to_lab(x)[0] for x in both]
-        theirs = deltaE_ciede2000(*(lab.movedim(0, -1).numpy() for lab in labs)).mean()
-        add("CIEDE2000 of our Lab, scikit-image", image_metrics.delta_e(*labs).mean(), theirs)
-        add("colourfulness, formula", ours["colorfulness"], published_colorfulness(made))
-
-    with tempfile.TemporaryDirectory() as folder:
-        them, weights = their_inception(options.inception, Path(folder))
-        us = networks.inception(weights)
-        sets = []
-        for pictures in (trues, mades):
-            batches = torch.cat([batch(x) for x in pictures]).split(8)
-            theirs = torch.cat([them(x)[0][:, :, 0, 0] for x in batches]).double()
-            ours = torch.cat([us(x) for x in batches]).double()
-            add("Inception features, pytorch-fid", (ours - theirs).abs().max() + 1, 1)
-            moments = fid.Moments(theirs.shape[1])
-            for part in ours.float().split(8):
-                moments.add(part)
-            sets.append((moments, theirs))
-    few = [(theirs.mean(0).numpy(), np.cov(theirs.numpy().T)) for _, theirs in sets]
-    distance = fid.frechet_distance(*(moments for moments, _ in sets))
-    add("FID, pytorch-fid", distance, calculate_frechet_distance(*few[0], *few[1]))
-    add(
-        "FID, by singular values of centred features",
-        distance,
-        exact_distance(*(theirs.numpy() for _, theirs in sets)),
-    )
-    tensors = [(torch.from_numpy(m), torch.from_numpy(c)) for m, c in few]
-    add("FID, torchmetrics", distance, _compute_fid(*tensors[0], *tensors[1]))
-    rng = np.random.default_rng(0)
-    many = [rng.normal(size=(5000, 256)) @ rng.normal(size=(256, 256)) / 16 for _ in range(2)]
-    moments = [fid.Moments(256) for _ in many]
-    for one, rows in zip(moments, many, strict=True):
-        one.add(torch.from_numpy(rows))
-    distance = fid.frechet_distance(*moments)
-    stats = [x for rows in many for x in (rows.mean(0), np.cov(rows.T))]
-    what = "Frechet distance of 5000 random vectors"
-    add(f"{what}, pytorch-fid", distance, calculate_frechet_distance(*stats))
-    add(f"{what}, torchmetrics", distance, _compute_fid(*map(torch.from_numpy, stats)))
-
-    table = {}
-    for what, pairs in found.items():
-        ours, theirs = np.array(pairs).T
-        values = [round(float(x), 4) for x in (ours.min(), ours.max())]
-        table[what] = {"ours": values, "difference": float(np.abs(ours - theirs).max())}
-    versions = {name: version(name) for name in PROGRAMS}
-    weights = options.inception.name if options.inception else "random"
-    print(", ".join(f"{name} {number}" for name, number in versions.items()))
-    print(f"{len(trues)} pictures of {options.model}; Inception's weights: {weights}\n")
-    print("| score, program | ours | largest difference |\n| --- | --- | --- |")
-    for what, row in table.items():
-        low, high = row["ours"]
-        values = "" if what.startswith("Inception") else f"{low:g}" + f" to {high:g}" * (low < high)
-        print(f"| {what} | {values} | {row['difference']:.1e} |")
-    if options.json:
-        facts = {"versions": versions, "inception": weights, "commit": commit()}
-        facts |= {"photos": len(trues), "model": options.model, "scores": table}
-        options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

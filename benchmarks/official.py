@@ -1,12 +1,14 @@
-"""The official programs, from checkouts that environment variables name, as they are.
+"""The official programs, imported from checkouts that environment variables name.
 
-    DDCOLOR_PATH      checkout of piddnad/DDColor (needs opencv for its pipeline)
+    DDCOLOR_PATH=... python benchmarks/speed.py    # uses this module, which is not a script
+
+    DDCOLOR_PATH      checkout of piddnad/DDColor (its pipeline needs opencv)
     COLORFORMER_PATH  checkout of jixiaozhong/ColorFormer (needs torchvision and timm)
     XCNET_PATH        checkout of bbc/xcnet (torchvision, or a stand-in for its VGG-19)
     KNOWN_NODE_PATH   checkout of kijai/ComfyUI-DDColor (needs opencv)
 
-Nothing of them is part of this project, and nothing is downloaded: their networks get random
-weights, which ours then load as if they were published checkpoints.
+These programs are not part of this project, and nothing is downloaded. Their networks get random
+weights, which our networks load as if they were published checkpoints.
 """
 
 import contextlib
@@ -19,21 +21,22 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 
-def path_of(variable: str) -> Path | None:
-    """The checkout that an environment variable names; None where it is not set."""
-    named = os.environ.get(variable)
-    return Path(named) if named else None
+def checkout_path(variable: str) -> Path | None:
+    """Return the checkout that an environment variable names; None if it is not set."""
+    path = os.environ.get(variable)
+    return Path(path) if path else None
 
 
 @contextlib.contextmanager
 def imported_from(*folders: Path) -> Iterator[None]:
-    """Imports look here first, and what they brought is forgotten: two programs share a name."""
+    """Search imports here first; afterwards forget the modules, since two programs share a name."""
     before, path = set(sys.modules), list(sys.path)
     sys.path[:0] = [str(folder) for folder in folders]
     try:
@@ -45,8 +48,8 @@ def imported_from(*folders: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def package(name: str, folder: Path) -> ModuleType:
-    """A package of which nothing is run but what is asked for: its own __init__ wants compilers."""
+def bare_package(name: str, folder: Path) -> ModuleType:
+    """Register a package without running its __init__, which would need compilers."""
     module = ModuleType(name)
     module.__path__ = [str(folder)]
     module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
@@ -54,8 +57,8 @@ def package(name: str, folder: Path) -> ModuleType:
     return module
 
 
-def randomised(network: nn.Module) -> nn.Module:
-    """Weights that keep the signal alive; the same at every call. In place."""
+def randomize(network: nn.Module) -> nn.Module:
+    """Fill in place with weights that keep the scale of activations; equal at every call."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1 and parameter.is_floating_point() and "embed" not in name:
@@ -63,12 +66,12 @@ def randomised(network: nn.Module) -> nn.Module:
             parameter.data.normal_(std=std, generator=generator)
         elif name.endswith("gamma"):
             parameter.data.fill_(0.3)
-    _settle_spectral(network)
+    _update_spectral_norm(network)
     return network.eval()
 
 
-def _settle_spectral(network: nn.Module) -> None:
-    """Largest singular vectors of spectrally normalised weights: what training would have found."""
+def _update_spectral_norm(network: nn.Module) -> None:
+    """Set the largest singular vectors of spectrally normalized weights, as training would."""
     state = network.state_dict()
     for key, weight in state.items():
         if key.endswith("weight_orig"):
@@ -82,18 +85,18 @@ def _settle_spectral(network: nn.Module) -> None:
 
 
 def ddcolor(size: str, side: int) -> nn.Module | None:
-    """DDColor, `tiny` or `large`, for squares of `side`; None without a checkout."""
-    checkout = path_of("DDCOLOR_PATH")
+    """Return DDColor, `tiny` or `large`, for squares of `side`; None without a checkout."""
+    checkout = checkout_path("DDCOLOR_PATH")
     if checkout is None:
         return None
     with imported_from(checkout):
-        framework(checkout)
+        register_basicsr(checkout)
         network = importlib.import_module("ddcolor.model").DDColor(**_ddcolor_options(size, side))
-    return randomised(network)
+    return randomize(network)
 
 
-def _ddcolor_options(size: str, side: int) -> dict:
-    """As its script sets them."""
+def _ddcolor_options(size: str, side: int) -> dict[str, Any]:
+    """Return the options of its script."""
     return {
         "encoder_name": {"tiny": "convnext-t", "large": "convnext-l"}[size],
         "decoder_name": "MultiScaleColorDecoder",
@@ -108,19 +111,19 @@ def _ddcolor_options(size: str, side: int) -> dict:
 
 
 def colorformer(side: int) -> nn.Module | None:
-    """ColorFormer for squares of `side`; None without a checkout."""
-    checkout = path_of("COLORFORMER_PATH")
+    """Return ColorFormer for squares of `side`; None without a checkout."""
+    checkout = checkout_path("COLORFORMER_PATH")
     if checkout is None:
         return None
     generator = np.random.default_rng(0)
     with imported_from(checkout), tempfile.TemporaryDirectory() as folder:
-        framework(checkout)
-        stand_ins()
+        register_basicsr(checkout)
+        install_stand_ins()
         colors, keys = Path(folder, "color.npy"), Path(folder, "semantic.npy")
         np.save(colors, generator.integers(-60, 60, (4, 512, 2)).astype(np.float64))
         np.save(keys, generator.standard_normal((512, 64)).astype(np.float32))
         module = importlib.import_module("basicsr.archs.colorformer_arch")
-        # Its constructor wants a file of start values for the encoder.
+        # Its constructor requires a file of encoder weights.
         start = Path(folder, "start.pth")
         torch.save({}, start)
         network = module.ColorFormer(
@@ -133,21 +136,21 @@ def colorformer(side: int) -> nn.Module | None:
             color_centers_path=str(colors),
             semantic_centers_path=str(keys),
         )
-    return randomised(network)
+    return randomize(network)
 
 
-def framework(checkout: Path) -> None:
-    """Its framework without the parts that train, read data or are compiled."""
+def register_basicsr(checkout: Path) -> None:
+    """Register basicsr without its parts for training, data and compiled extensions."""
     root = checkout / "basicsr"
-    package("basicsr", root)
-    package("basicsr.archs", root / "archs")
-    package("basicsr.utils", root / "utils")
+    bare_package("basicsr", root)
+    bare_package("basicsr.archs", root / "archs")
+    bare_package("basicsr.utils", root / "utils")
 
 
-def stand_ins() -> None:
-    """In the place of what the programs take from torchvision and timm, if these do not import.
+def install_stand_ins() -> None:
+    """Replace the imported parts of torchvision and timm if these cannot be imported.
 
-    VGG-19 without its weights, three helpers of layers: nothing that takes time.
+    These parts are VGG-19 without weights and three layer helpers, none of which affects the time.
     """
     try:
         importlib.import_module("timm.models.layers")
@@ -156,12 +159,14 @@ def stand_ins() -> None:
     except (ImportError, RuntimeError):
         for name in [n for n in sys.modules if n.partition(".")[0] in ("torchvision", "timm")]:
             del sys.modules[name]
-    layers, before = [], 3
+    layers, channels = [], 3
     for width in (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4, 0):
         layers += (
-            [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(True)] if width else [nn.MaxPool2d(2)]
+            [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(True)]
+            if width
+            else [nn.MaxPool2d(2)]
         )
-        before = width or before
+        channels = width or channels
     vgg19 = nn.Module()
     vgg19.features = nn.Sequential(*layers)
     contents = {
@@ -184,22 +189,24 @@ def stand_ins() -> None:
 
 
 def xcnet(name: str) -> nn.Module | None:
-    """XCNet, `xcnet` or `xcnet_no_pos`; None without a checkout."""
-    checkout = path_of("XCNET_PATH")
+    """Return XCNet, `xcnet` or `xcnet_no_pos`; None without a checkout."""
+    checkout = checkout_path("XCNET_PATH")
     if checkout is None:
         return None
     with imported_from(checkout / "src"):
-        stand_ins()
+        install_stand_ins()
         network = getattr(importlib.import_module("models.xcnet"), name)()
-    return randomised(network)
+    return randomize(network)
 
 
 def ours(network: nn.Module, container: str = "params") -> nn.Module:
-    """Our network with the official one's weights, through the published-checkpoint path."""
-    registry = importlib.import_module("comfyui_colorist.model_defs.registry")
+    """Return our network with the weights of an official one, loaded as a published checkpoint."""
+    from comfyui_colorist.model_defs import registry
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "weights.pth")
         torch.save({container: network.state_dict()}, path)
-        made = registry.load(path)[0]
-        made.load_state_dict({key: value.clone() for key, value in made.state_dict().items()})
-    return made.requires_grad_(False)
+        loaded = registry.load(path)[0]
+        # The file is about to be deleted, so copy the tensors that are mapped from it.
+        loaded.load_state_dict({key: x.clone() for key, x in loaded.state_dict().items()})
+    return loaded.requires_grad_(False)

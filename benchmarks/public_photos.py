@@ -1,9 +1,11 @@
-"""Photos that anyone may show, from Python packages, as files: for the contact sheets of the docs.
+r"""Extract photos with free licenses from Python packages, for the contact sheets of the docs.
 
     pip install scikit-image scikit-learn matplotlib
     python benchmarks/public_photos.py photos/
-    colorist evaluate --photos photos/ --size 0 --model ddcolor-nano colorformer-nano \\
+    colorist evaluate --photos photos/ --size 0 --model ddcolor-nano colorformer-nano \
         --sheet docs/contact-sheet.jpg
+
+The authors and licenses are listed in PHOTOS.
 """
 
 import sys
@@ -12,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-LONGEST = 512  # pixels
-PHOTOS = {  # name -> package and file in it; who made it
+MAX_SIDE = 512  # pixels
+PHOTOS = {  # name -> package, its file; the comment names the author
     "astronaut": ("skimage.data", "astronaut.png"),  # NASA, public domain
     "cat": ("skimage.data", "chelsea.png"),  # Stefan van der Walt, CC0
     "coffee": ("skimage.data", "coffee.png"),  # Rachel Michetti, CC0
@@ -25,12 +27,12 @@ PHOTOS = {  # name -> package and file in it; who made it
 
 
 def main(out: Path) -> None:
-    """Write them, no longer than LONGEST."""
+    """Write the photos, reduced to MAX_SIDE."""
     out.mkdir(parents=True, exist_ok=True)
     for name, (package, file) in PHOTOS.items():
         with files(package).joinpath(file).open("rb") as data:
             photo = Image.open(data).convert("RGB")
-        photo.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+        photo.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
         photo.save(out / f"{name}.jpg", quality=95)
     print(f"{len(PHOTOS)} photos in {out}")
 

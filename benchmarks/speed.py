@@ -1,15 +1,15 @@
-"""Speed and memory of all engines, side by side with the official programs, in one run.
+r"""Speed and memory of all models side by side with the official programs, in one run.
 
-    DDCOLOR_PATH=... COLORFORMER_PATH=... XCNET_PATH=... KNOWN_NODE_PATH=... \\
+    DDCOLOR_PATH=... COLORFORMER_PATH=... XCNET_PATH=... KNOWN_NODE_PATH=... \
         python benchmarks/speed.py --json speed.json
     python benchmarks/speed.py --only networks --repeats 9
 
-Checkouts that are not named are left out, see `official`. Programs that are compared have the same
-random weights and take turns; times are medians after a warm-up, with the least and the largest.
-Floors: the network's operations at the rate of a large convolution (`rate`), and the bytes of its
-weights at the rate of a copy, both measured here. Peaks and first pictures come from processes of
-their own. `colorist` sets THP_MEM_ALLOC_ENABLE=1, large pages for large
-tensors on Linux, and so does this for all programs alike; --pages 0 does without.
+Checkouts that are not named are skipped, see `official`. Compared programs have the same random
+weights and run in turns; times are medians after a warm-up, with minimum and maximum. The lower
+bound of a network is the time of its operations at the rate of a large convolution, or of reading
+its weights at the rate of a copy; both rates are measured here. Peak memory and first images are
+measured in separate processes. `colorist` sets THP_MEM_ALLOC_ENABLE=1 (huge pages for large tensors
+on Linux), so all programs run with it here; --pages 0 turns it off.
 """
 
 import argparse
@@ -17,42 +17,35 @@ import importlib
 import json
 import os
 import platform
-import runpy
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from large_photo import ROOT, commit, peak_bytes, resident_bytes
+import bench
 
-PARTS = ("networks", "path", "first", "upsampling", "memory", "growth", "reference")
-PHOTO = (2828, 4242)  # 12 megapixels
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+PHOTO_SIZE = (2828, 4242)  # 12 megapixels
 Work = Callable[[], object]
+Results = dict[str, Any]
+Part = Callable[[argparse.Namespace, Results], None]
 
 
-def timed(works: dict[str, Work], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each work, in turns, after a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        for name, work in works.items():
-            began = time.perf_counter()
-            work()
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def told(seconds: list[float]) -> str:
-    """Median (least-largest)."""
+def format_seconds(seconds: list[float]) -> str:
+    """Return "median (minimum-maximum)"."""
     return f"{statistics.median(seconds):.3f} ({min(seconds):.3f}-{max(seconds):.3f})"
 
 
-def numbers(seconds: list[float]) -> dict:
-    """The same, for JSON."""
+def summarize(seconds: list[float]) -> dict[str, float]:
+    """Return median, minimum and maximum for JSON."""
     return {
         "seconds": statistics.median(seconds),
         "least": min(seconds),
@@ -61,160 +54,160 @@ def numbers(seconds: list[float]) -> dict:
     }
 
 
-def synthetic(height: int, width: int) -> "torch.Tensor":  # noqa: F821 - torch comes later
-    """A grey photo (H, W, 3) in 0..1 with edges and shades."""
-    import torch
-
-    rows = torch.linspace(0, 1, height)[:, None, None]
-    columns = torch.linspace(0, 20, width)[None, :, None].sin()
-    return (0.5 + 0.3 * rows * columns).expand(-1, -1, 3).contiguous()
+def time_work(work: Work, repeats: int) -> list[float]:
+    """Return the seconds of each repeat after a warm-up."""
+    return bench.interleaved_seconds({"work": work}, repeats)["work"]
 
 
 # --- Networks ---------------------------------------------------------------------------------
 
 
-def rates() -> dict[str, float]:
-    """What this machine does: GFLOP/s of a large convolution and of a product, GB/s of a copy."""
+def measure_rates() -> dict[str, float]:
+    """Return GFLOP/s of a large convolution and of a matrix product, and GB/s of a copy."""
     import torch
     import torch.nn.functional as F
 
     x = torch.randn(1, 256, 128, 128).contiguous(memory_format=torch.channels_last)
     weight, a, b = torch.randn(256, 256, 3, 3), torch.randn(4096, 1024), torch.randn(1024, 1024)
-    large = torch.randn(2**24)
-    other = torch.empty_like(large)
+    source = torch.randn(2**24)
+    target = torch.empty_like(source)
     works = {
         "convolution": lambda: F.conv2d(x, weight, padding=1),
         "product": lambda: a @ b,
-        "copy": lambda: other.copy_(large),
+        "copy": lambda: target.copy_(source),
     }
-    amount = {
+    amounts = {
         "convolution": 2 * 9 * 256 * 256 * 128**2,
         "product": 2 * 4096 * 1024 * 1024,
         "copy": 8 * 2**24,
     }
-    return {name: amount[name] / min(s) / 1e9 for name, s in timed(works, 7).items()}
+    seconds = bench.interleaved_seconds(works, 7)
+    return {name: amounts[name] / min(values) / 1e9 for name, values in seconds.items()}
 
 
-def networks(options: argparse.Namespace, results: dict) -> None:
-    """One forward pass of each network, beside the official one where its checkout is named."""
+def networks(options: argparse.Namespace, results: Results) -> None:
+    """Time one forward pass of each network and, if available, of the official one."""
+    import comfyui_colorist as colorist
     import official
     import torch
+    from comfyui_colorist.model_store import paths
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    package = importlib.import_module("comfyui_colorist")
-    rate = rates()
-    results["rates"] = rate
+    rates = measure_rates()
+    results["rates"] = rates
     print(
-        f"rate: {rate['convolution']:.0f} GFLOP/s convolution, {rate['product']:.0f} product, "
-        f"{rate['copy']:.0f} GB/s copy\n"
+        f"rate: {rates['convolution']:.0f} GFLOP/s convolution, {rates['product']:.0f} product, "
+        f"{rates['copy']:.0f} GB/s copy\n"
     )
-    print("| network | official, s | ours, s | ratio | difference | GFLOP | floor, s |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    bench.print_table(
+        ["network", "official, s", "ours, s", "ratio", "difference", "GFLOP", "lower bound, s"]
+    )
     generator = torch.Generator().manual_seed(1)
 
-    def picture(side: int, channels: int = 3) -> torch.Tensor:
+    def random_gray(side: int, channels: int = 3) -> torch.Tensor:
         gray = torch.rand(1, 1, side, side, generator=generator)
         return gray.expand(-1, channels, -1, -1).contiguous()
 
-    def row(name: str, theirs: Work | None, ours: Work, network: torch.nn.Module) -> None:
+    def compare(name: str, theirs: Work | None, ours: Work, network: torch.nn.Module) -> None:
         with torch.inference_mode():
             works = {"official": theirs, "ours": ours} if theirs else {"ours": ours}
-            seconds = timed(works, options.repeats)
-            apart = (theirs() - ours()).abs().max().item() if theirs else None
-        # Counted of the plain convolutions: inference mode would confuse the counter.
+            seconds = bench.interleaved_seconds(works, options.repeats)
+            difference = (theirs() - ours()).abs().max().item() if theirs else None
+        # Plain convolutions are counted, because the counter does not support inference mode.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             ours()
         gflop = counter.get_total_flops() / 1e9
         weights = sum(p.numel() * p.element_size() for p in network.parameters()) / 1e9
-        floor = max(gflop / rate["convolution"], weights / rate["copy"])
-        found = {who: numbers(s) for who, s in seconds.items()}
-        results[name] = {**found, "gflop": gflop, "floor": floor, "difference": apart}
-        ratio = "-"
+        bound = max(gflop / rates["convolution"], weights / rates["copy"])
+        row = {program: summarize(values) for program, values in seconds.items()}
+        results[name] = {**row, "gflop": gflop, "floor": bound, "difference": difference}
+        official_cell = ratio_cell = difference_cell = "-"
         if theirs:
-            times = found["official"]["seconds"] / found["ours"]["seconds"]
-            results[name]["ratio"] = times
-            ratio = f"**{times:.2f}**"
-        first = told(seconds["official"]) if theirs else "-"
-        print(
-            f"| {name} | {first} | {told(seconds['ours'])} | {ratio} | "
-            f"{'-' if apart is None else f'{apart:.0e}'} | {gflop:.1f} | {floor:.3f} |",
-            flush=True,
+            ratio = row["official"]["seconds"] / row["ours"]["seconds"]
+            results[name]["ratio"] = ratio
+            official_cell, ratio_cell = format_seconds(seconds["official"]), f"**{ratio:.2f}**"
+            difference_cell = f"{difference:.0e}"
+        ours_cell = format_seconds(seconds["ours"])
+        bench.print_row(
+            [name, official_cell, ours_cell, ratio_cell, difference_cell]
+            + [f"{gflop:.1f}", f"{bound:.3f}"]
         )
 
     for size in ("tiny", "large"):
         theirs = official.ddcolor(size, 512)
         if theirs is not None:
-            ours, x = official.ours(theirs), picture(512)
-            row(f"DDColor {size}, 512", lambda: theirs(x), lambda: ours(x), ours)  # noqa: B023
+            ours, x = official.ours(theirs), random_gray(512)
+            compare(f"DDColor {size}, 512", lambda: theirs(x), lambda: ours(x), ours)  # noqa: B023
     theirs = official.colorformer(256)
     if theirs is not None:
-        ours, x = official.ours(theirs), picture(256)
-        row("ColorFormer, 256", lambda: theirs(x), lambda: ours(x), ours)
+        ours, x = official.ours(theirs), random_gray(256)
+        compare("ColorFormer, 256", lambda: theirs(x), lambda: ours(x), ours)
     for name in ("xcnet", "xcnet_no_pos"):
         theirs = official.xcnet(name)
         if theirs is not None:
             ours = official.ours(theirs, "model_state_dict")
-            x, reference = 2 * picture(224) - 1, 2 * torch.rand(1, 3, 224, 224) - 1
+            x, reference = 2 * random_gray(224) - 1, 2 * torch.rand(1, 3, 224, 224) - 1
 
-            def pair(ours=ours, x=x, reference=reference) -> torch.Tensor:
-                return ours.answer(x, ours.read([reference], x.shape[2:])).ab / 110
+            def predict(ours=ours, x=x, reference=reference) -> torch.Tensor:
+                encoded = ours.encode_references([reference], x.shape[2:])
+                return ours.predict(x, encoded).ab / 110
 
-            row(f"{name}, 224", lambda: theirs(x, reference)[0], pair, ours)  # noqa: B023
-    for name in sorted(importlib.import_module("comfyui_colorist.model_store.paths").boxed()):
-        network = package.load_model(name).requires_grad_(False)
-        role = package.load(name, device="cpu").spec.role
+            compare(f"{name}, 224", lambda: theirs(x, reference)[0], predict, ours)  # noqa: B023
+    for name in sorted(paths.bundled_models()):
+        network = colorist.load_model(name).requires_grad_(False)
+        role = colorist.load(name, device="cpu").spec.role
         side = {"exemplar": 224, "pointhint": 224}.get(role, 512 if "ddcolor" in name else 256)
-        x = picture(side, 4 if role == "pointhint" else 3)
-        work = {
-            "exemplar": lambda: network.answer(x, network.read([x], x.shape[2:])).ab,  # noqa: B023
-        }.get(role, lambda: network(x))  # noqa: B023
-        row(f"{name}, {side}", None, work, network)
+        x = random_gray(side, 4 if role == "pointhint" else 3)
+
+        def forward(network=network, x=x, role=role) -> torch.Tensor:
+            if role == "exemplar":
+                return network.predict(x, network.encode_references([x], x.shape[2:])).ab
+            return network(x)
+
+        compare(f"{name}, {side}", None, forward, network)
 
 
 # --- From photo to photo ------------------------------------------------------------------------
 
 
-def known_node(checkpoint: Path) -> Callable | None:
-    """The known ComfyUI node's way from IMAGE to IMAGE at 512; None without its checkout or cv2."""
+def load_known_node(checkpoint: Path) -> "Callable[[torch.Tensor], torch.Tensor] | None":
+    """Return the known ComfyUI node, IMAGE to IMAGE at 512; None without its checkout or cv2."""
     import official
-
-    checkout = official.path_of("KNOWN_NODE_PATH")
-    if checkout is None:
-        return None
-    from types import ModuleType
-
     import torch
 
+    checkout = official.checkout_path("KNOWN_NODE_PATH")
+    if checkout is None:
+        return None
     management = ModuleType("comfy.model_management")
     management.get_torch_device = lambda: torch.device("cpu")
     host, hub = ModuleType("comfy"), ModuleType("huggingface_hub")
     host.model_management, hub.snapshot_download = management, None
     sys.modules |= {"comfy": host, "comfy.model_management": management, "huggingface_hub": hub}
-    official.stand_ins()
-    official.package("known_node", checkout)
+    official.install_stand_ins()
+    official.bare_package("known_node", checkout)
     try:
         node = importlib.import_module("known_node.nodes").DDColor_Colorize()
     except ImportError as error:
-        print(f"known node left out: {error}")
+        print(f"known node skipped: {error}")
         return None
     sys.modules["known_node.nodes"].script_directory = str(checkpoint.parents[1])
     return lambda image: node.process(image, 512, checkpoint.name)[0]
 
 
-def official_pipeline(checkpoint: Path) -> Callable | None:
-    """The official script's way from 8-bit photo to 8-bit photo; None without checkout or cv2."""
+def load_official_pipeline(checkpoint: Path) -> "Callable[[np.ndarray], np.ndarray] | None":
+    """Return the official script, 8-bit photo to 8-bit photo; None without checkout or cv2."""
     import official
 
-    checkout = official.path_of("DDCOLOR_PATH")
+    checkout = official.checkout_path("DDCOLOR_PATH")
     if checkout is None:
         return None
     with official.imported_from(checkout):
-        official.framework(checkout)
+        official.register_basicsr(checkout)
         try:
             program = importlib.import_module("ddcolor.pipeline")
         except ImportError as error:
-            print(f"official pipeline left out: {error}")
+            print(f"official pipeline skipped: {error}")
             return None
         network = importlib.import_module("ddcolor.model").DDColor
     size = "large" if checkpoint.stat().st_size > 5e8 else "tiny"
@@ -224,227 +217,249 @@ def official_pipeline(checkpoint: Path) -> Callable | None:
     return program.ColorizationPipeline(model, input_size=512).process
 
 
-def path(options: argparse.Namespace, results: dict) -> None:
-    """A 12-megapixel photo through the node's pipeline, the official script and the known node."""
+def pipelines(options: argparse.Namespace, results: Results) -> None:
+    """Time a 12-megapixel photo through our pipeline, the official script and the known node."""
+    import comfyui_colorist as colorist
     import official
     import torch
 
-    if official.path_of("DDCOLOR_PATH") is None:
-        print("without DDCOLOR_PATH: nothing to compare")
+    if official.checkout_path("DDCOLOR_PATH") is None:
+        print("without DDCOLOR_PATH there is nothing to compare")
         return
-    photo = synthetic(*PHOTO)
+    photo = bench.gray_image(*PHOTO_SIZE)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = saved(Path(folder), "tiny")
-        engine = importlib.import_module("comfyui_colorist").load(checkpoint, device="cpu")
-        network, small = engine.placement.acquire(0), torch.rand(1, 3, 512, 512)
+        checkpoint = save_checkpoint(Path(folder), "tiny")
+        colorizer = colorist.load(checkpoint, device="cpu")
+        network, small = colorizer.device_manager.acquire(0), torch.rand(1, 3, 512, 512)
         works: dict[str, Work] = {
             "bare forward, 512": lambda: network(small),
-            "ours": lambda: engine.colorize(photo[None]),
+            "ours": lambda: colorizer.colorize(photo[None]),
         }
-        if script := official_pipeline(checkpoint):
-            bytes_ = (255 * photo).round().to(torch.uint8).numpy()
-            works["official script"] = lambda: script(bytes_)
-        if node := known_node(checkpoint):
+        if script := load_official_pipeline(checkpoint):
+            levels = (255 * photo).round().to(torch.uint8).numpy()
+            works["official script"] = lambda: script(levels)
+        if node := load_known_node(checkpoint):
             works["known node"] = lambda: node(photo[None])
         with torch.inference_mode():
-            seconds = timed(works, options.repeats)
-    print("\n| 12 megapixels, DDColor tiny at 512 | seconds | ours is faster by |")
-    print("| --- | --- | --- |")
+            seconds = bench.interleaved_seconds(works, options.repeats)
+    print()
+    bench.print_table(["12 megapixels, DDColor tiny at 512", "seconds", "ours is faster by"])
     ours = statistics.median(seconds["ours"])
-    for name, taken in seconds.items():
-        results[f"path, {name}"] = numbers(taken)
-        print(f"| {name} | {told(taken)} | {statistics.median(taken) / ours:.2f} |", flush=True)
+    for name, values in seconds.items():
+        results[f"path, {name}"] = summarize(values)
+        ratio = statistics.median(values) / ours
+        bench.print_row([name, format_seconds(values), f"{ratio:.2f}"])
 
 
-def saved(folder: Path, size: str) -> Path:
-    """A checkpoint of the official network with random weights, as its authors publish them."""
+def save_checkpoint(folder: Path, size: str) -> Path:
+    """Save the official network with random weights in its published form."""
     import official
     import torch
 
-    folder = folder / "checkpoints"  # where the known node looks
+    folder = folder / "checkpoints"  # expected by the known node
     folder.mkdir(exist_ok=True)
     file = folder / {"tiny": "ddcolor_paper_tiny.pth", "large": "ddcolor_modelscope.pth"}[size]
     torch.save({"params": official.ddcolor(size, 512).state_dict()}, file)
     return file
 
 
-# --- From checkpoint to first picture, and the peak on the way ------------------------------------
+# --- From checkpoint to first image -------------------------------------------------------------
 
 
-def first(options: argparse.Namespace, results: dict) -> None:
-    """Seconds from a checkpoint to the first picture, and the peak, each in fresh processes."""
+def first_image(options: argparse.Namespace, results: Results) -> None:
+    """Measure seconds and peak memory from a checkpoint to the first image, in new processes."""
     import official
 
-    if official.path_of("DDCOLOR_PATH") is None:
-        print("without DDCOLOR_PATH: nothing to compare")
+    if official.checkout_path("DDCOLOR_PATH") is None:
+        print("without DDCOLOR_PATH there is nothing to compare")
         return
-    print("\n| checkpoint to first picture | official, s | ours, s | part | official, MiB | ours |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print()
+    bench.print_table(
+        ["checkpoint to first image", "official, s", "ours, s", "ratio", "official, MiB", "ours"]
+    )
     with tempfile.TemporaryDirectory() as folder:
-        for size, shape in (("tiny", PHOTO), ("large", PHOTO), ("tiny", (768, 1024))):
-            checkpoint = saved(Path(folder), size)
-            runs: dict[str, list[dict]] = {"official": [], "ours": []}
+        for size, shape in (("tiny", PHOTO_SIZE), ("large", PHOTO_SIZE), ("tiny", (768, 1024))):
+            checkpoint = save_checkpoint(Path(folder), size)
+            runs: dict[str, list[dict[str, float]]] = {"official": [], "ours": []}
             for _ in range(max(3, options.repeats // 3)):
-                for who, made in runs.items():
-                    given = ["--one", who, str(checkpoint), str(shape[0]), str(shape[1])]
-                    command = [sys.executable, __file__, *given]
-                    run = subprocess.run(command, capture_output=True, text=True, check=True)
-                    made.append(json.loads(run.stdout.splitlines()[-1]))
+                for program, measured in runs.items():
+                    arguments = ["--one", program, checkpoint, *shape]
+                    measured.append(bench.run_in_process(__file__, arguments))
             name = f"{size}, {shape[0] * shape[1] / 1e6:.1f} MP"
-            seconds = {who: statistics.median(r["seconds"] for r in runs[who]) for who in runs}
-            peaks = {who: statistics.median(r["peak_mib"] for r in runs[who]) for who in runs}
+            seconds, peaks = (
+                {program: statistics.median(r[key] for r in runs[program]) for program in runs}
+                for key in ("seconds", "peak_mib")
+            )
             results[f"first, {name}"] = {"seconds": seconds, "peak_mib": peaks}
-            print(
-                f"| {name} | {seconds['official']:.2f} | {seconds['ours']:.2f} | "
-                f"**{seconds['ours'] / seconds['official']:.0%}** | {peaks['official']:.0f} | "
-                f"{peaks['ours']:.0f} (**{peaks['ours'] / peaks['official']:.0%}**) |",
-                flush=True,
+            bench.print_row(
+                [
+                    *(name, f"{seconds['official']:.2f}", f"{seconds['ours']:.2f}"),
+                    f"**{seconds['ours'] / seconds['official']:.0%}**",
+                    f"{peaks['official']:.0f}",
+                    f"{peaks['ours']:.0f} (**{peaks['ours'] / peaks['official']:.0%}**)",
+                ]
             )
 
 
-def one(who: str, checkpoint: Path, height: int, width: int) -> dict:
-    """One program's first picture in this process; what it imports beside torch counts."""
+def measure_first_image(
+    program: str, checkpoint: Path, height: int, width: int
+) -> dict[str, float]:
+    """Measure the first image of one program in this process, imports beside torch included."""
     import torch
 
-    photo = synthetic(height, width)
-    given = (255 * photo).round().to(torch.uint8).numpy()
-    del photo
-    before = resident_bytes()
-    began = time.perf_counter()
-    if who == "official":
-        official_pipeline(checkpoint)(given)
+    levels = (255 * bench.gray_image(height, width)).round().to(torch.uint8).numpy()
+    before = bench.resident_bytes()
+    start = time.perf_counter()
+    if program == "official":
+        load_official_pipeline(checkpoint)(levels)
     else:
-        package = runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
-        engine = importlib.import_module(package).load(checkpoint, device="cpu")
-        rgb = torch.from_numpy(given).float().div_(255)
+        import comfyui_colorist as colorist
+
+        colorizer = colorist.load(checkpoint, device="cpu")
+        rgb = torch.from_numpy(levels).float().div_(255)
         with torch.inference_mode():
-            engine.colorize(rgb).mul_(255).round_().to(torch.uint8)
+            colorizer.colorize(rgb).mul_(255).round_().to(torch.uint8)
     return {
-        "seconds": time.perf_counter() - began,
-        "peak_mib": (peak_bytes() - before) / 2**20,
+        "seconds": time.perf_counter() - start,
+        "peak_mib": (bench.peak_bytes() - before) / 2**20,
     }
 
 
-# --- The rest -------------------------------------------------------------------------------------
+# --- Parts of the pipeline ------------------------------------------------------------------------
 
 
-def upsampling(options: argparse.Namespace, results: dict) -> None:
-    """Chroma of a working image of 512 to the size of a photo."""
+def upsampling(options: argparse.Namespace, results: Results) -> None:
+    """Time chroma upsampling from a working image of 512 to the size of a photo."""
     import torch
+    from comfyui_colorist.ops import chroma_upsampling
 
-    upsample = importlib.import_module("comfyui_colorist.ops.chroma_upsampling")
-    print("\n| chroma upsampling, one photo | 12 MP, s | 48 MP, s |\n| --- | --- | --- |")
-    for method in upsample.METHODS:
+    print()
+    bench.print_table(["chroma upsampling, one photo", "12 MP, s", "48 MP, s"])
+    for method in chroma_upsampling.METHODS:
         cells = []
-        for height, width in (PHOTO, (2 * PHOTO[0], 2 * PHOTO[1])):
-            ab, small, full = (
-                torch.rand(1, n, *size) * 50
-                for n, size in ((2, (418, 627)), (1, (418, 627)), (1, (height, width)))
+        for height, width in (PHOTO_SIZE, (2 * PHOTO_SIZE[0], 2 * PHOTO_SIZE[1])):
+            ab, L, full_L = (
+                torch.rand(1, channels, *size) * 50
+                for channels, size in ((2, (418, 627)), (1, (418, 627)), (1, (height, width)))
             )
 
-            def work(ab=ab, small=small, full=full, method=method) -> None:
-                made = upsample.Upsampler(ab, small, full.shape[2:], method)
-                for top in range(0, full.shape[2], 256):
-                    bottom = min(top + 256, full.shape[2])
-                    made.rows(top, bottom, full[:, :, top:bottom])
+            def upsample(ab=ab, L=L, full_L=full_L, method=method) -> None:
+                upsampler = chroma_upsampling.Upsampler(ab, L, full_L.shape[2:], method)
+                for top in range(0, full_L.shape[2], 256):
+                    bottom = min(top + 256, full_L.shape[2])
+                    upsampler.rows(top, bottom, full_L[:, :, top:bottom])
 
             with torch.inference_mode():
-                seconds = timed({"": work}, max(3, options.repeats // 3))[""]
-            results[f"upsampling, {method}, {height * width / 1e6:.0f} MP"] = numbers(seconds)
-            cells.append(told(seconds))
-        print(f"| {method} | {' | '.join(cells)} |", flush=True)
+                seconds = time_work(upsample, max(3, options.repeats // 3))
+            results[f"upsampling, {method}, {height * width / 1e6:.0f} MP"] = summarize(seconds)
+            cells.append(format_seconds(seconds))
+        bench.print_row([method, *cells])
 
 
-def memory(options: argparse.Namespace, results: dict) -> None:
-    """A color memory of synthetic pictures, by the boxed ColorFormer."""
+def color_memory(options: argparse.Namespace, results: Results) -> None:
+    """Time building a color memory of synthetic images with the bundled ColorFormer."""
+    import comfyui_colorist as colorist
     import torch
+    from comfyui_colorist.pipeline.color_memory import builder
 
-    builder = importlib.import_module("comfyui_colorist.pipeline.color_memory.builder")
-    engine = importlib.import_module("comfyui_colorist").load("colorformer-nano", device="cpu")
+    colorizer = colorist.load("colorformer-nano", device="cpu")
     generator = torch.Generator().manual_seed(0)
     photos = [
-        synthetic(256, 256) * torch.rand(3, generator=generator) for _ in range(options.photos)
+        bench.gray_image(256, 256) * torch.rand(3, generator=generator)
+        for _ in range(options.photos)
     ]
     try:
-        seconds = timed({"": lambda: builder.build(engine, photos, entries=64)}, 1)[""]
+        seconds = time_work(lambda: builder.build_memory(colorizer, photos, entries=64), 1)
     except RuntimeError as error:
-        print(f"memory builder left out: {error}")
+        print(f"color memory skipped: {error}")
         return
-    each = 1000 * statistics.median(seconds) / len(photos)
-    results["memory builder"] = numbers(seconds) | {"photos": len(photos)}
-    print(f"\nmemory builder: {each:.1f} ms a photo ({len(photos)} of 256x256, 64 entries)")
+    per_photo = 1000 * statistics.median(seconds) / len(photos)
+    results["memory builder"] = summarize(seconds) | {"photos": len(photos)}
+    print(f"\ncolor memory: {per_photo:.1f} ms per photo ({len(photos)} of 256x256, 64 entries)")
 
 
-def growth(options: argparse.Namespace, results: dict) -> None:
-    """Seconds a megapixel and seconds a frame, as photos and batches grow."""
+def growth(options: argparse.Namespace, results: Results) -> None:
+    """Time photos of growing size and batches of growing length."""
+    import comfyui_colorist as colorist
     import torch
 
-    engine = importlib.import_module("comfyui_colorist").load("ddcolor-nano", device="cpu")
-    print("\n| ddcolor-nano | seconds | of them beside the network, a megapixel |")
-    print("| --- | --- | --- |")
+    colorizer = colorist.load("ddcolor-nano", device="cpu")
+    print()
+    bench.print_table(["ddcolor-nano", "seconds", "beside the network, per megapixel"])
     with torch.inference_mode():
-        least = None
+        smallest = None
         for megapixels in (1, 3, 12, 48):
             scale = (megapixels / 12) ** 0.5
-            photo = synthetic(round(PHOTO[0] * scale), round(PHOTO[1] * scale))
-            seconds = timed({"": lambda: engine.colorize(photo)}, 3)[""]  # noqa: B023
-            middle = statistics.median(seconds)
-            least = middle if least is None else least
-            results[f"growth, {megapixels} MP"] = numbers(seconds)
-            more = "" if megapixels == 1 else f"{(middle - least) / (megapixels - 1):.3f}"
-            print(f"| {megapixels} megapixels | {told(seconds)} | {more} |", flush=True)
-        frames = synthetic(540, 960)[None]
+            photo = bench.gray_image(round(PHOTO_SIZE[0] * scale), round(PHOTO_SIZE[1] * scale))
+            seconds = time_work(lambda photo=photo: colorizer.colorize(photo), 3)
+            median = statistics.median(seconds)
+            smallest = median if smallest is None else smallest
+            results[f"growth, {megapixels} MP"] = summarize(seconds)
+            extra = "" if megapixels == 1 else f"{(median - smallest) / (megapixels - 1):.3f}"
+            bench.print_row([f"{megapixels} megapixels", format_seconds(seconds), extra])
+        frame = bench.gray_image(540, 960)[None]
         for count in (1, 4, 16):
-            batch = frames.expand(count, -1, -1, -1).contiguous()
-            seconds = timed({"": lambda: engine.colorize(batch)}, 3)[""]  # noqa: B023
-            results[f"growth, {count} frames"] = numbers(seconds)
-            each = statistics.median(seconds) / count
-            print(f"| {count} frames of 960x540 | {told(seconds)} | {each:.3f} a frame |")
+            frames = frame.expand(count, -1, -1, -1).contiguous()
+            seconds = time_work(lambda frames=frames: colorizer.colorize(frames), 3)
+            results[f"growth, {count} frames"] = summarize(seconds)
+            per_frame = f"{statistics.median(seconds) / count:.3f} per frame"
+            bench.print_row([f"{count} frames of 960x540", format_seconds(seconds), per_frame])
 
 
-def reference(options: argparse.Namespace, results: dict) -> None:
-    """Frames with one reference: read once for all, as colorize does, and for each."""
+def reference(options: argparse.Namespace, results: Results) -> None:
+    """Time frames with one reference, encoded once by `colorize`, and once per frame."""
+    import comfyui_colorist as colorist
     import torch
 
-    engine = importlib.import_module("comfyui_colorist").load("exemplar-nano", device="cpu")
-    frames, still = synthetic(540, 960)[None].repeat(8, 1, 1, 1), torch.rand(540, 960, 3)
-    works = {
-        "once": lambda: engine.colorize(frames, reference=still),
-        "for each frame": lambda: [engine.colorize(f, reference=still) for f in frames],
+    colorizer = colorist.load("exemplar-nano", device="cpu")
+    frames = bench.gray_image(540, 960)[None].repeat(8, 1, 1, 1)
+    image = torch.rand(540, 960, 3)
+    works: dict[str, Work] = {
+        "once": lambda: colorizer.colorize(frames, reference=image),
+        "for each frame": lambda: [colorizer.colorize(f, reference=image) for f in frames],
     }
-    print("\n| exemplar-nano, a frame of 960x540, one reference | seconds |\n| --- | --- |")
+    print()
+    bench.print_table(["exemplar-nano, a frame of 960x540, one reference", "seconds"])
     with torch.inference_mode():
-        for name, taken in timed(works, 3).items():
-            each = [s / len(frames) for s in taken]
-            results[f"reference read {name}"] = numbers(each)
-            print(f"| read {name} | {told(each)} |", flush=True)
+        for name, seconds in bench.interleaved_seconds(works, 3).items():
+            per_frame = [s / len(frames) for s in seconds]
+            results[f"reference read {name}"] = summarize(per_frame)
+            bench.print_row([f"encoded {name}", format_seconds(per_frame)])
+
+
+PARTS: dict[str, Part] = {  # values of --only
+    "networks": networks,
+    "path": pipelines,
+    "first": first_image,
+    "upsampling": upsampling,
+    "memory": color_memory,
+    "growth": growth,
+    "reference": reference,
+}
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser = bench.argument_parser(__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--photos", type=int, default=64, help="of the color memory")
+    parser.add_argument("--photos", type=int, default=64, help="photos of the color memory")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--pages", choices=("0", "1"), default="1", help="THP_MEM_ALLOC_ENABLE")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        who, checkpoint, height, width = options.one
-        print(json.dumps(one(who, Path(checkpoint), int(height), int(width))))
+        program, checkpoint, height, width = options.one
+        result = measure_first_image(program, Path(checkpoint), int(height), int(width))
+        print(json.dumps(result))
         return
     os.environ["THP_MEM_ALLOC_ENABLE"] = options.pages
-    runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
     import torch
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    results: dict = {
-        "commit": commit(),
+    results: Results = {
+        "commit": bench.commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": processor(),
@@ -452,14 +467,13 @@ def main() -> None:
         "pages": options.pages,
     }
     print(", ".join(f"{name} {value}" for name, value in results.items()), "\n")
-    for part in options.only:
-        globals()[part](options, results)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name in options.only:
+        PARTS[name](options, results)
+    bench.write_json(options.json, results)
 
 
 def processor() -> str:
-    """Its name as far as the system tells."""
+    """Return the name of the processor, as far as the system reports it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

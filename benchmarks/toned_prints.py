@@ -1,20 +1,18 @@
-"""Which photos training passes over as colourless, and which toned prints it catches.
+"""Rates of color photos and toned prints that the training data filter rejects.
 
     python benchmarks/toned_prints.py --photos shard-*.tar eval-dev/ --count 2000
 
-Toned prints are made of the photos: their grey in one of four tones (warm and cool, strong and
-weak), as JPEG of quality 80 with halved chroma.
+Toned prints are simulated: the gray version of a photo in one of four tones (warm and cool, strong
+and weak), saved as JPEG of quality 80 with subsampled chroma.
 """
 
-import argparse
 import io
-import json
-import runpy
 from collections import Counter
-from pathlib import Path
 
+import bench
 import numpy as np
-from large_photo import ROOT, commit
+from comfyui_colorist.trainers.data.color_filter import no_color_reason
+from comfyui_colorist.trainers.data.photos import Photos
 from PIL import Image
 
 TONES = {  # name -> gamma and gain of red, green, blue
@@ -25,43 +23,41 @@ TONES = {  # name -> gamma and gain of red, green, blue
 }
 
 
-def toned(image: Image.Image, tone: str) -> Image.Image:
-    """A photo as a toned print."""
+def tone_print(image: Image.Image, tone: str) -> Image.Image:
+    """Return a photo as a toned print."""
     gamma, gain = TONES[tone]
-    grey = np.asarray(image.convert("L"))[..., None] / 255
+    gray = np.asarray(image.convert("L"))[..., None] / 255
     buffer = io.BytesIO()
-    pixels = (255 * np.array(gain) * grey ** np.array(gamma)).round().astype(np.uint8)
+    pixels = (255 * np.array(gain) * gray ** np.array(gamma)).round().astype(np.uint8)
     Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
     return Image.open(buffer).convert("RGB")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    """Print the percentages of accepted, gray and toned images."""
+    parser = bench.argument_parser(__doc__)
     parser.add_argument("--photos", nargs="+", required=True)
     parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
-    from comfyui_colorist.trainers.data import color_filter
-    from comfyui_colorist.trainers.data import photos as data_photos
-
-    photos = data_photos.Photos(options.photos)
-    some = range(0, len(photos), max(1, len(photos) // options.count))
-    found = {name: Counter() for name in ("photos", *TONES)}
-    for index in some:
+    photos = Photos(options.photos)
+    indices = range(0, len(photos), max(1, len(photos) // options.count))
+    reasons: dict[str, Counter[str]] = {name: Counter() for name in ("photos", *TONES)}
+    for index in indices:
         image = photos[index]
-        for name, tally in found.items():
-            shown = image if name == "photos" else toned(image, name)
-            tally[color_filter.colourless(shown) or "taken"] += 1
-    print(f"{len(some)} photos\n\n| | taken | grey | toned |\n| --- | --- | --- | --- |")
-    shares = {}
-    for name, tally in found.items():
-        grey = sum(n for why, n in tally.items() if "no colours" in why)
-        parts = tally["taken"], grey, len(some) - tally["taken"] - grey
-        shares[name] = [100 * part / len(some) for part in parts]
-        print(f"| {name} | " + " | ".join(f"{share:.2f} %" for share in shares[name]) + " |")
-    if options.json:
-        facts = {"commit": commit(), "photos": len(some), "percent": shares}
-        options.json.write_text(json.dumps(facts, indent=1))
+        for name, counts in reasons.items():
+            variant = image if name == "photos" else tone_print(image, name)
+            counts[no_color_reason(variant)] += 1
+    print(f"{len(indices)} photos\n")
+    bench.print_table(["", "accepted", "gray", "toned"])
+    percentages = {}
+    for name, counts in reasons.items():
+        gray = sum(n for reason, n in counts.items() if "no colors" in reason)
+        parts = counts[""], gray, len(indices) - counts[""] - gray
+        percentages[name] = [100 * part / len(indices) for part in parts]
+        bench.print_row([name, *(f"{value:.2f} %" for value in percentages[name])])
+    facts = {"commit": bench.commit(), "photos": len(indices), "percent": percentages}
+    bench.write_json(options.json, facts)
+
+
+if __name__ == "__main__":
+    main()

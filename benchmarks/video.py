@@ -1,21 +1,19 @@
-"""How steady colour is over a film, and what that costs: beside plain and smoothed colour.
+"""Flicker of colorized videos and the cost of reducing it, for several methods.
 
-    python benchmarks/film.py --photos DIR                      # flicker, true colour, pace
-    python benchmarks/film.py --photos DIR --model colorformer-nano --films 8
-    python benchmarks/film.py --photos DIR --lengths 100 2000   # memory and pace of the command
+    python benchmarks/video.py --photos DIR                      # flicker, accuracy, time
+    python benchmarks/video.py --photos DIR --model colorformer-nano --films 8
+    python benchmarks/video.py --photos DIR --lengths 100 2000   # memory and speed of the command
 
-Films with known motion are made of photos: a camera pans and zooms over one, a piece of another
-moves across it, there is grain and the light flickers; every third film has a cut in the middle.
-Each frame is coloured by itself, then steadied. Flicker is the mean change of chroma from frame to
-frame along the true motion, in ab units, at places seen in both; that of true colour is what moving
-pixels between frames costs. ab error and PSNR are to the true colour.
+Videos with known motion are rendered from photos: a camera pans and zooms over one photo, an
+ellipse of another one moves across it, grain is added and the lightness flickers. Every third video
+has a cut in the middle. Each frame is colorized on its own, then stabilized. Flicker is the mean
+change of chroma between frames along the true motion, in ab units, over pixels visible in both; its
+value for the true color is the cost of resampling. ab error and PSNR compare with the true color.
 """
 
 import argparse
-import json
 import math
 import platform
-import runpy
 import statistics
 import subprocess
 import sys
@@ -25,255 +23,276 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import bench
+import comfyui_colorist as colorist
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-ROOT = Path(__file__).resolve().parents[1]
-runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
-
-import comfyui_colorist as colorist
 from comfyui_colorist.media import image_io
 from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.ops import color, optical_flow
 from comfyui_colorist.pipeline.video import stabilizer
+from torch import Tensor
 
 FRAMES, HEIGHT, WIDTH = 24, 192, 256
-SHOWN = 0.75  # of the photo that the camera sees
-GRAIN, FLICKER = 1.5, 0.04  # deviation of L; part of the light
-PIECE = (45.0, 35.0)  # half axes in pixels of what moves across
-COLUMNS = {"flicker": ".2f", "ab error": ".2f", "PSNR": ".2f", "colourfulness": ".1f", "ms": ".0f"}
+VIEW_SCALE = 0.75  # part of the photo that the camera sees
+GRAIN, FLICKER = 1.5, 0.04  # deviations: of L; of the factor on L
+ELLIPSE = (45.0, 35.0)  # half axes of the moving ellipse in pixels
+COLUMNS = {"flicker": ".2f", "ab error": ".2f", "PSNR": ".2f", "colorfulness": ".1f", "ms": ".0f"}
 
 
-class Film(NamedTuple):
-    """A film whose motion is known."""
+class Video(NamedTuple):
+    """A video with known motion."""
 
-    true: Tensor
-    """(T, 3, h, w) in true colour."""
+    truth: Tensor
+    """(T, 3, h, w) in true color."""
     flow: Tensor
-    """(T - 1, 2, h, w) where a place was in the frame before."""
-    seen: Tensor
-    """(T - 1, 1, h, w) 1 where it was to be seen there."""
+    """(T - 1, 2, h, w): offset in pixels to the position in the frame before."""
+    visible: Tensor
+    """(T - 1, 1, h, w): 1 if visible in the frame before, else 0."""
+
+
+class View(NamedTuple):
+    """One frame: camera, placement of the ellipse's photo, and mask of the ellipse."""
+
+    camera: Tensor
+    """(2, 3): frame coordinates -> photo coordinates."""
+    overlay: Tensor
+    """(2, 3): the same for the photo in the ellipse."""
+    mask: Tensor
+    """(1, 1, h, w): 1 inside the ellipse."""
 
 
 def main() -> None:
-    """Tables, and JSON where asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, required=True, help="folder of colour photos")
-    parser.add_argument("--model", default="ddcolor-nano", help="colours each frame")
-    parser.add_argument("--films", type=int, default=12)
-    parser.add_argument("--lengths", type=int, nargs="+", help="frames of films for the command")
+    """Print the tables."""
+    parser = bench.argument_parser(__doc__)
+    parser.add_argument("--photos", type=Path, required=True, help="folder of color photos")
+    parser.add_argument("--model", default="ddcolor-nano", help="colorizes each frame")
+    parser.add_argument("--films", type=int, default=12, help="number of videos")
+    parser.add_argument("--lengths", type=int, nargs="+", help="frames of videos for the command")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    photos = sorted(options.photos.glob("*.jpg"))[: 2 * options.films]
+    photos = bench.list_photos(options.photos, 2 * options.films)
     if len(photos) < 2:
         parser.error(f"{options.photos}: expected at least two .jpg photos.")
-    found = lengths(photos[0], options) if options.lengths else steadiness(photos, options)
-    if options.json:
-        where = {"torch": torch.__version__, "device": options.device, "cpu": platform.machine()}
-        options.json.write_text(json.dumps({"results": found, **where}, indent=1) + "\n")
+    if options.lengths:
+        results = measure_command(photos[0], options)
+    else:
+        results = measure_flicker(photos, options)
+    facts = {"torch": torch.__version__, "device": options.device, "cpu": platform.machine()}
+    bench.write_json(options.json, {"results": results, **facts})
 
 
-# --- How steady --------------------------------------------------------------------------------
+# --- Flicker -----------------------------------------------------------------------------------
 
 
-def steadiness(photos: list[Path], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """The mean over films of every method's figures."""
-    engine = colorist.load(options.model, device=options.device)
-    rows: dict[str, list[list[float]]] = {}
+def measure_flicker(photos: list[Path], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return the mean scores of every method over all videos."""
+    colorizer = colorist.load(options.model, device=options.device)
+    scores: dict[str, list[list[float]]] = {}
     for seed, pair in enumerate(zip(photos[::2], photos[1::2], strict=False)):
-        film = made_of(*map(read, pair), seed)
-        gray = color.gray_rgb(shaken(color.lightness(film.true), seed)).movedim(1, -1)
-        began = time.perf_counter()
-        plain = engine.colorize(gray)
-        results = {"true colour": (film.true.movedim(1, -1), began), "plain": (plain, began)}
-        results = {name: (made, time.perf_counter() - t) for name, (made, t) in results.items()}
+        video = render_video(*map(read_photo, pair), seed)
+        gray = color.gray_rgb(add_grain(color.lightness(video.truth), seed)).movedim(1, -1)
+        start = time.perf_counter()
+        plain = colorizer.colorize(gray)
+        seconds = time.perf_counter() - start
+        results = {"true color": (video.truth.movedim(1, -1), 0.0), "plain": (plain, seconds)}
         for name, method in METHODS.items():
-            began = time.perf_counter()
-            results[name] = method(plain, options.device), time.perf_counter() - began
-        for name, (made, seconds) in results.items():
-            own = figures(made.movedim(-1, 1), film)
-            rows.setdefault(name, []).append([*own, 1000 * seconds / FRAMES])
+            start = time.perf_counter()
+            frames = method(plain, options.device)
+            results[name] = frames, time.perf_counter() - start
+        for name, (frames, seconds) in results.items():
+            values = score_video(frames.movedim(-1, 1), video)
+            scores.setdefault(name, []).append([*values, 1000 * seconds / FRAMES])
     means = {
-        name: dict(zip(COLUMNS, map(statistics.fmean, zip(*own, strict=True)), strict=True))
-        for name, own in rows.items()
+        name: dict(zip(COLUMNS, map(statistics.fmean, zip(*rows, strict=True)), strict=True))
+        for name, rows in scores.items()
     }
-    means["true colour"]["ms"] = 0.0
-    print(f"| colour | {' | '.join(COLUMNS)} |\n" + "| --- " * (1 + len(COLUMNS)) + "|")
-    for name, row in means.items():
-        print(f"| {name} | {' | '.join(format(row[k], f) for k, f in COLUMNS.items())} |")
+    bench.print_table(
+        ["color", *COLUMNS],
+        [[name, *(format(row[k], f) for k, f in COLUMNS.items())] for name, row in means.items()],
+    )
     return means
 
 
-def figures(made: Tensor, film: Film) -> list[float]:
-    """Flicker, ab error, PSNR at the true lightness, colourfulness."""
-    ab, true_ab = (color.rgb_to_lab(rgb)[:, 1:] for rgb in (made, film.true))
-    change = torch.linalg.vector_norm(ab[1:] - optical_flow.warp(ab[:-1], film.flow), dim=1)
-    rgb = color.to_gamut(torch.cat([color.lightness(film.true), ab], dim=1))
+def score_video(rgb: Tensor, video: Video) -> list[float]:
+    """Return flicker, ab error, PSNR at the true lightness and colorfulness of (T, 3, h, w)."""
+    ab, true_ab = (color.rgb_to_lab(frames)[:, 1:] for frames in (rgb, video.truth))
+    change = torch.linalg.vector_norm(ab[1:] - optical_flow.warp(ab[:-1], video.flow), dim=1)
+    at_true_L = color.to_gamut(torch.cat([color.lightness(video.truth), ab], dim=1))
     return [
-        ((change[:, None] * film.seen).sum() / film.seen.sum()).item(),
+        ((change[:, None] * video.visible).sum() / video.visible.sum()).item(),
         torch.linalg.vector_norm(ab - true_ab, dim=1).mean().item(),
-        image_metrics.psnr(rgb, film.true).mean().item(),
-        image_metrics.colorfulness(rgb).mean().item(),
+        image_metrics.psnr(at_true_L, video.truth).mean().item(),
+        image_metrics.colorfulness(at_true_L).mean().item(),
     ]
 
 
-def smoothed(frames: Tensor, device: str) -> Tensor:
-    """Exponential smoothing place by place, over as many frames as the stabilizer."""
-    keep = 1 - 1 / (stabilizer.Controls().frames + 1)
-    lab, made = color.rgb_to_lab(frames.movedim(-1, 1)), []
+def smooth(frames: Tensor, device: str) -> Tensor:
+    """Smooth each pixel exponentially, over as many frames as the stabilizer."""
+    decay = 1 - 1 / (stabilizer.StabilizerOptions().frames_before + 1)
+    lab, results = color.rgb_to_lab(frames.movedim(-1, 1)), []
     ab = lab[:1, 1:]
     for frame in lab.split(1):
-        ab = keep * ab + (1 - keep) * frame[:, 1:]
-        made.append(color.to_gamut(torch.cat([frame[:, :1], ab], dim=1)))
-    return torch.cat(made).movedim(1, -1)
+        ab = decay * ab + (1 - decay) * frame[:, 1:]
+        results.append(color.to_gamut(torch.cat([frame[:, :1], ab], dim=1)))
+    return torch.cat(results).movedim(1, -1)
 
 
-def steadied(**controls: int) -> Callable[[Tensor, str], Tensor]:
-    """The stabilizer with these controls."""
+def stabilize(**options: int) -> Callable[[Tensor, str], Tensor]:
+    """Return a function that applies the stabilizer with these options."""
 
     def method(frames: Tensor, device: str) -> Tensor:
-        own = stabilizer.Stabilizer(stabilizer.Controls(**controls), device=device)
-        return torch.cat([own.push(frames), *own.finish()])
+        stream = stabilizer.Stabilizer(stabilizer.StabilizerOptions(**options), device=device)
+        return torch.cat([stream.push(frames), *stream.finish()])
 
     return method
 
 
 METHODS = {
-    "smoothed over time": smoothed,
-    "stabilized, frames before alone": steadied(ahead=0),
-    "**stabilized**": steadied(),
-    "stabilized, 30 before, 16 after": steadied(frames=30, ahead=16),
+    "smoothed over time": smooth,
+    "stabilized, frames before alone": stabilize(frames_after=0),
+    "**stabilized**": stabilize(),
+    "stabilized, 30 before, 16 after": stabilize(frames_before=30, frames_after=16),
 }
 
 
-# --- Films -------------------------------------------------------------------------------------
+# --- Rendering ---------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Tensor:
-    """(1, 3, H, W)."""
-    return torch.from_numpy(image_io.read(path).pixels[..., :3]).movedim(-1, 0)[None]
+def read_photo(path: Path) -> Tensor:
+    """Read a photo as (1, 3, H, W) in 0..1."""
+    return torch.from_numpy(image_io.read_image(path).pixels[..., :3]).movedim(-1, 0)[None]
 
 
-def made_of(photo: Tensor, other: Tensor, seed: int, frames: int = FRAMES) -> Film:
-    """A camera over `photo`, and a piece of `other` that moves across it."""
-    random = torch.Generator().manual_seed(seed)
+def render_video(photo: Tensor, other: Tensor, seed: int, frames: int = FRAMES) -> Video:
+    """Render a camera move over `photo`, with an ellipse of `other` moving across it."""
+    generator = torch.Generator().manual_seed(seed)
     scenes = [(photo, other), (other, photo)] if seed % 3 == 2 else [(photo, other)]
-    pictures, flows, seen = [], [], []
-    for scene, piece in scenes:
-        angle, zoom, turn, height = torch.rand(4, generator=random).tolist()
+    images, flows, visibilities = [], [], []
+    for scene, overlay in scenes:
+        angle, zoom, turn, height = torch.rand(4, generator=generator).tolist()
         before = None
         for t in range(frames // len(scenes)):
             s = t / frames - 0.25
-            scale = SHOWN * min(scene.shape[2] / HEIGHT, scene.shape[3] / WIDTH)
+            scale = VIEW_SCALE * min(scene.shape[2] / HEIGHT, scene.shape[3] / WIDTH)
             reach = 0.25 * min(scene.shape[2:]) * s
-            centre = torch.tensor([math.cos(math.tau * angle), math.sin(math.tau * angle)]) * reach
-            camera = view(
-                scene, centre, scale * (1 + 0.3 * (zoom - 0.5) * s), 0.2 * (turn - 0.5) * s
+            center = direction(angle) * reach
+            camera = camera_matrix(
+                scene, center, scale * (1 + 0.3 * (zoom - 0.5) * s), 0.2 * (turn - 0.5) * s
             )
             middle = torch.tensor([WIDTH * (t / frames - 0.5), HEIGHT * (height - 0.5) / 2])
-            own = view(piece, -0.9 * middle, 0.9, 0.0)
-            away = (places() - middle[:, None, None]) / torch.tensor(PIECE)[:, None, None]
-            mask = (away.square().sum(1, keepdim=True) < 1).float()
-            pictures.append(torch.where(mask > 0, sample(piece, own), sample(scene, camera)))
+            distance = (pixel_grid() - middle[:, None, None]) / torch.tensor(ELLIPSE)[:, None, None]
+            mask = (distance.square().sum(1, keepdim=True) < 1).float()
+            view = View(camera, camera_matrix(overlay, -0.9 * middle, 0.9, 0.0), mask)
+            inside, outside = sample(overlay, view.overlay), sample(scene, view.camera)
+            images.append(torch.where(mask > 0, inside, outside))
             if before is not None:
-                flow, visible = moved((camera, own, mask), before)
+                flow, visible = flow_between(view, before)
                 flows.append(flow)
-                seen.append(visible)
-            elif pictures[1:]:  # a cut
+                visibilities.append(visible)
+            elif images[1:]:  # a cut
                 flows.append(torch.zeros(1, 2, HEIGHT, WIDTH))
-                seen.append(torch.zeros(1, 1, HEIGHT, WIDTH))
-            before = camera, own, mask
-    return Film(torch.cat(pictures), torch.cat(flows), torch.cat(seen))
+                visibilities.append(torch.zeros(1, 1, HEIGHT, WIDTH))
+            before = view
+    return Video(torch.cat(images), torch.cat(flows), torch.cat(visibilities))
 
 
-def places() -> Tensor:
-    """(1, 2, h, w) x and y from the middle of the frame."""
+def direction(angle: float) -> Tensor:
+    """Return the unit vector (x, y) of an angle in turns."""
+    return torch.tensor([math.cos(math.tau * angle), math.sin(math.tau * angle)])
+
+
+def pixel_grid() -> Tensor:
+    """Return x and y from the center of the frame: (1, 2, h, w)."""
     y, x = torch.arange(HEIGHT) - (HEIGHT - 1) / 2, torch.arange(WIDTH) - (WIDTH - 1) / 2
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]
 
 
-def view(photo: Tensor, centre: Tensor, scale: float, turn: float) -> Tensor:
-    """(2, 3): places of a frame to those of the photo."""
+def camera_matrix(photo: Tensor, center: Tensor, scale: float, turn: float) -> Tensor:
+    """Return the matrix (2, 3) from frame coordinates to photo coordinates."""
     c, s = scale * math.cos(turn), scale * math.sin(turn)
-    middle = (torch.tensor([photo.shape[3], photo.shape[2]]) - 1) / 2 + centre
+    middle = (torch.tensor([photo.shape[3], photo.shape[2]]) - 1) / 2 + center
     return torch.cat([torch.tensor([[c, -s], [s, c]]), middle[:, None]], dim=1)
 
 
-def through(camera: Tensor, at: Tensor) -> Tensor:
-    return torch.einsum("ij,bjhw->bihw", camera[:, :2], at) + camera[:, 2, None, None]
+def transform(camera: Tensor, points: Tensor) -> Tensor:
+    return torch.einsum("ij,bjhw->bihw", camera[:, :2], points) + camera[:, 2, None, None]
 
 
 def sample(photo: Tensor, camera: Tensor) -> Tensor:
-    """What a view of the photo shows: (1, 3, h, w)."""
+    """Return the frame (1, 3, h, w) that a camera sees of a photo."""
     size = torch.tensor([photo.shape[3], photo.shape[2]])
-    grid = (2 * through(camera, places()).movedim(1, -1) + 1) / size - 1
-    options = {"mode": "bicubic", "padding_mode": "reflection", "align_corners": False}
-    return F.grid_sample(photo, grid, **options).clamp(0, 1)
+    grid = (2 * transform(camera, pixel_grid()).movedim(1, -1) + 1) / size - 1
+    return F.grid_sample(
+        photo, grid, mode="bicubic", padding_mode="reflection", align_corners=False
+    ).clamp(0, 1)
 
 
-def moved(now: tuple, before: tuple) -> tuple[Tensor, Tensor]:
-    """From (camera, view of the piece, its mask) of two frames: flow, and whether it is seen."""
+def flow_between(view: View, before: View) -> tuple[Tensor, Tensor]:
+    """Return the flow to the frame before, and 1 where that position is visible there."""
     flows = []
-    for view_now, view_before in zip(now[:2], before[:2], strict=True):
-        at = through(view_now, places()) - view_before[:, 2, None, None]
-        inverse = torch.linalg.inv(view_before[:, :2])
-        flows.append(torch.einsum("ij,bjhw->bihw", inverse, at) - places())
-    flow = torch.where(now[2] > 0, flows[1], flows[0])
-    place = places() + flow
-    inside = (place[:, :1].abs() < WIDTH / 2 - 1) & (place[:, 1:].abs() < HEIGHT / 2 - 1)
-    return flow, (inside & ((optical_flow.warp(before[2], flow) - now[2]).abs() < 1e-3)).float()
+    for matrix, matrix_before in zip(view[:2], before[:2], strict=True):
+        offset = transform(matrix, pixel_grid()) - matrix_before[:, 2, None, None]
+        inverse = torch.linalg.inv(matrix_before[:, :2])
+        flows.append(torch.einsum("ij,bjhw->bihw", inverse, offset) - pixel_grid())
+    flow = torch.where(view.mask > 0, flows[1], flows[0])
+    position = pixel_grid() + flow
+    inside = (position[:, :1].abs() < WIDTH / 2 - 1) & (position[:, 1:].abs() < HEIGHT / 2 - 1)
+    same_layer = (optical_flow.warp(before.mask, flow) - view.mask).abs() < 1e-3
+    return flow, (inside & same_layer).float()
 
 
-def shaken(L: Tensor, seed: int) -> Tensor:
-    """Lightness (T, 1, h, w) with grain, and light that flickers."""
-    random = torch.Generator().manual_seed(seed)
-    light = 1 + FLICKER * torch.randn(len(L), 1, 1, 1, generator=random)
-    return (L * light + GRAIN * torch.randn(L.shape, generator=random)).clamp(0, 100)
+def add_grain(L: Tensor, seed: int) -> Tensor:
+    """Add grain and flickering light to lightness (T, 1, h, w)."""
+    generator = torch.Generator().manual_seed(seed)
+    light = 1 + FLICKER * torch.randn(len(L), 1, 1, 1, generator=generator)
+    return (L * light + GRAIN * torch.randn(L.shape, generator=generator)).clamp(0, 100)
 
 
 # --- The command -------------------------------------------------------------------------------
 
 
-def lengths(photo: Path, options: argparse.Namespace) -> dict[int, dict[str, float]]:
-    """Peak memory and pace of `colorist colorize --stabilize` on films of these lengths."""
-    import av
-
-    found = {}
-    print("| frames | peak MiB | frames a second |\n| --- | --- | --- |")
+def measure_command(photo: Path, options: argparse.Namespace) -> dict[int, dict[str, float]]:
+    """Return peak memory and speed of `colorist colorize --stabilize` by number of frames."""
+    results = {}
+    bench.print_table(["frames", "peak MiB", "frames per second"])
     with tempfile.TemporaryDirectory() as folder:
         for count in options.lengths:
             source = Path(folder, f"{count}.mkv")
-            with av.open(str(source), "w") as container:
-                stream = container.add_stream("libx264", rate=24, options={"crf": "18"})
-                stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-                scene = read(photo)
-                for t in range(count):
-                    angle = math.tau * t / 240
-                    reach = 0.1 * min(scene.shape[2:])
-                    centre = torch.tensor([math.cos(angle), math.sin(angle)]) * reach
-                    rgb = sample(scene, view(scene, centre, SHOWN, 0.0))
-                    gray = color.gray_rgb(color.lightness(rgb))[0].movedim(0, -1)
-                    levels = (255 * gray).round().byte().numpy()
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(levels, "rgb24")))
-                container.mux(stream.encode())
+            write_video(source, read_photo(photo), count)
+            standalone = str(bench.ROOT / "trainers" / "_standalone.py")
             code = (
                 "import resource, runpy, sys; "
-                f"runpy.run_path({str(ROOT / 'trainers' / '_standalone.py')!r})['package'](); "
+                f"runpy.run_path({standalone!r})['package'](); "
                 "from comfyui_colorist.cli import main; code = main(sys.argv[1:]); "
                 "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024); sys.exit(code)"
             )
-            out = Path(folder, f"{count}-coloured.mkv")
+            out = Path(folder, f"{count}-colorized.mkv")
             command = [sys.executable, "-c", code, "colorize", str(source), "-o", str(out)]
             command += ["--model", options.model, "--device", options.device, "--stabilize"]
-            began = time.perf_counter()
+            start = time.perf_counter()
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start
             peak = float(done.stdout.split()[-1])
-            found[count] = {"peak_mib": peak, "frames_per_second": count / seconds}
-            print(f"| {count} | {peak:.0f} | {count / seconds:.1f} |")
-    return found
+            results[count] = {"peak_mib": peak, "frames_per_second": count / seconds}
+            bench.print_row([count, f"{peak:.0f}", f"{count / seconds:.1f}"])
+    return results
+
+
+def write_video(path: Path, scene: Tensor, count: int) -> None:
+    """Write a gray video of a camera circling over a photo."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for t in range(count):
+            center = direction(t / 240) * 0.1 * min(scene.shape[2:])
+            rgb = sample(scene, camera_matrix(scene, center, VIEW_SCALE, 0.0))
+            gray = color.gray_rgb(color.lightness(rgb))[0].movedim(0, -1)
+            levels = (255 * gray).round().byte().numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(levels, "rgb24")))
+        container.mux(stream.encode())
 
 
 if __name__ == "__main__":

@@ -1,164 +1,280 @@
-"""Which picture or film goes where.
+"""Plan which input is written to which output.
 
-As in `cli`, only the standard library is imported at the top.
+Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypedDict
 
-from ..console.checks import identity
-from ..console.errors import Refusal, sentence
-from . import video
+from ..console.checks import file_id
+from ..console.errors import UsageError, format_error
+from ..console.output import log_stderr
 
-Naming = Callable[[Path], list[Path]]  # a job's target -> all that is written for it
+OutputNaming = Callable[[Path], list[Path]]
+"""Target of a job -> all files that are written for it."""
+Status = Literal["waiting", "written", "skipped", "failed"]
+MAX_LISTED = 20
+"""Names in one message."""
+MAX_RENAMES = 8
+"""Attempts to find free names for outputs; one nearly always suffices."""
+
+
+class JobRecord(TypedDict, total=False):
+    """One input in the JSON report; `output` or `outputs`, as the command documents."""
+
+    input: str
+    output: str | None
+    outputs: list[str]
+    status: Status
+    seconds: float
+    error: str | None
 
 
 @dataclass
 class Job:
-    """One picture, or film, on its way."""
+    """One input and its output."""
 
     source: Path
     target: Path | None = None
-    status: str = "waiting"
-    """waiting, then written, skipped (it was there already) or failed."""
+    status: Status = "waiting"
     error: str | None = None
     seconds: float = 0.0
-    film: bool = False
-    """The source is a film or a folder of frames, the target a film or a folder of pictures."""
+    is_video: bool = False
+    """The source is a video or a folder of frames, the target a video or a folder of images."""
 
-    def outputs(self, naming: Naming) -> list[Path]:
-        """All that is to be written; nothing where there is no target."""
+    def outputs(self, naming: OutputNaming) -> list[Path]:
+        """Return all files to write; empty if there is no target."""
         return naming(self.target) if self.target else []
 
-    def record(self, naming: Naming) -> dict:
-        """What --json prints."""
-        written = [str(path) for path in self.outputs(naming)]
-        paths = {"input": str(self.source)}
-        if naming is alone:
-            paths |= {"output": written[0] if written else None}
+    def record(self, naming: OutputNaming) -> JobRecord:
+        """Return the entry of this job in the JSON report."""
+        outputs = [str(path) for path in self.outputs(naming)]
+        record: JobRecord = {"input": str(self.source)}
+        if naming is single_output:
+            record["output"] = outputs[0] if outputs else None
         else:
-            paths |= {"outputs": written}
-        return paths | {"status": self.status, "seconds": self.seconds, "error": self.error}
+            record["outputs"] = outputs
+        record |= {"status": self.status, "seconds": self.seconds, "error": self.error}
+        return record
 
 
-def alone(target: Path) -> list[Path]:
-    """One result, under the target's own name."""
+def single_output(target: Path) -> list[Path]:
+    """Name a single result like the target."""
     return [target]
 
 
-def numbered(count: int) -> Naming:
-    """Several results, NAME-1 ... in place of the target."""
+def numbered_outputs(count: int) -> OutputNaming:
+    """Name several results NAME-1, NAME-2, ... instead of the target."""
     return lambda target: [target.with_stem(f"{target.stem}-{i + 1}") for i in range(count)]
 
 
-def plan(
+def is_video(path: Path) -> bool:
+    """Return True if the name is that of a video file."""
+    from ..media.formats import VIDEO_SUFFIXES
+
+    return path.suffix.lower() in VIDEO_SUFFIXES and not os.path.isdir(path)
+
+
+def plan_jobs(
     inputs: list[Path],
     out: Path,
-    naming: Naming = alone,
+    naming: OutputNaming = single_output,
     *,
     stabilize: bool = False,
     frames: bool = False,
+    page: int | None = None,
 ) -> list[Job]:
-    """Which picture goes where: one picture to the file `out`, all others into the folder `out`.
+    """Return a job for each input: a single one to the file `out`, all others into that folder.
 
     Args:
-        naming: what is written for each target.
-        stabilize: folders hold the frames of a film.
-        frames: films become pictures in a folder.
-    Raises:
-        Refusal: two pictures with one output, an output that is an input, an impossible `out`.
-    """
-    from ..media.image_io import FORMATS, SUFFIXES
-    from ..media.segmented_writer import FORMATS as FILMS
+        inputs: images, videos and folders.
+        out: value of --out.
+        naming: names of the files that are written for a target.
+        stabilize: treat folders as frames of a video.
+        frames: write videos as images into a folder.
+        page: page of multi-page files; in a folder it is part of the name of an output.
 
-    suffix = out.suffix.lower()
-    films = list(map(video.is_film, inputs))
-    if suffix in FILMS and not os.path.isdir(out):
-        if len(inputs) > 1 or not (films[0] or os.path.isdir(inputs[0])):
-            raise Refusal(
-                f"-o {out} names one film; give one film, or one folder of frames, to colour."
-            )
-        if frames:
-            raise Refusal(f"-o {out} names a film, but --frames writes pictures; name a folder.")
-        jobs = [Job(inputs[0], out, film=True)]
-    elif suffix in SUFFIXES and not os.path.isdir(out):
-        if any(films):
-            raise Refusal(f"-o {out} names a picture, but IN is a film; name a film or a folder.")
-        if len(inputs) > 1 or os.path.isdir(inputs[0]):
-            raise Refusal(
-                f"-o {out} names one picture, but there are more to write; name a folder."
-            )
-        if suffix not in FORMATS:
-            raise Refusal(f"-o {out}: pictures are written as {', '.join(FORMATS)}.")
-        jobs = [Job(inputs[0], out)]
-    elif os.path.exists(out) and not os.path.isdir(out):
-        raise Refusal(f"-o {out} is a file; name a folder, or a picture ({', '.join(FORMATS)}).")
+    Raises:
+        UsageError: inputs of two folders with the same output, an output that is an input, or an
+            `out` that does not suit the inputs.
+    """
+    from ..media.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, VIDEO_FORMATS
+
+    suffix, is_folder = out.suffix.lower(), os.path.isdir(out)
+    if suffix in VIDEO_FORMATS and not is_folder:
+        jobs = [_single_video_job(inputs, out, frames)]
+    elif suffix in IMAGE_SUFFIXES and not is_folder:
+        jobs = [_single_image_job(inputs, out)]
+    elif os.path.exists(out) and not is_folder:
+        formats = ", ".join(IMAGE_FORMATS)
+        raise UsageError(f"-o {out} is a file; name a folder, or an image ({formats}).")
     else:
-        found = []
-        for given, film in zip(inputs, films, strict=True):
-            if film or (stabilize and os.path.isdir(given)):
-                found.append(Job(given, _film_target(given, out, frames), film=True))
-            else:
-                found += pictures_in(given, out)
-        jobs = list({(str(job.source.absolute()), str(job.target)): job for job in found}.values())
-    sources = {identity(job.source) for job in jobs if os.path.exists(job.source)}
-    targets: dict[str, Path] = {}
-    for job in jobs:
-        for target in job.outputs(naming):
-            if os.path.exists(target) and identity(target) in sources:
-                raise Refusal(f"{target} is an input; originals are never overwritten. Change -o.")
-            other = targets.setdefault(os.path.normcase(os.path.abspath(target)), job.source)
-            if other != job.source:
-                raise Refusal(
-                    f"{other} and {job.source} would both become {target}; use two folders."
-                )
+        jobs = _folder_jobs(inputs, out, stabilize, frames)
+        _resolve_clashes(jobs, naming)
+        if page is not None:
+            for job in jobs:
+                job.target = job.target and job.target.with_stem(f"{job.target.stem}-page{page}")
+    _check_conflicts(jobs, naming)
     return jobs
 
 
-def _film_target(given: Path, out: Path, frames: bool) -> Path:
-    """Where a film goes below the folder `out`; a folder of frames becomes `out` itself."""
-    from ..media.segmented_writer import FORMATS
+def find_images(path: Path, out: Path | None = None) -> Iterator[Job]:
+    """Yield a job for an image file, or for every image in and below a folder.
 
-    if os.path.isdir(given):
-        return out
-    if frames:
-        return out / given.stem
-    known = given.suffix.lower() in FORMATS
-    return out / (given.name if known else f"{given.stem}.mkv")
+    Hidden files and folders are skipped. What cannot be read becomes a failed job.
 
-
-def pictures_in(given: Path, out: Path | None = None) -> Iterator[Job]:
-    """Jobs for a file, or for all pictures in and below a folder, without hidden ones and `out`.
-
-    Without `out`, jobs have no target and no folder is passed over.
+    Args:
+        path: file or folder.
+        out: output folder. It is skipped if it lies inside `path`. None: jobs have no target.
     """
-    from ..media.image_io import FORMATS, SUFFIXES
+    from ..media.formats import IMAGE_FORMATS, IMAGE_SUFFIXES
 
-    passed_over = out and os.path.realpath(out)
+    def target(name: Path) -> Path | None:
+        writable = name.suffix.lower() in IMAGE_FORMATS
+        return out and out / (name if writable else name.with_suffix(".png"))
 
-    def target(path: Path) -> Path | None:
-        known = path.suffix.lower() in FORMATS
-        return out and out / (path if known else path.with_suffix(".png"))
-
-    if not os.path.isdir(given):
-        yield Job(given, target(Path(given.name)))
+    if not os.path.isdir(path):
+        yield Job(path, target(Path(path.name)))
         return
-    count, unreadable = 0, []
-    for folder, folders, names in os.walk(given, onerror=unreadable.append):
-        here = Path(folder)
-        folders[:] = sorted(
+    excluded = out and os.path.realpath(out)
+    count = 0
+    unreadable: list[OSError] = []
+    for folder, subfolders, names in os.walk(path, onerror=unreadable.append):
+        parent = Path(folder)
+        subfolders[:] = sorted(
             name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(here / name) != passed_over
+            for name in subfolders
+            if not name.startswith(".") and os.path.realpath(parent / name) != excluded
         )
         for name in sorted(names):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 count += 1
-                yield Job(here / name, target((here / name).relative_to(given)))
+                yield Job(parent / name, target((parent / name).relative_to(path)))
     for error in unreadable:
-        yield Job(Path(error.filename), None, "failed", error=sentence(error, str(given)))
+        yield Job(Path(error.filename), None, "failed", error=format_error(error, str(path)))
     if not count and not unreadable:
-        known = ", ".join(SUFFIXES)
-        yield Job(given, None, "failed", error=f"{given}: no pictures in this folder ({known}).")
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        yield Job(path, None, "failed", error=f"{path}: no images in this folder ({suffixes}).")
+
+
+def _single_video_job(inputs: list[Path], out: Path, frames: bool) -> Job:
+    if len(inputs) > 1 or not (is_video(inputs[0]) or os.path.isdir(inputs[0])):
+        raise UsageError(
+            f"-o {out} is the name of a single video; give one video, or one folder of frames."
+        )
+    if frames:
+        raise UsageError(
+            f"-o {out} is the name of a video, but --frames writes images; name a folder."
+        )
+    return Job(inputs[0], out, is_video=True)
+
+
+def _single_image_job(inputs: list[Path], out: Path) -> Job:
+    from ..media.formats import IMAGE_FORMATS
+
+    if any(map(is_video, inputs)):
+        raise UsageError(
+            f"-o {out} is the name of an image, but IN is a video; name a video or a folder."
+        )
+    if len(inputs) > 1 or os.path.isdir(inputs[0]):
+        raise UsageError(
+            f"-o {out} is the name of a single image, but there are more to write; name a folder."
+        )
+    if out.suffix.lower() not in IMAGE_FORMATS:
+        raise UsageError(f"-o {out}: images are written as {', '.join(IMAGE_FORMATS)}.")
+    return Job(inputs[0], out)
+
+
+def _folder_jobs(inputs: list[Path], out: Path, stabilize: bool, frames: bool) -> list[Job]:
+    """Return jobs that write into the folder `out`, without repetitions."""
+    jobs: list[Job] = []
+    for path in inputs:
+        if is_video(path) or (stabilize and os.path.isdir(path)):
+            jobs.append(Job(path, _video_target(path, out, frames), is_video=True))
+        else:
+            jobs += find_images(path, out)
+    return list({(str(job.source.absolute()), str(job.target)): job for job in jobs}.values())
+
+
+def _video_target(path: Path, out: Path, frames: bool) -> Path:
+    """Return the output of a video in the folder `out`; for a folder of frames, `out` itself."""
+    from ..media.formats import VIDEO_FORMATS
+
+    if os.path.isdir(path):
+        return out
+    if frames:
+        return out / path.stem
+    writable = path.suffix.lower() in VIDEO_FORMATS
+    return out / (path.name if writable else f"{path.stem}.mkv")
+
+
+def _resolve_clashes(jobs: list[Job], naming: OutputNaming) -> None:
+    """Rename the outputs that several inputs of one folder share: a.gif -> a.gif.png.
+
+    The input whose own name an output has keeps it. This depends on the inputs alone, so that a
+    resumed run chooses the same names.
+    """
+    renamed: dict[int, Job] = {}
+    for _ in range(MAX_RENAMES):
+        jobs_of = _jobs_by_output(jobs, naming)
+        clashing: dict[int, Job] = {}
+        for output, claimants in jobs_of.items():
+            for job in claimants:
+                is_owner = job.source.name == output.name and job.target == output
+                siblings = sum(other.source.parent == job.source.parent for other in claimants)
+                if siblings > 1 and not is_owner and not os.path.isdir(job.source):
+                    clashing[id(job)] = job
+        if not clashing:
+            break
+        for key, job in clashing.items():
+            if job.target:
+                name = job.target.name if key in renamed else job.source.name
+                job.target = job.target.with_name(name + job.target.suffix)
+        renamed |= clashing
+    if renamed:
+        names = [f"{job.source} -> {job.target and job.target.name}" for job in renamed.values()]
+        log_stderr(
+            f"{len(names)} outputs get the full name of their input, because another input has the "
+            f"same output: {_listed(names)}"
+        )
+
+
+def _jobs_by_output(jobs: list[Job], naming: OutputNaming) -> dict[Path, list[Job]]:
+    jobs_of: dict[Path, list[Job]] = {}
+    for job in jobs:
+        for output in job.outputs(naming):
+            key = Path(os.path.normcase(os.path.abspath(output)))
+            jobs_of.setdefault(key, []).append(job)
+    return jobs_of
+
+
+def _check_conflicts(jobs: list[Job], naming: OutputNaming) -> None:
+    """Raise UsageError if outputs are inputs, or belong to two inputs."""
+    sources = {file_id(job.source) for job in jobs if os.path.exists(job.source)}
+    overwritten = [
+        str(output)
+        for job in jobs
+        for output in job.outputs(naming)
+        if os.path.exists(output) and file_id(output) in sources
+    ]
+    if overwritten:
+        verb = "is an input" if len(overwritten) == 1 else "are inputs"
+        raise UsageError(
+            f"{_listed(overwritten)} {verb}; originals are never overwritten. Change -o."
+        )
+    clashes = [
+        f"{' and '.join(str(job.source) for job in claimants)} would both be written to {output}"
+        for output, claimants in _jobs_by_output(jobs, naming).items()
+        if len(claimants) > 1
+    ]
+    if clashes:
+        raise UsageError(f"{_listed(clashes)}; use two folders.")
+
+
+def _listed(items: list[str]) -> str:
+    """Join items with commas; the rest of a long list is counted."""
+    rest = len(items) - MAX_LISTED
+    return ", ".join(items[:MAX_LISTED]) + (f", and {rest} more" if rest > 0 else "")

@@ -1,175 +1,221 @@
-"""Options that commands share, and what they mean.
+"""Options that several commands share.
 
 Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
 import argparse
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, overload
 
-from ..console.errors import Refusal
+from ..console.errors import UsageError
 
 if TYPE_CHECKING:
-    from ..model_defs.spec import Spec
-    from ..pipeline.automatic import Colorizer
+    import numpy as np
 
+    from ..model_defs.spec import Role, Spec
+    from ..pipeline.automatic import Colorizer
+    from ..pipeline.by_hints import PointHintColorizer
+    from ..pipeline.by_reference import ExemplarColorizer
+    from ..pipeline.loader import AnyColorizer
+    from ..pipeline.postprocess import Finish, FinishOption
 
 DEFAULT_MODEL = "ddcolor-nano"
-DEFAULT_COLORFORMER = "colorformer-nano"  # where it takes a network with a color memory
+DEFAULT_COLORFORMER = "colorformer-nano"
+"""Default of commands that need a model with a color memory."""
 DEFAULT_EXEMPLAR = "exemplar-nano"
 DEFAULT_POINTHINT = "pointhint-nano"
 DTYPES = ("float32", "bfloat16", "float16")
+COMMAND_OF_ROLE = {"automatic": "colorize", "exemplar": "exemplar", "pointhint": "hints"}
+FINISH_FIELDS = ("strength", "saturation", "chroma_ceiling", "fade", "keep_color", "upsample")
+"""Fields of `Finish` that have an option of the same name."""
 
 
-def add_network(parser: argparse.ArgumentParser, default: str | None, told: str = "") -> None:
-    """Options that say which network runs, and how; `told`: what --help says of the default."""
-    add = parser.add_argument
-    add("--model", default=default, help=f"name or checkpoint file (default: {told or default})")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
-    add("--dtype", choices=DTYPES, default=DTYPES[0], help="of the network (default: %(default)s)")
-    add("--overwrite", action="store_true", help="write again what is there already")
-    add("--json", action="store_true", help="print what was done as JSON")
+def add_model_options(
+    parser: argparse.ArgumentParser, default: str | None, default_help: str = ""
+) -> None:
+    """Add the options for the model, and those of every command that writes outputs.
 
-
-def device_of(arguments: argparse.Namespace) -> str | None:
-    """What --device says; Refusal where this machine has no such device."""
-    import torch
-
-    try:
-        if arguments.device:
-            torch.empty(0, device=arguments.device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise Refusal(f"--device {arguments.device} cannot be used ({reason}).") from error
-    return arguments.device
-
-
-def locate_memory(given: Path) -> Path:
-    """A color memory's path: `given` if it is there, else the saved memory of that name.
-
-    Raises:
-        Refusal: nothing of that name; lists what there is.
+    Args:
+        parser: parser of a command.
+        default: default of --model.
+        default_help: description of the default in --help, if it is not simply `default`.
     """
-    from ..model_store import paths
-
-    folder = paths.models_folder() / paths.MEMORIES
-    for path in (given, folder / given, folder / f"{given}.safetensors"):
-        if path.is_file():
-            return path
-    if os.path.exists(given):
-        return given  # a folder, which reading refuses by name
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
-    raise Refusal(
-        f"{given}: no such file, and no color memory of that name. "
-        f"At hand: {', '.join(found) or 'none'}; saved memories lie in {folder}."
-    )
-
-
-# Role -> its command.
-COMMANDS = {"automatic": "colorize", "exemplar": "exemplar", "pointhint": "hints"}
-# Fields of Finish
-CONTROLS = ("strength", "saturation", "chroma_ceiling", "fade", "keep_color", "upsample")
-
-
-def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """What is coloured, and where it goes."""
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="IN", help="picture, film or folder")
+    add(
+        "--model",
+        default=default,
+        help=f"model name or checkpoint file (default: {default_help or default})",
+    )
+    add("--device", help="cpu, cuda, cuda:1, mps (default: cuda if available)")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="of the network (default: %(default)s)")
+    add("--overwrite", action="store_true", help="write outputs again that already exist")
+    add("--json", action="store_true", help="print a report as JSON")
+
+
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for inputs and outputs."""
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="IN", help="image, video or folder")
     add(
         "-o",
         "--out",
         type=Path,
         required=True,
-        help="folder; or the name of a picture or film, for a single IN",
+        help="output folder; or, for a single IN, the name of an image or video",
+    )
+    add_page_option(parser)
+
+
+def add_page_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the page of multi-page files."""
+    parser.add_argument(
+        "--page",
+        type=int,
+        metavar="N",
+        help="page of multi-page TIFFs, from 1; in a folder the output is called NAME-pageN "
+        "(default: the only full-size page)",
     )
 
 
-def add_finish(parser: argparse.ArgumentParser, *, published: bool = False) -> None:
-    """Options of what becomes of a predicted colour."""
+def add_memory_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for a color memory."""
+    parser.add_argument(
+        "--memory",
+        type=Path,
+        metavar="NAME",
+        help="color memory used instead of the model's: file, or name of a saved one",
+    )
+
+
+def add_finish_options(parser: argparse.ArgumentParser, *, published: bool = False) -> None:
+    """Add the options for postprocessing.
+
+    Args:
+        parser: parser of a command.
+        published: add --finish, which selects the output of the official script.
+    """
     add = parser.add_argument
     if published:
         add(
             "--finish",
             choices=("exact", "published"),
             default="exact",
-            help="exact: the photo's own lightness; published: as the official script, to compare",
+            help="exact: keep the lightness of the photo; published: output of the official "
+            "script, for comparison",
         )
-    add(
-        "--resolution",
-        type=int,
-        metavar="N",
-        help="side of the working image (default: the network's)",
-    )
-    add(
-        "--strength",
-        type=float,
-        metavar="X",
-        help="0 = as it was ... 1 = full new colour (default)",
-    )
-    add("--saturation", type=float, metavar="X", help="factor on the colour, 0 to 4 (default: 1)")
-    add(
-        "--chroma-ceiling",
-        type=float,
-        metavar="C",
-        help="largest C* of new colour (default: 0 = none)",
-    )
-    add(
-        "--fade",
-        type=float,
-        metavar="C",
-        help="C* of which half is left; weaker, doubtful colour goes to neutral (default: 0 = off)",
-    )
-    add(
-        "--keep-color",
-        type=float,
-        metavar="X",
-        help="keep colour the photo has, 0 to 1 (default: 0)",
-    )
-    add("--upsample", metavar="METHOD", help="how colour is brought to full size")
-    add(
-        "--mask",
-        type=Path,
-        metavar="FILE",
-        help="white = colour here, black = leave; the photo's size",
-    )
+    for name, kind, metavar, text in (
+        ("--resolution", int, "N", "side of the working image (default: that of the model)"),
+        ("--strength", float, "X", "blend from 0 = original to 1 = new color (default: 1)"),
+        ("--saturation", float, "X", "factor on the new color, 0 to 4 (default: 1)"),
+        ("--chroma-ceiling", float, "C", "limit of C* of the new color (default: 0 = none)"),
+        (
+            "--fade",
+            float,
+            "C",
+            "C* that is reduced by half; weaker, uncertain color fades to gray (default: 0 = off)",
+        ),
+        ("--keep-color", float, "X", "amount of existing color to keep, 0 to 1 (default: 0)"),
+        ("--upsample", str, "METHOD", "method that brings color to full resolution"),
+        ("--mask", Path, "FILE", "image of the same size; white = colorize, black = leave"),
+    ):
+        add(name, type=kind, metavar=metavar, help=text)
 
 
-def finishing(arguments: argparse.Namespace, spec: "Spec") -> dict:
-    """Mask, resolution and finish for an engine's `colorize`, as the options say.
+class FinishOptions(NamedTuple):
+    """Arguments for `colorize` of any engine."""
+
+    mask: "np.ndarray | None"
+    resolution: int | None
+    finish: "FinishOption"
+    controls: "Finish"
+    """The value of `finish` for engines that always finish exactly."""
+
+
+def finish_options(arguments: argparse.Namespace, spec: "Spec") -> FinishOptions:
+    """Return mask, resolution and finish as the options specify.
 
     Raises:
-        Refusal: options that do not go together.
-        ValueError, OSError: options that cannot be used.
+        UsageError: options that exclude each other.
+        ValueError, OSError: a value is out of range, or the mask cannot be read.
     """
     from ..media import image_io
-    from ..ops import resize
-    from ..pipeline import postprocess
+    from ..pipeline.postprocess import Finish, finish_choice, select_renderer
 
-    given = {name: getattr(arguments, name) for name in CONTROLS}
-    given = {name: value for name, value in given.items() if value is not None}
-    published, resolution = arguments.finish == "published", arguments.resolution
-    if published and (given or arguments.mask):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--mask"
-        raise Refusal(f"--finish published is the official script's picture; leave out {options}.")
-    controls = "published" if published else postprocess.Finish(**given)
-    mask = image_io.read(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
-    if resolution is not None:
-        fit = resize.square if published else resize.fit
-        fit(1, 1, resolution, spec.multiple)
-    return {"mask": mask, "resolution": resolution, "finish": controls}
+    values = {name: getattr(arguments, name) for name in FINISH_FIELDS}
+    values = {name: value for name, value in values.items() if value is not None}
+    controls = Finish(**values)
+    finish = finish_choice(arguments.finish, controls)
+    renderer = select_renderer(finish, spec)
+    if not renderer.adjustable and (values or arguments.mask):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in values) or "--mask"
+        raise UsageError(
+            f"--finish {arguments.finish} is the output of the official script; leave out "
+            f"{options}."
+        )
+    mask = image_io.read_image(arguments.mask).pixels[..., :3].mean(-1) if arguments.mask else None
+    if arguments.resolution is not None:  # raises for one that this network does not support
+        renderer.geometry(1, 1, arguments.resolution, spec.multiple)
+    return FinishOptions(mask, arguments.resolution, finish, controls)
 
 
-def load_role(arguments: argparse.Namespace, model: str, role: str) -> "Colorizer":
-    """The network called `model`; ValueError where it is of another role."""
+def load_reference_encoder(arguments: argparse.Namespace) -> "Colorizer":
+    """Load the model whose encoder compares photos, on the device of the options."""
+    from ..pipeline import loader
+    from ..pipeline.references import descriptors
+
+    encoder = loader.load(descriptors.ENCODER, device=device_option(arguments))
+    return cast("Colorizer", encoder)
+
+
+def device_option(arguments: argparse.Namespace) -> str | None:
+    """Return the value of --device.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    import torch
+
+    try:
+        if arguments.device:
+            torch.empty(0, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f"--device {arguments.device} cannot be used ({reason}).") from error
+    return arguments.device
+
+
+@overload
+def load_engine(
+    arguments: argparse.Namespace, model: str, role: Literal["automatic"]
+) -> "Colorizer": ...
+
+
+@overload
+def load_engine(
+    arguments: argparse.Namespace, model: str, role: Literal["exemplar"]
+) -> "ExemplarColorizer": ...
+
+
+@overload
+def load_engine(
+    arguments: argparse.Namespace, model: str, role: Literal["pointhint"]
+) -> "PointHintColorizer": ...
+
+
+def load_engine(arguments: argparse.Namespace, model: str, role: "Role") -> "AnyColorizer":
+    """Load a model on the device and with the dtype of the options.
+
+    Raises:
+        ValueError: the model has another role; the message names the command for it.
+    """
     from ..pipeline import loader
 
-    colorizer = loader.load(model, device=device_of(arguments), dtype=arguments.dtype)
-    if colorizer.spec.role != role:
-        other = COMMANDS.get(colorizer.spec.role)
+    engine = loader.load(model, device=device_option(arguments), dtype=arguments.dtype)
+    if engine.spec.role != role:
+        other = COMMAND_OF_ROLE.get(engine.spec.role)
         raise ValueError(
-            f"{model} is a network of the role '{colorizer.spec.role}' "
-            f"({colorizer.spec.architecture}); colorist {COMMANDS[role]} takes '{role}' networks. "
-            + (f"Its command is colorist {other}." if other else "")
+            f"{model} is a model with the role '{engine.spec.role}' ({engine.spec.architecture}); "
+            f"expected one with the role '{role}'. "
+            + (f"Use colorist {other} for this model." if other else "")
         )
-    return colorizer
+    return engine

@@ -1,140 +1,187 @@
-"""The loop over pictures and films: colour, write, report.
+"""Run jobs: colorize images and videos, write the results, report.
 
-As in `cli`, only the standard library is imported at the top.
+Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
 import argparse
 import json
-import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..console.errors import DONE, FAILED, FAILURES, STOPPED, Refusal, sentence
-from ..console.output import say
+from ..console.checks import check_writable
+from ..console.errors import EXPECTED_ERRORS, ExitCode, UsageError, format_error
+from ..console.output import configure_logging, log_stderr
+from ..media import atomic
 from . import video
-from .jobs import Job, alone, plan
+from .jobs import Job, OutputNaming, plan_jobs, single_output
 
 if TYPE_CHECKING:
-    from ..media.image_data import Picture
+    from ..media.image_data import DecodedImage, ImageMetadata
+    from ..ops.tensors import Image
+    from ..pipeline.video.frame_colorizers import FrameColorizer
+
+ColorizeFn = Callable[["DecodedImage", list[Path]], None]
+"""Colorizes an image and writes its outputs."""
+Result = tuple["Image", "ImageMetadata | None"]
+"""Pixels of an output, and the metadata of its file."""
+VIDEO_SETTINGS_EXCLUDED = (
+    "inputs",
+    "out",
+    "overwrite",
+    "json",
+    "run",
+    "naming",
+    "rest",
+    "device",
+    "page",
+)
+"""Arguments that do not change the frames of a video."""
 
 
-Paint = Callable[["Picture", list[Path]], None]  # colours a picture and writes its outputs
+class Backends(NamedTuple):
+    """The functions that colorize the inputs of one command."""
+
+    image: ColorizeFn
+    video: "Callable[[Mapping[str, object]], FrameColorizer] | None" = None
+    """Returns a colorizer for one video; the argument is everything that changes its result."""
 
 
-class Painters(NamedTuple):
-    """What colours the inputs."""
-
-    picture: Paint
-    frames: Callable[[], video.Painter]
-    """One for each film."""
-    device: object
-    """Where films are steadied."""
-
-
-def color_all(arguments: argparse.Namespace, painter: Callable[..., Painters]) -> int:
-    """Colour what is asked for, whatever becomes of single pictures; returns the exit code.
+def run_jobs(
+    arguments: argparse.Namespace,
+    load_backends: Callable[[argparse.Namespace, list[Job]], Backends],
+) -> ExitCode:
+    """Colorize all inputs, even if some of them fail, and return the exit code.
 
     Args:
-        painter: (arguments, jobs) -> what colours them; Refusal where it cannot.
+        arguments: of the command.
+        load_backends: called with the arguments and the jobs to do; raises UsageError if an option
+            cannot be used.
     """
-    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
-    naming = arguments.naming
-    video.check(arguments)
-    jobs = plan(
+    configure_logging()
+    naming: OutputNaming = arguments.naming
+    video.stabilizer_options(arguments)
+    if arguments.page is not None and arguments.page < 1:
+        raise UsageError(f"--page is {arguments.page}; pages are counted from 1.")
+    jobs = plan_jobs(
         arguments.inputs,
         arguments.out,
         naming,
         stabilize=arguments.stabilize,
         frames=arguments.frames,
+        page=arguments.page,
     )
-    if naming is not alone and any(job.film for job in jobs):
-        raise Refusal("a film has one result; leave out what is written beside pictures.")
+    if arguments.page is not None and any(job.is_video for job in jobs):
+        raise UsageError("--page is for TIFF images, and IN has a video; leave it out.")
+    if naming is not single_output and any(job.is_video for job in jobs):
+        raise UsageError("a video has a single result; leave out the option for additional images.")
     for job in jobs:
         outputs = job.outputs(naming)
-        finished = outputs and not arguments.overwrite and all(map(_holds_something, outputs))
-        job.status = "skipped" if finished and not job.error else job.status
-    waiting = [job for job in jobs if job.status == "waiting"]
-    code = DONE
+        if outputs and not (job.error or arguments.overwrite) and all(map(_is_written, outputs)):
+            job.status = "skipped"
+    code = ExitCode.OK
     try:
-        painters = painter(arguments, waiting) if waiting else None
-        pictures = _read_ahead([job for job in waiting if not job.film])
-        for number, job in enumerate(jobs, 1):
-            if job.status == "skipped":
-                continue
-            began = time.monotonic()
-            if job.status == "waiting":
-                try:
-                    if job.film:
-                        _color_film(arguments, job, painters)
-                    else:
-                        painters.picture(next(pictures).result(), job.outputs(naming))
-                    job.status = "written"
-                except FAILURES as error:
-                    job.status, job.error = "failed", sentence(error, job.source.name)
-            job.seconds = round(time.monotonic() - began, 3)
-            what = f"failed: {job.error}" if job.error else job.source.name
-            say(f"[{number}/{len(jobs)}] {what} {job.seconds:.1f} s")
+        _process(jobs, arguments, load_backends)
     except KeyboardInterrupt:
-        say("stopped; what is written is complete, and the same command goes on from here.")
-        code = STOPPED
+        log_stderr("stopped; finished outputs are complete, and the same command resumes here.")
+        code = ExitCode.INTERRUPTED
     counts = {
         status: sum(job.status == status for job in jobs)
         for status in ("written", "skipped", "failed", "waiting")
     }
     if arguments.json:
         print(json.dumps({"files": [job.record(naming) for job in jobs], **counts}, indent=1))
-    say(", ".join(f"{count} {status}" for status, count in counts.items() if count) + ".")
-    return code or (FAILED if counts["failed"] else DONE)
+    log_stderr(", ".join(f"{count} {status}" for status, count in counts.items() if count) + ".")
+    return code or (ExitCode.FAILED if counts["failed"] else ExitCode.OK)
 
 
-def _color_film(arguments: argparse.Namespace, job: Job, painters: Painters) -> None:
-    left_out = ("inputs", "out", "overwrite", "json", "run", "naming", "rest", "device")
-    given = sorted((k, v) for k, v in vars(arguments).items() if k not in left_out)
-    settings = {name: _with_files(value) for name, value in given}
-    video.color_film(
-        arguments, job.source, job.target, painters.frames(), painters.device, settings
-    )
-
-
-def _with_files(value: object) -> object:
-    """An option's value, with size and time of the files that it names: those of a folder, too."""
-    if isinstance(value, list):
-        return list(map(_with_files, value))
-    try:
-        path = Path(str(value))
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        found = [(file.name, os.stat(file)) for file in files]
-        return [str(value), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in found)]
-    except (OSError, ValueError):  # no file of that name; a name that none can have
-        return str(value)
+def _process(
+    jobs: list[Job],
+    arguments: argparse.Namespace,
+    load_backends: Callable[[argparse.Namespace, list[Job]], Backends],
+) -> None:
+    """Do the waiting jobs, and print a line for each that is written or failed."""
+    waiting = [job for job in jobs if job.status == "waiting"]
+    backends = load_backends(arguments, waiting) if waiting else None
+    if waiting and waiting[0].target:
+        check_writable(waiting[0].target.parent)
+    for folder in {job.target.parent for job in jobs if job.target}:
+        atomic.remove_abandoned_parts(folder)
+    images = _read_ahead([job for job in waiting if not job.is_video], arguments.page)
+    for number, job in enumerate(jobs, 1):
+        if job.status == "skipped":
+            continue
+        if job.status == "waiting" and backends and job.target:
+            started = time.monotonic()
+            try:
+                if job.is_video and backends.video:
+                    colorizer = backends.video(_video_settings(arguments))
+                    video.colorize_video(arguments, job.source, job.target, colorizer)
+                else:
+                    backends.image(next(images).result(), job.outputs(arguments.naming))
+                job.status = "written"
+            except EXPECTED_ERRORS as error:
+                job.status, job.error = "failed", format_error(error, job.source.name)
+            finally:
+                job.seconds = round(time.monotonic() - started, 3)
+        result = f"failed: {job.error}" if job.error else job.source.name
+        log_stderr(f"[{number}/{len(jobs)}] {result} {job.seconds:.1f} s")
 
 
 def write_missing(
-    arguments: argparse.Namespace, outputs: list[Path], results: Iterable[tuple]
+    arguments: argparse.Namespace,
+    outputs: list[Path],
+    results: "Sequence[Result]",
 ) -> None:
-    """Write each (pixels, what a file keeps), except what is there already."""
+    """Write the results (pixels, metadata) to the outputs that do not exist yet."""
+    import numpy as np
+
     from ..media import image_io
 
-    for path, (pixels, keep) in zip(outputs, results, strict=True):
-        if arguments.overwrite or not _holds_something(path):
-            image_io.write(path, pixels, keep)
+    for path, (pixels, metadata) in zip(outputs, results, strict=True):
+        if arguments.overwrite or not _is_written(path):
+            image_io.write_image(path, np.asarray(pixels), metadata)
 
 
-def _read_ahead(jobs: list[Job]) -> Iterator["Future[Picture]"]:
-    """The picture of each job, while a thread reads the next one."""
+def _video_settings(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return the options that change the frames of a video, as values that JSON can hold."""
+    options = sorted(vars(arguments).items())
+    return {
+        name: _with_file_stamps(value)
+        for name, value in options
+        if name not in VIDEO_SETTINGS_EXCLUDED
+    }
+
+
+def _with_file_stamps(value: object) -> object:
+    """Return the value of an option with size and time of the files that it names."""
+    if isinstance(value, list):
+        return [_with_file_stamps(item) for item in value]
+    try:
+        path = Path(str(value))
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        stats = [(file.name, os.stat(file)) for file in files]
+    except (OSError, ValueError):  # not the name of a file
+        return str(value)
+    return [str(value), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
+
+
+def _read_ahead(jobs: list[Job], page: int | None) -> Iterator["Future[DecodedImage]"]:
+    """Yield the image of each job while a thread reads the next one."""
     from ..media import image_io
 
     with ThreadPoolExecutor(1) as reader:
-        coming = None
+        upcoming = None
         for job, following in zip(jobs, [*jobs, None][1:], strict=True):
-            reading = coming or reader.submit(image_io.read, job.source)
-            coming = following and reader.submit(image_io.read, following.source)
-            yield reading
+            current = upcoming or reader.submit(image_io.read_image, job.source, page=page)
+            upcoming = None
+            if following:
+                upcoming = reader.submit(image_io.read_image, following.source, page=page)
+            yield current
 
 
-def _holds_something(path: Path) -> bool:
+def _is_written(path: Path) -> bool:
     return os.path.isfile(path) and os.path.getsize(path) > 0

@@ -1,1 +1,1 @@
-"""What commands and trainers say and refuse in a terminal."""
+"""Terminal output, errors and exit codes shared by the commands and the trainers."""

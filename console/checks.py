@@ -1,4 +1,4 @@
-"""What is looked at before anything is written.
+"""Checks of paths before anything is written.
 
 Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
@@ -7,27 +7,34 @@ import os
 import tempfile
 from pathlib import Path
 
-from .errors import Refusal
+from .errors import UsageError
 
 
-def refuse_existing(out: Path, overwrite: bool) -> None:
-    """Refusal where the file `out` would replace a folder, or unasked a file."""
-    if os.path.isdir(out):
-        raise Refusal(f"{out} is a folder; give the name of a file.")
-    if os.path.lexists(out) and not overwrite:
-        raise Refusal(f"{out} is there already; give another name, or --overwrite.")
+def check_output_file(path: Path, overwrite: bool) -> None:
+    """Raise UsageError if `path` is a folder, or an existing file that may not be overwritten."""
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder; give the name of a file.")
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"{path} already exists; give another name, or add --overwrite.")
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """Refusal where no file can be written into a folder; it is made only when one is written."""
+def check_writable(folder: Path, option: str = "-o") -> None:
+    """Raise UsageError if no file can be written into `folder`.
+
+    Args:
+        folder: need not exist yet.
+        option: option of the command line to change.
+    """
     nearest = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     try:
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
-        raise Refusal(f"cannot write into {folder} ({error.strerror}). Change -o.") from error
+        raise UsageError(
+            f"cannot write into {folder} ({error.strerror}). Change {option}."
+        ) from error
 
 
-def identity(path: Path) -> tuple[int, int]:
-    """The same for all names of one file."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+def file_id(path: Path) -> tuple[int, int]:
+    """Return (device, inode), equal for all hard links and aliases of one file."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

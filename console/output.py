@@ -1,40 +1,88 @@
-"""Lines of a terminal: results to stdout, progress and errors to stderr.
+"""Lines in the terminal: results go to stdout; progress, warnings and errors to stderr.
+
+Names of files, licenses and other text of unknown origin may contain control characters, with which
+a terminal can be made to hide or forge lines. All text passes through `escape_controls`.
 
 Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
+import argparse
+import logging
 import sys
-import time
-from collections.abc import Callable
+import unicodedata
+from typing import NoReturn
+
+# Control characters, line and paragraph separators, bytes of undecodable names
+UNSAFE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
+UNSAFE_BIDI = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # reverse the text
 
 
-def pace(tell: Callable[[str], None], every: float = 2.0) -> Callable[[int, int], None]:
-    """What tells of (done, total) photos: their number and pace, a line each `every` seconds."""
-    began = said = time.monotonic()
+def escape_controls(text: str, *, keep: str = "") -> str:
+    r"""Replace every character that a terminal could obey by its escape, such as \x1b.
 
-    def progress(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - said >= every or done == total:
-            said = now
-            tell(f"[{done}/{total}] {done / max(now - began, 1e-3):.1f} photos/s")
-
-    return progress
+    Args:
+        text: any text.
+        keep: control characters that the caller itself has put in, such as line breaks.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if _is_unsafe(c) and c not in keep else c for c in text)
 
 
-def left_out(grey: int, unreadable: int) -> str:
-    """The line about photos of which a color memory was not built; empty where there are none."""
-    counts = {"grey": grey, "unreadable": unreadable}
-    some = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return some and f"left out: {some}."
+def _is_unsafe(character: str) -> bool:
+    return (
+        unicodedata.category(character) in UNSAFE_CATEGORIES
+        or unicodedata.bidirectional(character) in UNSAFE_BIDI
+    )
 
 
-def show(text: str) -> None:
-    """A result goes to stdout, with escapes for what stdout cannot show: undecodable file names."""
+def print_result(text: str) -> None:
+    """Print a line to stdout; characters that cannot be shown are escaped."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    print(escape_controls(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
-def say(text: str) -> None:
-    """Progress and errors go to stderr, so that stdout holds results alone."""
-    print(text, file=sys.stderr, flush=True)
+def log_stderr(text: str) -> None:
+    """Print a line to stderr, so that stdout holds nothing but results."""
+    print(escape_controls(text), file=sys.stderr, flush=True)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Parser whose error messages may quote the names of files."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with code 2."""
+        super().error(escape_controls(message, keep="\n"))
+
+
+def skipped_summary(gray: int, unreadable: int) -> str:
+    """Return the line about photos that were left out; empty if there are none."""
+    counts = {"gray": gray, "unreadable": unreadable}
+    parts = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    return parts and f"left out: {parts}."
+
+
+class SafeFormatter(logging.Formatter):
+    """Formats log records of one or more lines without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return escape_controls(super().format(record), keep="\n")
+
+
+class _StderrHandler(logging.Handler):
+    """Prints log records above a progress bar instead of into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(escape_controls(f"{level}{record.getMessage()}"), file=sys.stderr)
+
+
+def configure_logging() -> None:
+    """Show the log of this package on stderr. Further calls have no effect."""
+    logger = logging.getLogger(__name__.rsplit(".", 2)[0])
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        logger.addHandler(_StderrHandler())
+        logger.setLevel(logging.INFO)

@@ -1,9 +1,9 @@
-"""Colour a real photo with the weights in the box and write the picture before and after.
+"""Colorize a photo with a bundled model, and write it before and after side by side.
 
     python docs/demo.py before_after.png        (`make demo` prepares the environment and runs it)
 
-The photo comes with scikit-learn (flower.jpg by vultilion, CC BY 2.0); only its gray version
-reaches the network.
+The photo is part of scikit-learn (flower.jpg by vultilion, CC BY 2.0); the network sees only its
+gray version.
 """
 
 import runpy
@@ -22,21 +22,21 @@ from comfyui_colorist.ops import color
 
 
 def main(out: Path) -> None:
-    """Write black-and-white and coloured side by side."""
+    """Write the gray and the colorized photo side by side."""
     from sklearn.datasets import load_sample_image
 
     photo = torch.from_numpy(load_sample_image("flower.jpg").copy()).float() / 255
     gray = color.gray_rgb(color.lightness(photo.movedim(-1, 0))).movedim(0, -1)
     engine = colorist.load("ddcolor-nano")
-    began = time.monotonic()
+    started = time.monotonic()
     colored = engine.colorize(gray)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     pair = torch.cat([gray, torch.ones(len(gray), 8, 3), colored], dim=1)
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((pair * 255).round().byte().numpy()).save(out)
     print(
-        f"{photo.shape[1]}x{photo.shape[0]} pixels coloured in {seconds:.1f} s "
-        f"on {engine.placement.device}: {out}"
+        f"{photo.shape[1]}x{photo.shape[0]} pixels colorized in {seconds:.1f} s "
+        f"on {engine.device_manager.device}: {out}"
     )
 
 

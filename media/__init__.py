@@ -1,1 +1,1 @@
-"""Picture and video files: read with what must survive, written whole or not at all."""
+"""Image and video files: decoding, metadata, atomic writing, remuxing."""

@@ -1,7 +1,7 @@
-"""ICC profiles: which are sRGB already, and the way from the others to sRGB, in which we compute.
+"""ICC profiles: detection of sRGB and conversion to sRGB, the working color space.
 
-Profiles made of curves and a matrix (cameras, editors) and grey curves (scanners) are computed here
-in float, so that 16-bit pictures stay exact; Pillow's colour management, 8 bits, does the rest.
+Matrix/curve profiles (cameras, editors) and gray curves (scanners) are computed here in floating
+point, so that 16-bit images stay exact. Pillow's color management, 8 bits, handles all others.
 """
 
 import io
@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..ops import color
 
 # Columns: red, green, blue of sRGB as XYZ under D50, the connection space of ICC profiles
-# (the numbers of the registered "sRGB IEC61966-2.1" profile).
+# (values of the registered "sRGB IEC61966-2.1" profile).
 SRGB_TO_XYZ_D50 = np.array(
     [
         [0.4360747, 0.3850649, 0.1430804],
@@ -22,61 +23,77 @@ SRGB_TO_XYZ_D50 = np.array(
         [0.0139322, 0.0971045, 0.7141733],
     ]
 )
-SAME = 1.5 / 255  # a profile that moves no colour further is one of the many versions of sRGB
-ROWS = 256  # handled at once
+# The many versions of the sRGB profile differ by less than this; conversion is then skipped.
+SRGB_TOLERANCE = 1.5 / 255
+ROWS_PER_STRIP = 256  # bounds the memory of the conversion
 
-Convert = Callable[[np.ndarray], np.ndarray]
+ArrayTransform = Callable[[np.ndarray], np.ndarray]
+ImageTransform = Callable[[Image.Image], Image.Image]
 
 
 def srgb_profile() -> bytes:
-    """A small sRGB profile, the same bytes every time."""
+    """Return a small sRGB profile, the same bytes every time."""
     from PIL import ImageCms
 
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return icc[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + icc[36:]  # 24..36: when made
+    created = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)  # instead of the current time
+    return icc[:24] + created + icc[36:]
 
 
 def to_srgb(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """From a profile's colours to sRGB.
+    """Convert device colors to sRGB.
 
     Args:
         pixels: (H, W, 1 or 3) float32 in 0..1; may be overwritten.
-        icc: profile of an RGB or grey device.
+        icc: profile of an RGB or gray device.
+
     Returns:
-        (H, W, 1 or 3) in sRGB, untouched where the profile is sRGB; and the profile that fits
-        an RGB result.
+        Pixels (H, W, 1 or 3) in sRGB, unchanged if the profile is sRGB, and the profile to write
+        with an RGB result.
+
     Raises:
-        ValueError: the profile is damaged or belongs to other kinds of pictures.
+        ValueError: the profile is damaged or does not fit the channels.
     """
     space = icc[16:20].decode("ascii", "replace").strip()
     if space not in ("RGB", "GRAY") or (space == "GRAY" and pixels.shape[2] != 1):
-        found = "grey" if pixels.shape[2] == 1 else "RGB"
-        raise ValueError(f"an ICC profile for {space or 'nothing'} on a picture that is {found}")
+        kind = "a gray" if pixels.shape[2] == 1 else "an RGB"
+        raise ValueError(f"{kind} image has an ICC profile for {space or 'an unknown color space'}")
     channels = 1 if space == "GRAY" else 3
-    convert = _from_curves(icc) or _from_tables(icc)
+    convert = _curve_transform(icc) or _table_transform(icc)
     steps = np.linspace(0, 1, 9 if channels == 3 else 256, dtype=np.float32)
     probe = np.stack(np.meshgrid(*[steps] * channels), axis=-1).reshape(1, -1, channels)
-    if np.abs(convert(probe) - probe).max() <= SAME:
+    if np.abs(convert(probe) - probe).max() <= SRGB_TOLERANCE:
         return pixels, icc if space == "RGB" else srgb_profile()
     if channels == 3 and pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
-    for top in range(0, len(pixels), ROWS):
-        pixels[top : top + ROWS] = convert(pixels[top : top + ROWS])
+    for top in range(0, len(pixels), ROWS_PER_STRIP):
+        strip = slice(top, top + ROWS_PER_STRIP)
+        pixels[strip] = convert(pixels[strip])
     return pixels, srgb_profile()
 
 
-def cmyk_to_srgb(image, icc: bytes):
-    """A CMYK Pillow image -> RGB; without a profile by Pillow's plain formula."""
-    if not icc:
-        return image.convert("RGB")
-    return managed(icc, "CMYK")(image)
-
-
-def managed(icc: bytes, mode: str) -> Callable:
-    """Pillow image of `mode` -> RGB in sRGB by Pillow's colour management (8 bits).
+def cmyk_to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
+    """Convert a CMYK image to RGB, by its profile or else by Pillow's plain formula.
 
     Raises:
-        ValueError: a profile that cannot be used.
+        ValueError: the profile cannot be used.
+    """
+    return cms_transform(icc, "CMYK")(image) if icc else image.convert("RGB")
+
+
+def lab_to_srgb(image: Image.Image) -> Image.Image:
+    """Convert an 8-bit CIELAB image (D50) to RGB."""
+    from PIL import ImageCms
+
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    return cms_transform(lab, "LAB")(image)
+
+
+def cms_transform(icc: bytes, mode: str) -> ImageTransform:
+    """Return Pillow's 8-bit transform of images of `mode` to sRGB.
+
+    Raises:
+        ValueError: the profile cannot be used.
     """
     from PIL import ImageCms
 
@@ -90,84 +107,98 @@ def managed(icc: bytes, mode: str) -> Callable:
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError) as error:
-        raise ValueError(f"an ICC profile that cannot be used ({error})") from error
-    return lambda image: ImageCms.applyTransform(image, transform)
+        raise ValueError(f"the ICC profile cannot be used ({error})") from error
+
+    def apply(image: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(image, transform)
+        assert converted is not None  # None only for in-place transforms
+        return converted
+
+    return apply
 
 
-def _from_tables(icc: bytes) -> Convert:
-    """Profiles that are measured tables."""
-    from PIL import Image
-
-    grey = icc[16:20] == b"GRAY"
-    to_rgb = managed(icc, "L" if grey else "RGB")
+def _table_transform(icc: bytes) -> ArrayTransform:
+    """Return the transform of a profile with lookup tables."""
+    gray = icc[16:20] == b"GRAY"
+    to_rgb = cms_transform(icc, "L" if gray else "RGB")
 
     def convert(pixels: np.ndarray) -> np.ndarray:
         values = np.rint(pixels * 255).astype(np.uint8)
-        image = to_rgb(Image.fromarray(values[..., 0] if grey else values))
+        image = to_rgb(Image.fromarray(values[..., 0] if gray else values))
         return np.asarray(image, np.float32)[..., : pixels.shape[2]] / 255
 
     return convert
 
 
-def _from_curves(icc: bytes) -> Convert | None:
-    """Profiles of one curve per channel and a matrix, or one grey curve; None for others."""
+def _curve_transform(icc: bytes) -> ArrayTransform | None:
+    """Return the transform of a matrix/curve or gray-curve profile; None for other kinds."""
     tags = _tags(icc)
     try:
         if icc[16:20] == b"GRAY":
             curves, matrix = [_curve(tags["kTRC"])], np.ones((1, 1))
         else:
             curves = [_curve(tags[name]) for name in ("rTRC", "gTRC", "bTRC")]
-            colorants = [_fixed(tags[name][8:20]) for name in ("rXYZ", "gXYZ", "bXYZ")]
+            colorants = [_fixed_point(tags[name][8:20]) for name in ("rXYZ", "gXYZ", "bXYZ")]
             to_xyz = np.stack(colorants, axis=1)
             matrix = np.linalg.inv(SRGB_TO_XYZ_D50) @ to_xyz
-            matrix /= matrix.sum(axis=1, keepdims=True)  # white to white: greys stay grey exactly
-    except (KeyError, ValueError, struct.error, np.linalg.LinAlgError):
+            matrix /= matrix.sum(axis=1, keepdims=True)  # white to white: grays stay exactly gray
+    except (KeyError, ValueError, struct.error):  # ValueError: LinAlgError, too
         return None
     if icc[20:24] != b"XYZ " or not np.isfinite(matrix).all():
         return None
 
     def convert(pixels: np.ndarray) -> np.ndarray:
         linear = np.stack([curve(pixels[..., i]) for i, curve in enumerate(curves)], axis=-1)
-        linear = torch.from_numpy((linear @ matrix.T).clip(0, 1))
-        return color.linear_to_srgb(linear).float().numpy()
+        clipped = torch.from_numpy((linear @ matrix.T).clip(0, 1))
+        return color.linear_to_srgb(clipped).float().numpy()
 
     return convert
 
 
 def _tags(icc: bytes) -> dict[str, bytes]:
-    """Name -> data of the profile's tags (ICC.1:2022, 7.3)."""
+    """Return the profile's tag table, name to data (ICC.1:2022, 7.3)."""
     if len(icc) < 132 or icc[36:40] != b"acsp":
-        raise ValueError("a damaged ICC profile")
+        raise ValueError("the ICC profile is damaged")
     count = min(struct.unpack_from(">I", icc, 128)[0], (len(icc) - 132) // 12)
     entries = (struct.unpack_from(">4sII", icc, 132 + 12 * i) for i in range(count))
     return {name.decode("latin-1"): icc[start : start + size] for name, start, size in entries}
 
 
-def _fixed(data: bytes) -> np.ndarray:
+def _fixed_point(data: bytes) -> np.ndarray:
+    """Decode s15Fixed16 numbers."""
     return np.frombuffer(data, ">i4") / 65536
 
 
-def _curve(data: bytes) -> Convert:
-    """A `curv` or `para` tag (ICC.1:2022, 10.6, 10.18): device value -> linear light, both 0..1."""
+def _curve(data: bytes) -> ArrayTransform:
+    """Decode a `curv` or `para` tag: device value to linear light, both 0..1 (10.6, 10.18)."""
     if data[:4] == b"curv":
-        count = struct.unpack_from(">I", data, 8)[0]
-        values = np.frombuffer(data[12 : 12 + 2 * count], ">u2")
-        if len(values) != count:
-            raise ValueError("short curve")
-        if count == 0:
-            return lambda x: x.astype(np.float64)
-        if count == 1:
-            return lambda x: x.astype(np.float64) ** (values[0] / 256)
-        return lambda x: np.interp(x, np.linspace(0, 1, count), values / 65535)
-    if data[:4] != b"para":
-        raise ValueError("unknown curve")
+        return _sampled_curve(data)
+    if data[:4] == b"para":
+        return _parametric_curve(data)
+    raise ValueError("unknown curve type")
+
+
+def _sampled_curve(data: bytes) -> ArrayTransform:
+    count = struct.unpack_from(">I", data, 8)[0]
+    samples = np.frombuffer(data[12 : 12 + 2 * count], ">u2")
+    if len(samples) != count:
+        raise ValueError("truncated curve")
+    if count == 0:
+        return lambda x: x.astype(np.float64)
+    if count == 1:
+        return lambda x: x.astype(np.float64) ** (samples[0] / 256)
+    return lambda x: np.interp(x, np.linspace(0, 1, count), samples / 65535)
+
+
+def _parametric_curve(data: bytes) -> ArrayTransform:
     kind = struct.unpack_from(">H", data, 8)[0]
     counts = (1, 3, 4, 5, 7)
     if kind >= len(counts):
-        raise ValueError("unknown curve")
-    given = _fixed(data[12 : 12 + 4 * counts[kind]]).tolist()
-    # Every kind is the last one with some numbers fixed: (a x + b)^g + e from d on, c x + f below.
-    g, a, b, c, d, e, f = given + [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0][len(given) :]
+        raise ValueError("unknown parametric curve")
+    parameters = _fixed_point(data[12 : 12 + 4 * counts[kind]]).tolist()
+    # Every kind is the last one with some parameters fixed: (ax + b)^g + e for x >= d, else cx + f.
+    defaults = [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    g, a, b, c, d, e, f = parameters + defaults[len(parameters) :]
     if kind in (1, 2):
         d = -b / a  # below it the curve is flat
         e, f, c = (c, c, 0.0) if kind == 2 else (0.0, 0.0, 0.0)

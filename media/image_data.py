@@ -1,4 +1,4 @@
-"""A picture with what its file says beside its pixels."""
+"""A decoded image and the metadata that a colorized copy keeps."""
 
 from dataclasses import dataclass
 
@@ -7,29 +7,26 @@ import numpy as np
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 
 
-class PictureError(ValueError):
-    """Not a picture we can read or write; the message says what it is and what to do."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Keep:
-    """What a picture's file says beside its pixels, ready to be written with a coloured result."""
+class ImageMetadata:
+    """Metadata of an image file, ready to be written with a colorized result."""
 
-    bits: int = 8
-    """Per channel: 8 or 16."""
+    bit_depth: int = 8
+    """Bits per channel of the result: 8 or 16."""
     exif: bytes = b""
-    """Without preview, and upright."""
+    """EXIF of an upright image, without preview."""
     icc: bytes = b""
-    """An sRGB profile, or none."""
+    """An sRGB profile, or empty."""
     xmp: bytes = b""
     dpi: tuple[float, float] | None = None
+    """Horizontal and vertical resolution of the upright image; None if the file gives none."""
     lossless: bool = True
-    """False for JPEG and lossy WebP: a WebP result is then lossy, too."""
+    """False for JPEG and lossy WebP. A WebP result is then lossy, too."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Upright, in sRGB: pixels (H, W, C) float32 in 0..1, C = 1 (grey), 3, or 4 (alpha)."""
+class DecodedImage:
+    """An upright sRGB image: pixels (H, W, C) float32 in 0..1; C is 1 (gray), 3, or 4 (alpha)."""
 
     pixels: np.ndarray
-    keep: Keep
+    metadata: ImageMetadata

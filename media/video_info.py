@@ -1,48 +1,51 @@
-"""What a film's file says beside its pictures."""
+"""Properties of a video stream that its colorized copy keeps."""
 
 from dataclasses import dataclass
 from fractions import Fraction
-
-
-class FilmError(ValueError):
-    """Not a film we can read or write; the message says what it is and what to do."""
+from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
-    """What a film's file says beside its pictures, as far as the result's must say it, too."""
+class VideoInfo:
+    """Size, timing and color encoding of a video."""
 
     width: int
-    """Of the upright pictures, as is height."""
+    """Width of the upright frames."""
     height: int
-    rate: Fraction
-    """Frames per second, on average where it varies."""
+    """Height of the upright frames."""
+    frame_rate: Fraction
+    """Frames per second; the average if it varies."""
     time_base: Fraction
     """Unit of the frames' times (pts), in seconds."""
-    bits: int
-    """Per channel: 8, or 10 for all above."""
-    frames: int | None
-    """An estimate, None if unknown; as are seconds."""
-    seconds: float | None
-    color: tuple[int, int, int]
-    """FFmpeg's numbers of matrix, primaries and transfer; what is usual for the size, where the
-    film does not say it."""
-    full: bool
-    """Full range, or limited."""
-    aspect: Fraction
-    """Width of a pixel by its height."""
+    bit_depth: int
+    """Bits per channel: 8, or 10 for all greater depths."""
+    frame_count: int | None
+    """An estimate; None if unknown."""
+    duration: float | None
+    """Seconds, an estimate; None if unknown."""
+    color_tags: tuple[int, int, int]
+    """FFmpeg's numbers of matrix, primaries and transfer; the usual ones for the size if the video
+    does not specify them."""
+    full_range: bool
+    """True for full range, False for limited range."""
+    pixel_aspect: Fraction
+    """Width of a pixel divided by its height."""
+
+    @property
+    def frame_duration(self) -> int:
+        """Time from one frame to the next, in units of `time_base`."""
+        return max(1, round(1 / (self.frame_rate * self.time_base)))
 
 
-def step_of(film: Film) -> int:
-    """From one frame to the next, in `Film.time_base`."""
-    return max(1, round(1 / (film.rate * film.time_base)))
+class Rational(Protocol):
+    """A fraction of Python or, before PyAV 19, one of PyAV's own."""
+
+    @property
+    def numerator(self) -> int: ...
+    @property
+    def denominator(self) -> int: ...
 
 
-def fraction(value) -> Fraction | None:
-    """Of PyAV's rationals, which are of its own kind since 19; None for 0 and for unknown."""
+def to_fraction(value: Rational | None) -> Fraction | None:
+    """Convert one of PyAV's rationals; None for 0 and for unknown values."""
     return Fraction(value.numerator, value.denominator) if value else None
-
-
-def reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0].rstrip(".")

@@ -1,1 +1,1 @@
-"""Scores of coloured pictures and films: numbers alone, which train and measure alike."""
+"""Quality metrics for colorized images and videos, shared by training and evaluation."""

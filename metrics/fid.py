@@ -1,70 +1,49 @@
-"""How far two sets of pictures are apart: the distance behind FID."""
+"""Distance between two sets of feature vectors, as used by FID."""
 
 import torch
 from torch import Tensor
 
+from ..ops.moments import RunningMoments
 
-class Moments:
-    """Mean and covariance of vectors that come in batches, in memory that does not grow with them.
 
-    Attributes:
-        count: vectors so far.
-        mean: (D,) float64 on the CPU.
-    """
+class FeatureStatistics(RunningMoments):
+    """Moments of feature vectors with a cached square root of their covariance."""
 
     def __init__(self, width: int):
-        self.count = 0
-        self.mean = torch.zeros(width, dtype=torch.float64)
-        self._scatter = torch.zeros(width, width, dtype=torch.float64)
+        super().__init__(width)
         self._root: Tensor | None = None
 
     def add(self, vectors: Tensor) -> None:
-        """Count (B, D) in: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample
-        variance", eq. 2.1, which forms no small difference of large sums."""
-        vectors = vectors.detach().to("cpu", torch.float64)
-        many, before = len(vectors), self.count
-        self.count, self._root = before + many, None
-        mean = vectors.mean(0)
-        shift, around = mean - self.mean, vectors - mean
-        self._scatter.addmm_(around.T, around)
-        self._scatter.addr_(shift, shift, alpha=before * many / self.count)
-        self.mean.add_(shift, alpha=many / self.count)
-
-    def covariance(self) -> Tensor:
-        """(D, D), unbiased.
-
-        Raises:
-            ValueError: fewer than two vectors.
-        """
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least two vectors; there are {self.count}.")
-        return self._scatter / (self.count - 1)
+        """Add vectors (B, D)."""
+        super().add(vectors)
+        self._root = None
 
     def root(self) -> Tensor:
-        """Symmetric square root of the covariance, (D, D); computed once."""
+        """Return the symmetric square root (D, D) of the covariance, computed once."""
         if self._root is None:
             values, directions = torch.linalg.eigh(self.covariance())
-            self._root = (directions * _without_noise(values).sqrt()) @ directions.T
+            self._root = (directions * _zero_rounding_noise(values).sqrt()) @ directions.T
         return self._root
 
 
-def frechet_distance(one: Moments, other: Moments) -> float:
-    """Between the normal distributions of two sets of vectors: the FID, if those are Inception's.
+def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
+    """Return the Frechet distance of two normal distributions; with Inception features, the FID.
 
-    |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017, eq. 6). The eigenvalues of
-    C1 C2 are those of the symmetric C1^(1/2) C2 C1^(1/2), so no root of an unsymmetric matrix is
-    needed. Where one set is compared with many it should be the first: its root is kept.
+    |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017, eq. 6). C1 C2 has the
+    eigenvalues of the symmetric matrix C1^(1/2) C2 C1^(1/2), so no root of an asymmetric matrix is
+    needed. To compare one set with many, pass it first: its root is cached.
 
     Raises:
-        ValueError: fewer than two vectors in one of the sets.
+        ValueError: one of the sets has fewer than two vectors.
     """
-    root, covariance = one.root(), other.covariance()
-    shared = _without_noise(torch.linalg.eigvalsh(root @ covariance @ root)).sqrt().sum()
-    spread = one.covariance().trace() + covariance.trace() - 2 * shared
-    return ((one.mean - other.mean).square().sum() + spread).clamp_min(0).item()
+    root, covariance = first.root(), second.covariance()
+    shared = _zero_rounding_noise(torch.linalg.eigvalsh(root @ covariance @ root)).sqrt().sum()
+    traces = first.covariance().trace() + covariance.trace()
+    distance = (first.mean - second.mean).square().sum() + (traces - 2 * shared)
+    return distance.clamp_min(0).item()
 
 
-def _without_noise(eigenvalues: Tensor) -> Tensor:
-    """Eigenvalues of a covariance; 0 for what rounding alone can make, as with few vectors."""
+def _zero_rounding_noise(eigenvalues: Tensor) -> Tensor:
+    """Set eigenvalues of a covariance to 0 where rounding alone can explain them."""
     floor = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.max()
     return torch.where(eigenvalues > floor, eigenvalues, 0.0)

@@ -1,4 +1,4 @@
-"""Networks and their checkpoints: tensors in, tensors out.
+"""Networks and checkpoint files: tensors in, tensors out.
 
-One file per architecture, listed in `registry`.
+Each architecture has one module, listed in `registry`.
 """

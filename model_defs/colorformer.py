@@ -3,17 +3,17 @@
 Ji, Jiang, Luo, Tao, Chu, Xie, Wang, Tai: "ColorFormer: Image Colorization via Color Memory assisted
 Hybrid-attention Transformer", ECCV 2022. Published weights: jixiaozhong/ColorFormer.
 
-The file follows figures 2 to 4: encoder -> memory decoder, in which the Color Memory stands between
-third and last stage. The encoder is the paper's GLH-Transformer or, for a network that is light on
-a CPU, EfficientNet-Lite; table 2 compares encoders under one memory likewise. What the published
-program adds to the paper is named where it stands. Encoder tokens are (B, H, W, C), decoder maps
-(B, C, H, W); `T` tokens of a window, `m` memory entries, `k` width of a key, `n` groups of colours.
+The file follows figures 2 to 4: encoder -> memory decoder, with the Color Memory between its third
+and last stage. The encoder is the paper's GLH-Transformer, or EfficientNet-Lite for speed on a CPU.
+Comments mark the published program's deviations from the paper. Encoder tokens are (B, H, W, C),
+decoder maps (B, C, H, W); `T` tokens per window, `m` memory entries, `k` width of a key, `n` groups
+of colors.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,81 +21,79 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from . import efficientnet_lite
+from .colorformer_official import ColorFormerRenderer
 from .efficientnet_lite import EfficientNetLite
 from .layers import (
-    STRIP,
+    STRIP_ELEMENTS,
     UP_BLOCK_NAMES,
     Linear,
     UpBlock,
-    blur,
-    plain_weights,
-    rename,
-    strips,
+    box_blur,
+    convert_spectral_norm,
+    rename_key,
+    row_strips,
     up_block_bytes,
 )
-from .spec import Entries, MemorySizes, Spec
+from .spec import AB_SCALE, MemoryEntries, MemorySizes, Spec
+from .validation import Choice, Depth, Heads, Range, Side, Width, validate_fields
 from .winograd_conv import Conv3x3, packed_bytes
 
 NAME = "colorformer"
-TABLE = 256  # whole numbers that a looked-up a or b can have: -128 ... 127
+TABLE_SIZE = 256  # rows of an embedding table: a or b as integers -128 ... 127
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that changes a tensor's shape; JSON-serialisable."""
+    """All values that change a tensor's shape; JSON-serializable."""
 
-    encoder: str = "glh"
-    """Kind of encoder: glh (the paper's) or efficientnet-lite."""
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    """Blocks of each encoder stage: four stages of glh, GL-MSA and SW-MSA in turn; seven of
+    encoder: Annotated[str, Choice(("glh", "efficientnet-lite"))] = "glh"
+    """glh (the paper's) or efficientnet-lite."""
+    depths: tuple[Depth, ...] = (2, 2, 6, 2)
+    """Blocks of each encoder stage: four stages of glh, alternating GL-MSA and SW-MSA; seven of
     efficientnet-lite."""
-    dims: tuple[int, ...] = ()
+    dims: tuple[Width, ...] = ()
     """efficientnet-lite: channels of each stage."""
-    embed_dim: int = 96
+    embed_dim: Width = 96
     """glh: channels at 1/4; doubled at 1/8, 1/16, 1/32."""
-    heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+    heads: tuple[Heads, Heads, Heads, Heads] = (3, 6, 12, 24)
     """glh: attention heads in each stage."""
-    window: int = 7
-    """glh: side of a window in tokens."""
-    pooled: tuple[int, int, int, int] = (8, 4, 2, 1)
-    """glh: side of the pooled map that gives the global keys and values in each stage."""
-    decoder_dims: tuple[int, int, int] = (512, 512, 256)
+    window: Side = 7
+    """glh: side of an attention window in tokens."""
+    pooled: tuple[Side, Side, Side, Side] = (8, 4, 2, 1)
+    """glh: side of the pooled map for global keys and values in each stage."""
+    decoder_dims: tuple[Width, Width, Width] = (512, 512, 256)
     """Decoder channels at 1/16, 1/8, 1/4."""
-    entries: int = 512
+    entries: Annotated[int, Range(1, 2**20)] = 512
     """m: entries of the memory."""
-    key_width: int = 64
+    key_width: Width = 64
     """k: width of a semantic key."""
-    groups: int = 4
-    """n: colours of one entry."""
-    query_width: int = 512
-    """d1: width in which queries meet keys."""
-    color_width: int = 256
-    """d2: width of an embedded colour."""
-    color_table: int = 256
-    """Width of the tables in which the program looks up a and b; 0 = linear map, as the paper."""
+    groups: Annotated[int, Range(1, 64)] = 4
+    """n: colors per entry."""
+    query_width: Width = 512
+    """d1: width of projected queries and keys."""
+    color_width: Width = 256
+    """d2: width of an embedded color."""
+    color_table: Annotated[int, Range(0, 2**14)] = 256
+    """Width of the program's embedding tables of a and b; 0 = linear map, as in the paper."""
     projection: bool = False
-    """The file keeps the map from encoder features to keys, so that new memories can share it."""
-    refine_width: int = 256
-    """Channels at full resolution, before the picture joins them."""
+    """Store the map from encoder features to keys, so that new memories can share it."""
+    refine_width: Width = 256
+    """Channels at full resolution, before the image is concatenated."""
 
     def __post_init__(self) -> None:
-        for name in ("depths", "dims", "heads", "pooled", "decoder_dims"):
-            object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
-        if self.encoder not in ENCODERS:
-            raise ValueError(
-                f"colorformer: encoder is '{self.encoder}'; expected one of {', '.join(ENCODERS)}."
-            )
+        validate_fields(self, NAME)
         stages = ENCODERS[self.encoder].stages
         if (len(self.depths), len(self.dims)) != stages:
             raise ValueError(
-                f"colorformer: depths has {len(self.depths)} and dims {len(self.dims)} numbers; "
+                f"colorformer: depths has {len(self.depths)} and dims {len(self.dims)} values; "
                 f"the encoder {self.encoder} needs {stages[0]} and {stages[1]}."
             )
-        odd = [h for d, h in zip(self.tap_dims, self.heads, strict=True) if d % h]
-        if self.encoder == "glh" and odd:
-            raise ValueError(
-                f"colorformer: {odd[0]} heads do not divide the channels {self.tap_dims}."
-            )
+        if self.encoder == "glh":
+            for channels, heads in zip(self.tap_dims, self.heads, strict=True):
+                if channels % heads:
+                    raise ValueError(
+                        f"colorformer: {heads} heads do not divide the channels {self.tap_dims}."
+                    )
 
     @property
     def tap_dims(self) -> tuple[int, ...]:
@@ -106,14 +104,14 @@ class Config:
 
 
 class EncoderKind(NamedTuple):
-    """Facts about an encoder beside its layers."""
+    """Facts about an encoder, apart from its layers."""
 
     stages: tuple[int, int]
-    """Length of `Config.depths` and `Config.dims`."""
+    """Lengths of `Config.depths` and `Config.dims`."""
     mean: tuple[float, float, float]
-    """Mean of RGB in 0..1 that the input is normalised by."""
+    """Mean of RGB in 0..1 for normalizing the input."""
     std: tuple[float, float, float]
-    """Standard deviation likewise."""
+    """Standard deviation of RGB in 0..1."""
 
 
 ENCODERS = {
@@ -142,12 +140,13 @@ PRESETS = {
 
 
 def spec(config: Config) -> Spec:
-    """What the pipeline must know to run this network."""
-    # Fitted to what a float32 forward pass on a CPU takes more at 512 than at 256 pixels
-    # (benchmarks/cost.py), rounded up: nano 610 to 810 bytes a pixel, the published one 910.
+    """Return the facts that the pipeline needs about a network of this configuration."""
+    # Fitted to the difference in memory of a float32 forward pass on a CPU at 512 and at 256 pixels
+    # (benchmarks/cost.py), rounded up: nano 610 to 810 bytes per pixel, the published network 910.
     per_pixel = 16 * config.embed_dim if config.encoder == "glh" else 32 * config.tap_dims[0]
-    wide = config.refine_width + 3
-    packed = up_block_bytes(config.tap_dims, config.decoder_dims) + 2 * packed_bytes(wide, wide)
+    refine = config.refine_width + 3
+    packed = up_block_bytes(config.tap_dims, config.decoder_dims)
+    packed += 2 * packed_bytes(refine, refine)
     return Spec(
         architecture=NAME,
         role="automatic",
@@ -155,8 +154,8 @@ def spec(config: Config) -> Spec:
         multiple=32,
         resolution=256,
         activation_bytes_per_pixel=per_pixel,
-        activation_bytes=4 * STRIP + packed,
-        published_picture="working",
+        fixed_activation_bytes=4 * STRIP_ELEMENTS + packed,
+        official=ColorFormerRenderer(),
         memory=MemorySizes(key_width=config.key_width, groups=config.groups),
     )
 
@@ -165,22 +164,22 @@ def spec(config: Config) -> Spec:
 
 
 def _to_windows(x: Tensor, side: int) -> Tensor:
-    """(B, H, W, C) -> (B, rows, columns, T, C) of windows."""
+    """(B, H, W, C) -> (B, rows, columns, T, C), row by row of windows."""
     return rearrange(x, "B (i y) (j x) C -> B i j (y x) C", y=side, x=side)
 
 
 def _from_windows(x: Tensor, side: int) -> Tensor:
-    """The inverse of `_to_windows`."""
+    """Inverse of `_to_windows`."""
     return rearrange(x, "B i j (y x) C -> B (i y) (j x) C", y=side)
 
 
 def _pad_to_windows(x: Tensor, side: int) -> Tensor:
-    """(B, H, W, C) with zeros to the right and below, up to multiples of `side`."""
+    """Zero-pad (B, H, W, C) on the right and bottom to multiples of `side`."""
     return F.pad(x, (0, 0, 0, -x.shape[2] % side, 0, -x.shape[1] % side))
 
 
 class WindowAttention(nn.Module):
-    """Attention inside windows of T = side x side tokens, with a bias for relative positions."""
+    """Attention within windows of T = side x side tokens, with a relative position bias."""
 
     def __init__(self, dim: int, heads: int, side: int):
         super().__init__()
@@ -190,28 +189,28 @@ class WindowAttention(nn.Module):
         self.position_bias = nn.Parameter(torch.zeros((2 * side - 1) ** 2, heads))
 
     def bias(self) -> Tensor:
-        """(heads, T, T): what is added to the logits of query t and key s of one window."""
-        y, x = _places(self.side, self.position_bias.device)
+        """Return the bias (heads, T, T) on the logit of query t and key s of a window."""
+        y, x = _window_coordinates(self.side, self.position_bias.device)
         row, column = (v[:, None] - v[None] + self.side - 1 for v in (y, x))
         return self.position_bias[row * (2 * self.side - 1) + column].permute(2, 0, 1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """(L, heads, T, d) and keys (L, heads, S, d) of L windows -> (L, T, C)."""
+        """Attend in L windows: queries (L, heads, T, d), keys (L, heads, S, d) -> (L, T, C)."""
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None])
         return rearrange(x, "L heads T d -> L T (heads d)")
 
 
-def _places(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """y and x of the T tokens of a window."""
-    place = torch.arange(side * side, device=device)
-    return place // side, place % side
+def _window_coordinates(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return y and x of the T tokens of a window."""
+    index = torch.arange(side * side, device=device)
+    return index // side, index % side
 
 
 class GlobalLocalAttention(WindowAttention):
-    """GL-MSA, eq. 1 and 2: each window also sees the whole map, pooled to n x n tokens.
+    """GL-MSA, eq. 1 and 2: each window also attends to the whole map, pooled to n x n tokens.
 
-    The relative bias belongs to local keys. The program normalises the pooled tokens and projects
-    them by weights of their own.
+    Only local keys have a relative bias. The program normalizes the pooled tokens and projects them
+    with separate weights.
     """
 
     def __init__(self, dim: int, heads: int, side: int, pooled: int):
@@ -246,10 +245,10 @@ class GlobalLocalAttention(WindowAttention):
 
 
 class ShiftedWindowAttention(WindowAttention):
-    """SW-MSA (Liu et al. 2021): windows shifted by half a side, so that neighbours meet.
+    """SW-MSA (Liu et al. 2021): windows shifted by half a side connect neighboring windows.
 
-    The map is rolled, so the last row and the last column of windows hold parts that are no
-    neighbours. Only these windows get a mask, and there are but three different ones.
+    Rolling the map joins opposite edges in the last row and the last column of windows. Only these
+    windows need a mask, and there are three different masks.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -264,28 +263,31 @@ class ShiftedWindowAttention(WindowAttention):
             heads=self.heads,
         )
         bias = self.bias()
-        late_y, late_x = (place >= self.side - shift for place in _places(self.side, x.device))
-        across_y, across_x = (v[:, None] != v[None] for v in (late_y, late_x))
+        coordinates = _window_coordinates(self.side, x.device)
+        wrapped_y, wrapped_x = (index >= self.side - shift for index in coordinates)
+        across_y, across_x = (v[:, None] != v[None] for v in (wrapped_y, wrapped_x))
         inner, last = slice(0, -1), slice(-1, None)
         out = x.new_empty(windows.shape[:-1] + (windows.shape[-1] // 3,), dtype=q.dtype)
-        for i, j, apart in (
+        for i, j, masked in (
             (inner, inner, None),
             (inner, last, across_x),
             (last, inner, across_y),
             (last, last, across_x | across_y),
         ):
-            part = q[:, i, j].shape[:3]
-            if not part.numel():
+            shape = q[:, i, j].shape[:3]
+            if not shape.numel():
                 continue
-            masked = bias if apart is None else bias - 100.0 * apart  # as the program: not infinity
-            some = self.attend(*(t[:, i, j].flatten(0, 2) for t in (q, k, v)), masked)
-            out[:, i, j] = some.unflatten(0, part)
+            # The program subtracts 100 instead of infinity.
+            masked_bias = bias if masked is None else bias - 100.0 * masked
+            part_q, part_k, part_v = (t[:, i, j].flatten(0, 2) for t in (q, k, v))
+            attended = self.attend(part_q, part_k, part_v, masked_bias)
+            out[:, i, j] = attended.unflatten(0, shape)
         x = _from_windows(out, self.side).roll((shift, shift), dims=(1, 2))
         return self.project(x[:, :height, :width])
 
 
 class GLHBlock(nn.Module):
-    """Half of a GLH-Transformer block, eq. 3: attention and MLP, each around a shortcut."""
+    """Half of a GLH-Transformer block, eq. 3: attention and MLP, each with a shortcut."""
 
     def __init__(self, attention: WindowAttention, dim: int):
         super().__init__()
@@ -299,7 +301,7 @@ class GLHBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """2x2 neighbours concatenated, normalised, reduced: (B, H, W, C) -> (B, H/2, W/2, 2C)."""
+    """Concatenate 2x2 tokens, normalize, reduce: (B, H, W, C) -> (B, H/2, W/2, 2C)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -312,7 +314,7 @@ class PatchMerging(nn.Module):
 
 
 class GLHTransformer(nn.Module):
-    """Picture (B, 3, H, W) -> four normalised maps (B, C, h, w) at 1/4 ... 1/32."""
+    """Image (B, 3, H, W) -> four normalized maps (B, C, h, w) at 1/4 ... 1/32."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -334,36 +336,36 @@ class GLHTransformer(nn.Module):
             self.norms.append(nn.LayerNorm(dim))
         self.merging.extend(PatchMerging(dim) for dim in config.tap_dims[:-1])
 
-    def forward(self, picture: Tensor) -> list[Tensor]:
-        x = self.patch_norm(self.patches(picture).permute(0, 2, 3, 1))
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = self.patch_norm(self.patches(image).permute(0, 2, 3, 1))
         taps = []
         for i, (stage, norm) in enumerate(zip(self.stages, self.norms, strict=True)):
             if i:
                 x = self.merging[i - 1](x)
             x = stage(x)
-            taps.append(norm(x).permute(0, 3, 1, 2))  # the next stage starts before this norm
+            taps.append(norm(x).permute(0, 3, 1, 2))  # the next stage reads the map without norm
         return taps
 
 
 class LiteEncoder(EfficientNetLite):
-    """EfficientNet-Lite whose map at 1/32 is normalised over channels.
+    """EfficientNet-Lite whose map at 1/32 is normalized over channels.
 
-    Memory keys are made of that map, and its length differs much from place to place and from one
-    training to another. The norm has no parameters: nothing but the encoder's own weights decides
-    what a key means. The other maps meet a batch norm in the decoder.
+    Memory keys are computed from that map, whose magnitude varies much between locations and
+    between trainings. The norm has no parameters, so that keys depend on the encoder's weights
+    alone. The other maps pass a batch norm in the decoder.
     """
 
     def __init__(self, depths: tuple[int, ...], dims: tuple[int, ...]):
         super().__init__(depths, dims)
         self.norm = nn.LayerNorm(dims[-1], elementwise_affine=False)
 
-    def forward(self, picture: Tensor) -> list[Tensor]:
-        *taps, last = super().forward(picture)
+    def forward(self, image: Tensor) -> list[Tensor]:
+        *taps, last = super().forward(image)
         return [*taps, self.norm(last.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)]
 
 
-def build_encoder(config: Config) -> nn.Module:
-    """Encoder of the kind and sizes in `config`: picture (B, 3, H, W) -> maps at 1/4 ... 1/32."""
+def build_encoder(config: Config) -> GLHTransformer | LiteEncoder:
+    """Build the encoder: image (B, 3, H, W) -> maps at 1/4 ... 1/32."""
     if config.encoder == "glh":
         return GLHTransformer(config)
     return LiteEncoder(config.depths, config.dims)
@@ -373,15 +375,25 @@ def build_encoder(config: Config) -> nn.Module:
 
 
 class ColorMemoryModule(nn.Module):
-    """The CM module, figure 4: features ask the keys, colours answer.
+    """The CM module, figure 4: features attend to semantic keys; the values are colors.
 
-    The program looks a and b up in a table each, by whole numbers; the paper maps (a, b) linearly.
+    The program embeds a and b with one table each, indexed by the rounded value; the paper maps
+    (a, b) linearly.
     """
+
+    keys: Tensor
+    """S: (m, k)."""
+    values: Tensor
+    """C_1 ... C_n: (n, m, 2), ab in Lab units."""
+    components: Tensor
+    """(k, c) map from encoder features to keys, with `Config.projection` only."""
+    offset: Tensor
+    """(k,), with `Config.projection` only."""
 
     def __init__(self, config: Config):
         super().__init__()
         channels, colors = config.decoder_dims[2], config.color_width
-        joined = channels + colors
+        width = channels + colors
         self.register_buffer("keys", torch.zeros(config.entries, config.key_width))
         self.register_buffer("values", torch.zeros(config.groups, config.entries, 2))
         if config.projection:  # keys = features @ components^T + offset
@@ -392,69 +404,71 @@ class ColorMemoryModule(nn.Module):
         self.project_query = Linear(channels, config.query_width)
         self.project_key = Linear(config.key_width, config.query_width)
         self.tables = nn.ModuleList(
-            nn.Embedding(TABLE, config.color_table) for _ in "ab" if config.color_table
+            nn.Embedding(TABLE_SIZE, config.color_table) for _ in "ab" if config.color_table
         )
         color_input = 2 * config.color_table or 2
         self.project_color = nn.ModuleList(
             Linear(color_input, colors) for _ in range(config.groups)
         )
-        self.joined_norm = nn.LayerNorm(joined)
-        self.mlp = nn.Sequential(Linear(joined, joined), nn.GELU(), Linear(joined, joined))
-        self.out_norm = nn.LayerNorm(joined)
-        self.out = Linear(joined, channels)
+        self.joined_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(Linear(width, width), nn.GELU(), Linear(width, width))
+        self.out_norm = nn.LayerNorm(width)
+        self.out = Linear(width, channels)
 
-    def forward(self, x: Tensor, weights: Tensor, memory: Entries | None = None) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor, memory: MemoryEntries | None = None) -> Tensor:
         """Eq. 4 to 7: features F (B, h, w, c) and fusion weights lambda (B, n) -> (B, h, w, c)."""
-        colors = self.embed_colors(self.values if memory is None else self.known(memory.values))
+        values = self.values if memory is None else self.nearest_trained_values(memory.values)
+        colors = self.embed_colors(values)
         colors = torch.einsum("Bn,nmd->Bmd", weights.to(colors.dtype), colors)  # eq. 4
         attended = self.attend(x, colors, None if memory is None else memory.keys)
-        joined = self.joined_norm(torch.cat([x, attended], dim=-1))
-        return self.out(self.out_norm(joined + self.mlp(joined)))  # eq. 7
+        x = self.joined_norm(torch.cat([x, attended], dim=-1))
+        return self.out(self.out_norm(x + self.mlp(x)))  # eq. 7
 
     def attend(self, x: Tensor, values: Tensor, keys: Tensor | None = None) -> Tensor:
         """Eq. 5 and 6: W = softmax(F S^T), without 1/sqrt(d); W C for `values` (B, m, d)."""
         queries = self.project_query(self.query_norm(x)).flatten(1, 2)
-        keys = self.project_key((self.keys if keys is None else keys).to(x.dtype))
-        keys = keys.expand(x.shape[0], -1, -1)
+        semantics = (self.keys if keys is None else keys).to(x.dtype)
+        projected = self.project_key(semantics).expand(x.shape[0], -1, -1)
         attended = F.scaled_dot_product_attention(
-            queries[:, None], keys[:, None], values[:, None].to(queries.dtype), scale=1.0
+            queries[:, None], projected[:, None], values[:, None].to(queries.dtype), scale=1.0
         )
         return attended[:, 0].unflatten(1, x.shape[1:3])
 
-    def known(self, values: Tensor) -> Tensor:
-        """Colours (n, m, 2) of another memory as this network can read them.
+    def nearest_trained_values(self, values: Tensor) -> Tensor:
+        """Round ab (n, m, 2) of another memory to values that the tables were trained on.
 
-        Rows of a table that stand for no number of its own memory were never trained and hold what
-        they started with, so each a and b gives way to the nearest that it knows.
+        Rows of a table that no value of the network's own memory refers to keep their initial
+        weights, so each a and b is replaced by the nearest value of that memory. Without tables,
+        values are returned unchanged.
         """
         if not self.tables:
             return values
-        known = []
-        for own, axis in zip(self.values.unbind(-1), values.unbind(-1), strict=True):
-            numbers = own.float().round().unique()
-            middles = (numbers[1:] + numbers[:-1]) / 2
-            known.append(numbers[torch.bucketize(axis.float().contiguous(), middles)])
-        return torch.stack(known, dim=-1)
+        rounded = []
+        for trained, axis in zip(self.values.unbind(-1), values.unbind(-1), strict=True):
+            levels = trained.float().round().unique()
+            boundaries = (levels[1:] + levels[:-1]) / 2
+            rounded.append(levels[torch.bucketize(axis.float().contiguous(), boundaries)])
+        return torch.stack(rounded, dim=-1)
 
     def embed_colors(self, values: Tensor) -> Tensor:
-        """Embedded colours C^_1 ... C^_n: ab (n, m, 2) -> (n, m, d2)."""
+        """Embed colors, C^_1 ... C^_n: ab (n, m, 2) -> (n, m, d2)."""
         if self.tables:
-            number = (values.float().round() + TABLE // 2).clamp(0, TABLE - 1).long()
-            tables = zip(self.tables, number.unbind(-1), strict=True)
+            index = (values.float().round() + TABLE_SIZE // 2).clamp(0, TABLE_SIZE - 1).long()
+            tables = zip(self.tables, index.unbind(-1), strict=True)
             values = torch.cat([table(axis) for table, axis in tables], dim=-1)
         else:
-            values = values / 110
-        weight = self.project_color[0].weight
+            values = values / AB_SCALE
+        dtype = self.project_key.weight.dtype
         return torch.stack(
             [
-                project(group.to(weight.dtype))
+                project(group.to(dtype))
                 for project, group in zip(self.project_color, values, strict=True)
             ]
         )
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut; ReLU after both, before the sum."""
+    """Two 3x3 convolutions with a shortcut; ReLU after both, before the sum."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -465,11 +479,11 @@ class ResidualBlock(nn.Module):
         return self.conv2(self.conv1(x).relu_()).relu_() + x
 
 
-class Encoded(NamedTuple):
-    """All of a picture that does not depend on memory and fusion weights."""
+class EncodedImage(NamedTuple):
+    """Image after the part of the network that does not depend on memory and fusion weights."""
 
-    picture: Tensor
-    """(B, 3, H, W), normalised."""
+    image: Tensor
+    """(B, 3, H, W), normalized."""
     features: Tensor
     """F: (B, c, H/4, W/4)."""
     weights: Tensor
@@ -477,7 +491,10 @@ class Encoded(NamedTuple):
 
 
 class ColorFormer(nn.Module):
-    """Grey RGB (B, 3, H, W) in 0..1, H and W multiples of 32 -> ab (B, 2, H, W) in Lab units."""
+    """Gray RGB (B, 3, H, W) in 0..1, H and W multiples of 32 -> ab (B, 2, H, W) in Lab units."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: Config):
         super().__init__()
@@ -499,70 +516,78 @@ class ColorFormer(nn.Module):
         self.out = nn.Conv2d(config.refine_width + 3, 2, 3, padding=1)
 
     def forward(
-        self, gray_rgb: Tensor, memory: Entries | None = None, weights: Tensor | None = None
+        self, gray_rgb: Tensor, memory: MemoryEntries | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """Colour with the network's own memory and lambda, or with those given.
+        """Predict ab.
 
         Args:
             gray_rgb: (B, 3, H, W) in 0..1.
-            memory: used instead of the memory in the weights.
-            weights: fusion weights (B, n) that sum to 1, used instead of the encoder's.
+            memory: replaces the memory stored in the network.
+            weights: fusion weights (B, n) that sum to 1; replace the encoder's.
         """
         return self.decode(self.encode(gray_rgb), memory, weights)
 
-    def encode(self, gray_rgb: Tensor) -> Encoded:
-        """Encoder, its fusion weights, and the first three stages of the decoder."""
-        picture = self.normalised(gray_rgb)
-        taps = self.encoder(picture)
+    def encode(self, gray_rgb: Tensor) -> EncodedImage:
+        """Run the encoder, its fusion weights, and the first three stages of the decoder."""
+        image = self.normalize(gray_rgb)
+        taps = self.encoder(image)
         tokens = self.fusion_norm(taps[3].permute(0, 2, 3, 1))
         weights = self.fusion(tokens.mean(dim=(1, 2))).softmax(-1)
         x = taps[3]
         for block, skip in zip(self.blocks, (taps[2], taps[1], taps[0]), strict=True):
             x = block(x, skip)
-        return Encoded(picture, x, weights)
+        return EncodedImage(image, x, weights)
 
     def decode(
-        self, encoded: Encoded, memory: Entries | None = None, weights: Tensor | None = None
+        self,
+        encoded: EncodedImage,
+        memory: MemoryEntries | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
-        """Color Memory, last stage, residual block: ab (B, 2, H, W)."""
-        picture, x, own_weights = encoded
-        weights = own_weights if weights is None else weights
+        """Apply the Color Memory, the last stage and the residual block: ab (B, 2, H, W)."""
+        image, x, predicted_weights = encoded
+        weights = predicted_weights if weights is None else weights
         x = self.memory(x.permute(0, 2, 3, 1), weights, memory).permute(0, 3, 1, 2)
-        height, parts = x.shape[2], []
-        ranges = strips(height, 16 * x.shape[0] * x.shape[3] * self.refine.conv1.in_channels)
+        height = x.shape[2]
+        ranges = row_strips(height, 16 * x.shape[0] * x.shape[3] * self.refine.conv1.in_channels)
         if len(ranges) == 1:
-            return self._refined(x, picture)
+            return self._refine(x, image)
+        strips = []
         for top, bottom in ranges:
-            # What lies above a pixel reaches it from 4 rows away (blur and three convolutions),
-            # what lies below from 3: one row of x more on either side makes strips exact.
+            # A pixel depends on 4 rows above (blur and three convolutions) and 3 rows below it, so
+            # one more row of x on either side makes the strips exact.
             first, last = max(top - 1, 0), min(bottom + 1, height)
-            part = self._refined(x[:, :, first:last], picture[:, :, 4 * first : 4 * last])
-            parts.append(part[:, :, 4 * (top - first) : 4 * (bottom - first)])
-        return torch.cat(parts, dim=2)
+            strip = self._refine(x[:, :, first:last], image[:, :, 4 * first : 4 * last])
+            strips.append(strip[:, :, 4 * (top - first) : 4 * (bottom - first)])
+        return torch.cat(strips, dim=2)
 
-    def _refined(self, x: Tensor, picture: Tensor) -> Tensor:
-        """Last stage and residual block of some rows: (B, c, h, w) -> ab (B, 2, 4h, 4w)."""
-        x = blur(F.pixel_shuffle(self.last(x).relu_(), 4))
-        return self.out(self.refine(torch.cat([x, picture.to(x.dtype)], dim=1)))
+    def _refine(self, x: Tensor, image: Tensor) -> Tensor:
+        """Apply the last stage and the residual block: (B, c, h, w) -> ab (B, 2, 4h, 4w)."""
+        x = box_blur(F.pixel_shuffle(self.last(x).relu_(), 4))
+        return self.out(self.refine(torch.cat([x, image.to(x.dtype)], dim=1)))
 
     def semantics(self, gray_rgb: Tensor) -> Tensor:
-        """What Algorithm 1 clusters: the encoder's last map, (B, H/32, W/32, c)."""
-        return self.encoder(self.normalised(gray_rgb))[3].permute(0, 2, 3, 1)
+        """Return the encoder's last map, which Algorithm 1 clusters: (B, H/32, W/32, c)."""
+        return self.encoder(self.normalize(gray_rgb))[3].permute(0, 2, 3, 1)
 
-    def normalised(self, gray_rgb: Tensor) -> Tensor:
-        """The picture as the encoder takes it. Raises ValueError on a shape that cannot be."""
+    def normalize(self, gray_rgb: Tensor) -> Tensor:
+        """Normalize the input for the encoder.
+
+        Raises:
+            ValueError: the shape is not (B, 3, H, W) with multiples of 32.
+        """
         shape = gray_rgb.shape
         if len(shape) != 4 or shape[1] != 3 or any(side % 32 or not side for side in shape[2:]):
             raise ValueError(
-                f"colorformer: input has shape {tuple(shape)}; expected (B, 3, H, W) grey RGB "
+                f"colorformer: input has shape {tuple(shape)}; expected (B, 3, H, W) gray RGB "
                 "with H and W multiples of 32."
             )
-        picture = (gray_rgb - self.mean) / self.std
-        return picture.contiguous(memory_format=torch.channels_last)
+        image = (gray_rgb - self.mean) / self.std
+        return image.contiguous(memory_format=torch.channels_last)
 
     def spectral_convolutions(self) -> Iterator[nn.Conv2d]:
-        """Convolutions that the published training normalises spectrally (Miyato et al. 2018)."""
-        for block in self.blocks:
+        """Yield the convolutions that are trained with spectral norm (Miyato et al. 2018)."""
+        for block in cast(Iterable[UpBlock], self.blocks):
             yield from (block.up, block.mix)
         yield from (self.last, self.refine.conv1, self.refine.conv2, self.out)
 
@@ -571,7 +596,7 @@ class ColorFormer(nn.Module):
 
 _BLOCK = r"^encoder\.arch\.layers\.(\d)\.blocks\.(\d+)\."
 _CM = r"^seg_decoder\.layers\.3\."
-_RENAME = [  # published name -> ours; first match wins
+PUBLISHED_NAMES = [  # (pattern of the published name, our name); the first match wins
     (r"^encoder\.arch\.patch_embed\.proj\.", "encoder.patches."),
     (r"^encoder\.arch\.patch_embed\.norm\.", "encoder.patch_norm."),
     (
@@ -611,20 +636,20 @@ _RENAME = [  # published name -> ours; first match wins
     (r"^refine_net\.1\.0\.", "out."),
 ]
 _CENTER = "seg_decoder.layers.3.color_center"
-DROPPED = {  # published name -> why it is not needed
-    ".relative_position_index": "the same numbers for every window of this side",
+DROPPED = {  # suffix of a published name -> reason
+    ".relative_position_index": "the same integers for every window of this side",
 }
 
 
 def detect(keys: set[str]) -> bool:
-    """True for the key names of a published ColorFormer checkpoint."""
+    """Return True for the tensor names of a published ColorFormer checkpoint."""
     return {"seg_decoder.layers.3.semantic_centers", "refine_net.1.0.bias"} <= keys
 
 
 def config_from(state: Mapping[str, Tensor]) -> Config:
-    """Read every size from a published checkpoint's shapes.
+    """Read every size from the shapes of a published checkpoint.
 
-    The pooled sides 8, 4, 2, 1 cannot be seen.
+    No shape depends on the pooled sides; they are 8, 4, 2, 1.
     """
     memory, encoder = "seg_decoder.layers.3.", "encoder.arch."
     tables = [
@@ -638,10 +663,11 @@ def config_from(state: Mapping[str, Tensor]) -> Config:
     return Config(
         embed_dim=state[f"{encoder}patch_embed.proj.weight"].shape[0],
         depths=tuple(len(stage) for stage in stages),
-        heads=tuple(table.shape[1] for table in tables),
+        heads=cast(tuple[int, int, int, int], tuple(table.shape[1] for table in tables)),
         window=(round(tables[0].shape[0] ** 0.5) + 1) // 2,
-        decoder_dims=tuple(
-            state[f"seg_decoder.layers.{i}.conv.2.weight"].shape[0] for i in range(3)
+        decoder_dims=cast(
+            tuple[int, int, int],
+            tuple(state[f"seg_decoder.layers.{i}.conv.2.weight"].shape[0] for i in range(3)),
         ),
         entries=entries,
         key_width=key_width,
@@ -654,22 +680,24 @@ def config_from(state: Mapping[str, Tensor]) -> Config:
 
 
 def convert(state: Mapping[str, Tensor], *, fold: bool = True) -> dict[str, Tensor]:
-    """Published names -> ours, in a new dict.
+    """Return a new dict with published names replaced by ours.
 
     Args:
         state: canonical keys (no container, no `module.` prefix).
-        fold: see `layers.plain_weights`; False is for training on.
+        fold: see `layers.convert_spectral_norm`; False for further training.
     """
     converted = {}
-    for key, tensor in plain_weights(state, fold=fold).items():
+    for key, tensor in convert_spectral_norm(state, fold=fold).items():
         if key.endswith(tuple(DROPPED)) or key.startswith(_CENTER):
             continue
-        name = rename(key, _RENAME)
-        # The memory's last layer is stored as a 1x1 convolution.
+        name = rename_key(key, PUBLISHED_NAMES)
+        # The file stores the memory's last layer as a 1x1 convolution.
         converted[name] = tensor.flatten(1) if name == "memory.out.weight" else tensor
     groups = sorted(
         (key for key in state if key.startswith(_CENTER)), key=lambda k: int(k[len(_CENTER) :])
     )
-    # Whole numbers 0 ... 255 in the file.
-    converted["memory.values"] = torch.stack([state[key] for key in groups]).float() - TABLE // 2
+    # The file stores integers 0 ... 255.
+    converted["memory.values"] = (
+        torch.stack([state[key] for key in groups]).float() - TABLE_SIZE // 2
+    )
     return converted

@@ -4,40 +4,44 @@ Kang, Yang, Ouyang, Ren, Li, Xie: "DDColor: Towards Photo-Realistic Image Colori
 Decoders", ICCV 2023, arXiv:2212.11613. Published weights: piddnad/DDColor (Apache-2.0).
 
 The file follows figure 2: encoder -> pixel decoder -> color decoder -> fusion. The encoder is the
-paper's ConvNeXt or, for a network that is light on a CPU, EfficientNet-Lite. What the published
-program adds to the paper is named where it stands. Tensors are (B, C, H, W); `Q` color queries, `D`
-width of an embedding, `N` tokens of one feature map.
+paper's ConvNeXt, or EfficientNet-Lite for speed on a CPU. Comments mark the published program's
+deviations from the paper. Tensors are (B, C, H, W); `Q` color queries, `D` width of an embedding,
+`N` tokens of a feature map.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from . import efficientnet_lite
+from .ddcolor_official import DDColorRenderer
 from .efficientnet_lite import EfficientNetLite
 from .layers import (
-    STRIP,
+    STRIP_ELEMENTS,
     UP_BLOCK_NAMES,
     ConvNeXtBlock,
     LayerNorm2d,
     Linear,
     UpBlock,
     attend,
-    blur,
+    box_blur,
+    convert_spectral_norm,
+    initialize_layer_scale,
     linear,
-    plain_weights,
-    rename,
-    strips,
+    rename_key,
+    row_strips,
     trains_on_cpu,
     up_block_bytes,
 )
 from .spec import Spec
+from .validation import Choice, Depth, Width, validate_fields
 
 NAME = "ddcolor"
 LEVELS = 3  # feature scales the color decoder reads in turn: 1/16, 1/8, 1/4 (section 3.2.2)
@@ -46,41 +50,36 @@ HEAD_WIDTH = 32  # channels of one attention head in every published preset
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that changes a tensor's shape; JSON-serialisable."""
+    """All values that change a tensor's shape; JSON-serializable."""
 
-    encoder: str = "convnext"
-    """Kind of encoder: convnext or efficientnet-lite."""
-    depths: tuple[int, ...]
+    encoder: Annotated[str, Choice(("convnext", "efficientnet-lite"))] = "convnext"
+    """convnext (the paper's) or efficientnet-lite."""
+    depths: tuple[Depth, ...]
     """Blocks of each encoder stage: four stages of ConvNeXt, seven of EfficientNet-Lite."""
-    dims: tuple[int, ...]
+    dims: tuple[Width, ...]
     """Channels of each encoder stage."""
-    decoder_dims: tuple[int, int, int] = (512, 512, 256)
+    decoder_dims: tuple[Width, Width, Width] = (512, 512, 256)
     """Pixel decoder channels at 1/16, 1/8, 1/4."""
-    width: int = 256
+    width: Width = 256
     """D: channels of color queries and image embedding."""
-    ffn_width: int = 2048
+    ffn_width: Width = 2048
     """Hidden channels of the color decoder's MLPs."""
-    blocks: int = 9
+    blocks: Depth = 9
     """Color decoder blocks; 3 M in the paper."""
-    queries: int = 100
+    queries: Width = 100
     """Q: color queries; K in the paper."""
 
     def __post_init__(self) -> None:
-        for name in ("depths", "dims", "decoder_dims"):
-            object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
-        if self.encoder not in ENCODERS:
-            raise ValueError(
-                f"ddcolor: encoder is '{self.encoder}'; expected one of {', '.join(ENCODERS)}."
-            )
+        validate_fields(self, NAME)
         stages = len(self.depths), len(self.dims)
         if set(stages) != {ENCODERS[self.encoder].stages}:
             raise ValueError(
-                f"ddcolor: depths and dims name {stages[0]} and {stages[1]} stages; the encoder "
-                f"{self.encoder} has {ENCODERS[self.encoder].stages}."
+                f"ddcolor: depths and dims have {stages[0]} and {stages[1]} values; the encoder "
+                f"{self.encoder} has {ENCODERS[self.encoder].stages} stages."
             )
         if self.width % HEAD_WIDTH:
             raise ValueError(
-                f"ddcolor: width is {self.width}; it must be a multiple of {HEAD_WIDTH}."
+                f"ddcolor: width is {self.width}; expected a multiple of {HEAD_WIDTH}."
             )
 
     @property
@@ -90,16 +89,16 @@ class Config:
 
 
 class EncoderKind(NamedTuple):
-    """What differs between the encoders beside their layers."""
+    """Facts about an encoder, apart from its layers."""
 
     stages: int
     """Number of stages."""
     taps: tuple[int, ...]
-    """Stages whose maps the decoders read: at 1/4, 1/8, 1/16, 1/32."""
+    """Indices of the stages whose maps the decoders read: at 1/4, 1/8, 1/16, 1/32."""
     mean: tuple[float, float, float]
-    """Mean of RGB in 0..1 that the input is normalised by."""
+    """Mean of RGB in 0..1 for normalizing the input."""
     std: tuple[float, float, float]
-    """Standard deviation likewise."""
+    """Standard deviation of RGB in 0..1."""
 
 
 ENCODERS = {
@@ -127,9 +126,9 @@ PRESETS = {
 
 
 def spec(config: Config) -> Spec:
-    """What the pipeline must know to run this network."""
-    # Fitted to what a float32 forward pass on a CPU takes more at 512 than at 256 pixels
-    # (benchmarks/cost.py), rounded up: nano 272 bytes a pixel, tiny 893, large 1103.
+    """Return the facts that the pipeline needs about a network of this configuration."""
+    # Fitted to the difference in memory of a float32 forward pass on a CPU at 512 and at 256 pixels
+    # (benchmarks/cost.py), rounded up: nano 272 bytes per pixel, tiny 893, large 1103.
     per_pixel = 4 * config.width + 2 * config.tap_dims[0]
     return Spec(
         architecture=NAME,
@@ -138,7 +137,9 @@ def spec(config: Config) -> Spec:
         multiple=32,
         resolution=512,
         activation_bytes_per_pixel=per_pixel,
-        activation_bytes=4 * STRIP + up_block_bytes(config.tap_dims, config.decoder_dims),
+        fixed_activation_bytes=4 * STRIP_ELEMENTS
+        + up_block_bytes(config.tap_dims, config.decoder_dims),
+        official=DDColorRenderer(),
     )
 
 
@@ -146,7 +147,7 @@ def spec(config: Config) -> Spec:
 
 
 class ConvNeXt(nn.Module):
-    """(B, 3, H, W) -> four normalised feature maps at 1/4, 1/8, 1/16, 1/32.
+    """(B, 3, H, W) -> four normalized feature maps at 1/4, 1/8, 1/16, 1/32.
 
     Liu et al. 2022, section 3.
     """
@@ -155,9 +156,11 @@ class ConvNeXt(nn.Module):
         super().__init__()
         dims = config.dims
         downsample = [nn.Sequential(nn.Conv2d(3, dims[0], 4, stride=4), LayerNorm2d(dims[0]))]
-        for before, after in zip(dims, dims[1:], strict=False):
+        for in_channels, out_channels in zip(dims, dims[1:], strict=False):
             downsample.append(
-                nn.Sequential(LayerNorm2d(before), nn.Conv2d(before, after, 2, stride=2))
+                nn.Sequential(
+                    LayerNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 2, stride=2)
+                )
             )
         self.downsample = nn.ModuleList(downsample)
         self.stages = nn.ModuleList(
@@ -170,12 +173,12 @@ class ConvNeXt(nn.Module):
         taps = []
         for downsample, stage, norm in zip(self.downsample, self.stages, self.norms, strict=True):
             x = stage(downsample(x))
-            taps.append(norm(x))  # the next stage continues from the map before this norm
+            taps.append(norm(x))  # the next stage reads the map without norm
         return taps
 
 
-def build_encoder(config: Config) -> nn.Module:
-    """Encoder of the kind and sizes in `config`."""
+def build_encoder(config: Config) -> ConvNeXt | EfficientNetLite:
+    """Build the encoder that `config` describes."""
     if config.encoder == "convnext":
         return ConvNeXt(config)
     return EfficientNetLite(config.depths, config.dims)
@@ -187,7 +190,7 @@ def build_encoder(config: Config) -> nn.Module:
 class PixelDecoder(nn.Module):
     """Encoder maps -> features at 1/16, 1/8, 1/4.
 
-    The paper's E_i is blur(pixel_shuffle(relu(embedding(features)), 4)), which `Fusion` makes.
+    The paper's E_i is blur(pixel_shuffle(relu(embedding(features)), 4)); `Fusion` computes it.
     """
 
     def __init__(self, config: Config):
@@ -213,16 +216,16 @@ class PixelDecoder(nn.Module):
 def _sine_position(
     height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """(1, N, D) sine position of a feature map as in DETR.
+    """Compute sine position encodings (1, N, D) as in DETR.
 
-    First y, then x, sine and cosine interleaved.
+    The first half of the channels encodes y, the second x; sine and cosine are interleaved.
     """
     half = dim // 2
     frequency = 10000 ** (2 * (torch.arange(half, device=device) // 2) / half)
 
     def axis(length: int) -> Tensor:
-        place = torch.arange(1, length + 1, device=device, dtype=torch.float32)
-        angle = (place / (length + 1e-6) * 2 * math.pi)[:, None] / frequency
+        position = torch.arange(1, length + 1, device=device, dtype=torch.float32)
+        angle = (position / (length + 1e-6) * 2 * math.pi)[:, None] / frequency
         return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=-1).flatten(1)
 
     y = axis(height)[:, None].expand(height, width, half)
@@ -231,7 +234,7 @@ def _sine_position(
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one packed projection: softmax(Q K^T / sqrt(d)) V through SDPA."""
+    """Multi-head attention with one packed input projection: softmax(Q K^T / sqrt(d)) V."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -240,7 +243,7 @@ class Attention(nn.Module):
         self.project_out = Linear(dim, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query (B, Q, D), key and value (B, N, D) -> (B, Q, D)."""
+        """Attend from query (B, Q, D) to key and value (B, N, D): (B, Q, D)."""
         weights = zip(self.project_in.weight.chunk(3), self.project_in.bias.chunk(3), strict=True)
         q, k, v = (
             linear(x, *weight).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -252,7 +255,7 @@ class Attention(nn.Module):
 class ColorDecoderBlock(nn.Module):
     """Cross-attention, self-attention, MLP, eq. 1 to 4.
 
-    Normalised after each sum, as the program does.
+    Normalized after each sum, as in the program.
     """
 
     def __init__(self, dim: int, ffn_width: int):
@@ -272,8 +275,8 @@ class ColorDecoderBlock(nn.Module):
 class ColorDecoder(nn.Module):
     """Three feature maps -> color embeddings E_c (B, Q, D), eq. 5.
 
-    The paper starts the queries at zero; the program learns a start value and, beside it, a
-    position added to queries (and self-attention keys) in every block.
+    The paper initializes the queries to zero; the program learns initial queries and a position
+    that is added to queries (and self-attention keys) in every block.
     """
 
     def __init__(self, config: Config):
@@ -302,7 +305,8 @@ class ColorDecoder(nn.Module):
         for level, (project, x) in enumerate(zip(self.project, features, strict=True)):
             tokens = project(x).flatten(2).transpose(1, 2) + self.level_embedding[level]
             values.append(tokens)
-            position = _sine_position(*x.shape[2:], tokens.shape[-1], tokens.device, tokens.dtype)
+            height, width = x.shape[2:]
+            position = _sine_position(height, width, tokens.shape[-1], tokens.device, tokens.dtype)
             keys.append(tokens + position)
         z = self.query_start.expand(features[0].shape[0], -1, -1)
         for i, block in enumerate(self.blocks):
@@ -310,17 +314,17 @@ class ColorDecoder(nn.Module):
         return self.color_embedding(self.norm(z))
 
 
-# --- Fusion (section 3.3) and the whole ------------------------------------------------------
+# --- Fusion (section 3.3) and the network ----------------------------------------------------
 
 
 class Fusion(nn.Module):
-    """F = E_c . E_i, ab = Conv(F), eq. 6 and 7; the program appends the normalised picture to F.
+    """F = E_c . E_i, ab = Conv(F), eq. 6 and 7; the program appends the normalized image to F.
 
-    Both steps are linear, so Conv is applied to E_c first: (2, Q) x (Q, D), and the Q full-size
-    query maps are never made. Shuffle and blur act on each channel alone, so they come after the
-    dot product, on two channels instead of D; and E_i is made strip by strip, as it is used. At
-    512x512 that is 13 GFLOP and 370 MB less, with equal numbers. The sums are float32 in any
-    precision: they are the largest numbers of the network, and ab is read off them.
+    Both steps are linear, so Conv is applied to E_c first, (2, Q) x (Q, D), and the Q full-size
+    query maps are never computed. Shuffle and blur act on each channel separately, so they follow
+    the dot product, on two channels instead of D. E_i is computed strip by strip. At 512x512 this
+    saves 13 GFLOP and 370 MB with identical results. The sums are float32 in any precision: they
+    are the network's largest values, and ab depends on them directly.
     """
 
     def __init__(self, queries: int):
@@ -328,11 +332,19 @@ class Fusion(nn.Module):
         self.conv = nn.Conv2d(queries + 3, 2, 1)
 
     def forward(
-        self, color: Tensor, features: Tensor, embedding: nn.Conv2d, picture: Tensor
+        self, color: Tensor, features: Tensor, embedding: nn.Conv2d, image: Tensor
     ) -> Tensor:
+        """Combine E_c (B, Q, D) with features (B, C, H/4, W/4): ab (B, 2, H, W).
+
+        Args:
+            color: E_c.
+            features: of the pixel decoder.
+            embedding: layer that turns features into E_i.
+            image: (B, 3, H, W), normalized.
+        """
         batch, _, height, width = features.shape
         queries, dim = color.shape[1:]
-        weight, bias = self.conv.weight.float(), self.conv.bias.float()
+        weight, bias = self.conv.weight.float(), cast(Tensor, self.conv.bias).float()
         mix = (weight[:, :queries, 0, 0] @ color.float()).transpose(1, 2)  # (B, D, 2)
         if trains_on_cpu(features):
             rows = features.permute(0, 2, 3, 1).flatten(1, 2)
@@ -340,71 +352,86 @@ class Fusion(nn.Module):
         else:
             parts = [
                 self._products(features[:, :, top:bottom], embedding, mix)
-                for top, bottom in strips(height, batch * width * 16 * dim)
+                for top, bottom in row_strips(height, batch * width * 16 * dim)
             ]
         sub_pixels = torch.cat(parts, dim=1).view(batch, height, width, 16, 2)
         sub_pixels = sub_pixels.permute(0, 4, 3, 1, 2)
-        ab = blur(F.pixel_shuffle(sub_pixels.reshape(batch, 32, height, width), 4))
-        return ab + F.conv2d(picture.float(), weight[:, queries:], bias)
+        ab = box_blur(F.pixel_shuffle(sub_pixels.reshape(batch, 32, height, width), 4))
+        return ab + F.conv2d(image.float(), weight[:, queries:], bias)
 
     @staticmethod
     def _products(features: Tensor, embedding: nn.Conv2d, mix: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, 16 h w, 2)."""
-        image = embedding(features).relu_()
+        """Multiply E_i of a strip of features (B, C, h, w) by `mix` (B, D, 2): (B, 16 h w, 2)."""
+        embedded = embedding(features).relu_()
         # A view in channels_last memory: (B, h w 16, D) @ (B, D, 2)
-        return image.permute(0, 2, 3, 1).reshape(image.shape[0], -1, mix.shape[1]).float() @ mix
+        rows = embedded.permute(0, 2, 3, 1).reshape(
+            embedded.shape[0], -1, mix.shape[1]
+        )  # traceable
+        return rows.float() @ mix
 
 
 class QueryProducts(torch.autograd.Function):
     """relu(features W^T + b) times `mix`, for training on a CPU.
 
-    E_i, the largest map of the network, is made strip by strip, as small as a processor's cache,
-    and made again for the gradient instead of being stored: 137 instead of 227 ms for Fusion,
-    forward and backward (2026-11-30, ddcolor-nano, 16 squares of 128 pixels, float32, one core).
+    E_i, the largest map of the network, is computed in strips that fit into a processor's cache,
+    and recomputed for the gradient instead of stored: 137 instead of 227 ms for Fusion, forward and
+    backward (2026-11-30, ddcolor-nano, 16 squares of 128 pixels, float32, one core).
     """
 
-    ROWS = 256  # of a strip
+    ROWS = 256  # per strip
 
     @staticmethod
-    def forward(ctx, features: Tensor, weight: Tensor, bias: Tensor, mix: Tensor) -> Tensor:
-        """features (B, N, C), weight (16 D, C), bias (16 D), mix (B, D, 2) -> (B, 16 N, 2)."""
+    def forward(  # pyrefly: ignore[bad-override] - torch declares *args
+        ctx: FunctionCtx, features: Tensor, weight: Tensor, bias: Tensor, mix: Tensor
+    ) -> Tensor:
+        """Multiply features (B, N, C) by weight (16 D, C), bias (16 D), mix (B, D, 2).
+
+        Returns:
+            (B, 16 N, 2).
+        """
         ctx.save_for_backward(features, weight, bias, mix)
         dim = mix.shape[1]
         weight, bias = weight.to(features.dtype).T, bias.to(features.dtype)
         result = mix.new_empty(*features.shape[:2], 16, 2)
-        for one, image_mix, place in zip(features, mix, result, strict=True):
-            for rows, products in zip(
-                one.split(QueryProducts.ROWS), place.split(QueryProducts.ROWS), strict=True
+        for sample, sample_mix, sample_out in zip(features, mix, result, strict=True):
+            for rows, out in zip(
+                sample.split(QueryProducts.ROWS), sample_out.split(QueryProducts.ROWS), strict=True
             ):
-                image = torch.addmm(bias, rows, weight).relu_()
-                torch.mm(image.view(-1, dim).to(mix.dtype), image_mix, out=products.view(-1, 2))
+                embedded = torch.addmm(bias, rows, weight).relu_()
+                torch.mm(embedded.view(-1, dim).to(mix.dtype), sample_mix, out=out.view(-1, 2))
         return result.flatten(1, 2)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of all four inputs."""
-        features, weight, bias, mix = ctx.saved_tensors
+    def backward(  # pyrefly: ignore[bad-override] - torch declares *grad_outputs
+        ctx: BackwardCFunction, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the gradients of all four inputs."""
+        # torch declares a tuple of one.
+        features, weight, bias, mix = cast(tuple[Tensor, Tensor, Tensor, Tensor], ctx.saved_tensors)
         dim, dtype = mix.shape[1], features.dtype
         low_weight, low_bias, low_mix = weight.to(dtype), bias.to(dtype), mix.to(dtype)
         gradient = gradient.unflatten(1, (-1, 16)).to(dtype)
-        of_features, of_mix = torch.empty_like(features), torch.zeros_like(mix)
-        of_weight, of_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        for i, one in enumerate(features):
-            strips_of = (x.split(QueryProducts.ROWS) for x in (one, gradient[i], of_features[i]))
-            for rows, products, of_rows in zip(*strips_of, strict=True):
-                image = torch.addmm(low_bias, rows, low_weight.T).relu_()
-                products = products.reshape(-1, 2)
-                of_mix[i] += image.view(-1, dim).T @ products
-                of_image = (products @ low_mix[i].T).view_as(image)
-                of_image = torch.ops.aten.threshold_backward(of_image, image, 0)
-                torch.mm(of_image, low_weight, out=of_rows)
-                of_weight += of_image.T @ rows
-                of_bias += of_image.sum(0)
-        return of_features, of_weight, of_bias, of_mix
+        d_features, d_mix = torch.empty_like(features), torch.zeros_like(mix)
+        d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        for i, sample in enumerate(features):
+            strips = (x.split(QueryProducts.ROWS) for x in (sample, gradient[i], d_features[i]))
+            for rows, d_out, d_rows in zip(*strips, strict=True):
+                embedded = torch.addmm(low_bias, rows, low_weight.T).relu_()
+                d_out = d_out.reshape(-1, 2)
+                d_mix[i] += embedded.view(-1, dim).T @ d_out
+                d_embedded = (d_out @ low_mix[i].T).view_as(embedded)
+                d_embedded = torch.ops.aten.threshold_backward(d_embedded, embedded, 0)
+                torch.mm(d_embedded, low_weight, out=d_rows)
+                d_weight += d_embedded.T @ rows
+                d_bias += d_embedded.sum(0)
+        return d_features, d_weight, d_bias, d_mix
 
 
 class DDColor(nn.Module):
-    """Grey RGB (B, 3, H, W) in 0..1, H and W multiples of 32 -> ab (B, 2, H, W) in Lab units."""
+    """Gray RGB (B, 3, H, W) in 0..1, H and W multiples of 32 -> ab (B, 2, H, W) in Lab units."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: Config):
         super().__init__()
@@ -424,34 +451,29 @@ class DDColor(nn.Module):
             or any(n % 32 or not n for n in gray_rgb.shape[2:])
         ):
             raise ValueError(
-                f"ddcolor: input has shape {tuple(gray_rgb.shape)}; expected (B, 3, H, W) grey RGB "
+                f"ddcolor: input has shape {tuple(gray_rgb.shape)}; expected (B, 3, H, W) gray RGB "
                 "with H and W multiples of 32."
             )
-        picture = ((gray_rgb - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        features = self.pixel_decoder(self.encoder(picture))
+        image = ((gray_rgb - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.pixel_decoder(self.encoder(image))
         color = self.color_decoder(features)
-        return self.fusion(color, features[-1], self.pixel_decoder.embedding, picture)
+        return self.fusion(color, features[-1], self.pixel_decoder.embedding, image)
 
     def spectral_convolutions(self) -> Iterator[nn.Conv2d]:
-        """Convolutions that the published training normalises spectrally (Miyato et al. 2018)."""
-        for block in self.pixel_decoder.blocks:
+        """Yield the convolutions that are trained with spectral norm (Miyato et al. 2018)."""
+        for block in cast(Iterable[UpBlock], self.pixel_decoder.blocks):
             yield from (block.up, block.mix)
         yield from (self.pixel_decoder.embedding, self.fusion.conv)
 
 
-def initialise(network: DDColor) -> None:
-    """Start values for training from nothing: layer scales of 1.
-
-    A shallow encoder needs no near-zero ones.
-    """
-    for module in network.modules():
-        if isinstance(module, ConvNeXtBlock):
-            nn.init.ones_(module.gamma)
+def initialize(network: DDColor) -> None:
+    """Set initial weights for training from scratch, in place: layer scales of 1."""
+    initialize_layer_scale(network)
 
 
 # --- Published checkpoints -------------------------------------------------------------------
 
-_RENAME = [  # published name -> ours; first match wins
+PUBLISHED_NAMES = [  # (pattern of the published name, our name); the first match wins
     (r"^encoder\.arch\.downsample_layers\.", "encoder.downsample."),
     (r"^encoder\.arch\.norm(\d)\.", r"encoder.norms.\1."),
     (r"^encoder\.arch\.(stages\.\d+\.\d+)\.dwconv\.", r"encoder.\1.depthwise."),
@@ -470,16 +492,16 @@ _RENAME = [  # published name -> ours; first match wins
         for theirs, ours in UP_BLOCK_NAMES
     ),
 ]
-for _theirs, _ours in (("cross", "multihead_attn"), ("self", "self_attn")):
-    _prefix = rf"^decoder\.color_decoder\.transformer_{_theirs}_attention_layers\.(\d+)\."
-    _block = rf"color_decoder.blocks.\1.{_theirs}_"
-    _RENAME += [
-        (rf"{_prefix}{_ours}\.in_proj_", rf"{_block}attention.project_in."),
-        (rf"{_prefix}{_ours}\.out_proj\.", rf"{_block}attention.project_out."),
+for _kind, _module in (("cross", "multihead_attn"), ("self", "self_attn")):
+    _prefix = rf"^decoder\.color_decoder\.transformer_{_kind}_attention_layers\.(\d+)\."
+    _block = rf"color_decoder.blocks.\1.{_kind}_"
+    PUBLISHED_NAMES += [
+        (rf"{_prefix}{_module}\.in_proj_", rf"{_block}attention.project_in."),
+        (rf"{_prefix}{_module}\.out_proj\.", rf"{_block}attention.project_out."),
         (rf"{_prefix}norm\.", rf"{_block}norm."),
     ]
 _FFN = r"^decoder\.color_decoder\.transformer_ffn_layers\.(\d+)\."
-_RENAME += [
+PUBLISHED_NAMES += [
     (rf"{_FFN}linear1\.", r"color_decoder.blocks.\1.mlp.0."),
     (rf"{_FFN}linear2\.", r"color_decoder.blocks.\1.mlp.2."),
     (rf"{_FFN}norm\.", r"color_decoder.blocks.\1.mlp_norm."),
@@ -491,19 +513,22 @@ _RENAME += [
         for i in range(3)
     ),
 ]
-DROPPED = {  # published name -> why it is not needed
-    "encoder.arch.norm.": "the classifier's last norm, never used",
+DROPPED = {  # prefix of a published name -> reason
+    "encoder.arch.norm.": "the classifier's last norm, unused",
     "encoder.arch.head_cls.": "a classifier removed from the published code",
 }
 
 
 def detect(keys: set[str]) -> bool:
-    """True for the key names of a published DDColor checkpoint."""
+    """Return True for the tensor names of a published DDColor checkpoint."""
     return {"decoder.color_decoder.query_feat.weight", "refine_net.0.0.bias"} <= keys
 
 
 def config_from(state: Mapping[str, Tensor]) -> Config:
-    """Read every size from a published checkpoint's shapes; heads cannot be seen: D / 32 in all."""
+    """Read every size from the shapes of a published checkpoint.
+
+    No shape depends on the number of heads; all published presets have D / 32.
+    """
     blocks = {key.split(".")[3] for key in state if ".transformer_ffn_layers." in key}
     stages = [
         {key.split(".")[4] for key in state if key.startswith(f"encoder.arch.stages.{i}.")}
@@ -513,7 +538,10 @@ def config_from(state: Mapping[str, Tensor]) -> Config:
     return Config(
         depths=tuple(len(stage) for stage in stages),
         dims=tuple(state[f"encoder.arch.norm{i}.weight"].shape[0] for i in range(4)),
-        decoder_dims=tuple(state[conv.format(i)].shape[0] for i in range(LEVELS)),
+        decoder_dims=cast(
+            tuple[int, int, int],
+            tuple(state[conv.format(i)].shape[0] for i in range(LEVELS)),
+        ),
         width=state["decoder.color_decoder.query_feat.weight"].shape[1],
         ffn_width=state["decoder.color_decoder.transformer_ffn_layers.0.linear1.weight"].shape[0],
         blocks=len(blocks),
@@ -522,18 +550,18 @@ def config_from(state: Mapping[str, Tensor]) -> Config:
 
 
 def convert(state: Mapping[str, Tensor], *, fold: bool = True) -> dict[str, Tensor]:
-    """Published names -> ours, in a new dict.
+    """Return a new dict with published names replaced by ours.
 
     Args:
         state: canonical keys (no container, no `module.` prefix).
-        fold: see `layers.plain_weights`; False is for training on.
+        fold: see `layers.convert_spectral_norm`; False for further training.
     """
     converted = {}
-    for key, tensor in plain_weights(state, fold=fold).items():
+    for key, tensor in convert_spectral_norm(state, fold=fold).items():
         if key.startswith(tuple(DROPPED)):
             continue
-        name = rename(key, _RENAME)
-        # All of it but v, which is as long as the input channels.
+        name = rename_key(key, PUBLISHED_NAMES)
+        # Except v, whose length is the number of input channels.
         embedding = name.startswith("pixel_decoder.embedding.") and not name.endswith("._v")
         converted[name] = _sub_pixel_first(tensor) if embedding else tensor
     return converted

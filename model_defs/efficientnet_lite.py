@@ -1,12 +1,12 @@
-"""EfficientNet-Lite: the small ImageNet encoder of the bundled networks.
+"""EfficientNet-Lite: the small ImageNet encoder of the bundled models.
 
 Tan, Le: "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
 arXiv:1905.11946, table 1, in the Lite variants of 2020: no squeeze-and-excitation, ReLU6 in place
 of swish, and stem, first and last stage of the same size in every variant.
 
 Batch norm is folded into the convolutions: fine-tuning on small batches keeps its statistics fixed
-anyway, and inference saves two passes over every map. `trainers.pretrained` folds ImageNet
-checkpoints when it reads them.
+anyway, and inference saves two passes over every map. `trainers.pretrained` folds it when it reads
+ImageNet checkpoints.
 """
 
 from typing import NamedTuple
@@ -21,17 +21,17 @@ STEM = 32  # channels of the first convolution, at 1/2
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
 EXPANSION = (1, 6, 6, 6, 6, 6, 6)
-TAPS = (1, 2, 4, 6)  # stages after which the map is at 1/4, 1/8, 1/16, 1/32 and widest
-MEAN, STD = 127 / 255, 128 / 255  # of the input, in 0..1, for every channel
+TAPS = (1, 2, 4, 6)  # last stages at 1/4, 1/8, 1/16, 1/32
+MEAN, STD = 127 / 255, 128 / 255  # of every input channel, in 0..1
 
 
 class Variant(NamedTuple):
     """Sizes of the seven stages."""
 
     depths: tuple[int, ...]
-    """Blocks."""
+    """Blocks per stage."""
     dims: tuple[int, ...]
-    """Channels."""
+    """Channels per stage."""
 
 
 VARIANTS = {
@@ -42,41 +42,50 @@ VARIANTS = {
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding: at stride 2 more zeros to the right and below.
+    """Convolution with TensorFlow's SAME padding: at stride 2 more zeros on the right and bottom.
 
-    Even sizes only, as those of every map here.
+    For even sizes, which all maps of this encoder have.
     """
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+    ):
         padding = kernel // 2 if stride == 1 else 0
-        super().__init__(before, after, kernel, stride, padding, groups=groups)
-        self.surplus = kernel - stride if stride > 1 else 0
+        super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
+        self.asymmetric_padding = kernel - stride if stride > 1 else 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.surplus:
-            first = self.surplus // 2
-            x = F.pad(x, (first, self.surplus - first) * 2)
+        if self.asymmetric_padding:
+            first = self.asymmetric_padding // 2
+            x = F.pad(x, (first, self.asymmetric_padding - first) * 2)
         if self.groups > 1 and x.dtype == torch.bfloat16 and trains_on_cpu(x):
-            # The gradient of a depthwise convolution takes three times as long in bfloat16
-            # (2026-11-30, torch 2.13): float32 in between saves a third of the encoder's time.
+            # The gradient of a depthwise convolution takes three times as long in bfloat16; float32
+            # for this layer saves a third of the encoder's time (2026-11-30, torch 2.13).
             with torch.autocast("cpu", enabled=False):
                 return super().forward(x.float()).to(torch.bfloat16)
         return super().forward(x)
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1x1 -> depthwise -> project 1x1 (linear), with a shortcut where shapes agree.
+    """Expand 1x1 -> depthwise -> project 1x1 (linear), with a shortcut if shapes agree.
 
     Sandler et al. 2018, section 3.3.
     """
 
-    def __init__(self, before: int, after: int, *, kernel: int, stride: int, expansion: int):
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int, stride: int, expansion: int
+    ):
         super().__init__()
-        hidden = expansion * before
-        self.expand = nn.Conv2d(before, hidden, 1) if expansion > 1 else None
+        hidden = expansion * in_channels
+        self.expand = nn.Conv2d(in_channels, hidden, 1) if expansion > 1 else None
         self.depthwise = SameConv2d(hidden, hidden, kernel, stride, groups=hidden)
-        self.project = nn.Conv2d(hidden, after, 1)
-        self.shortcut = stride == 1 and before == after
+        self.project = nn.Conv2d(hidden, out_channels, 1)
+        self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
@@ -85,17 +94,17 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """(B, 3, H, W), normalised by MEAN and STD -> four feature maps at 1/4, 1/8, 1/16, 1/32.
+    """(B, 3, H, W), normalized by MEAN and STD -> four feature maps at 1/4, 1/8, 1/16, 1/32.
 
     Args:
         depths: blocks of each of the seven stages.
-        dims: channels of each stage.
+        dims: channels of each of the seven stages.
     """
 
     def __init__(self, depths: tuple[int, ...], dims: tuple[int, ...]):
         super().__init__()
         self.stem = SameConv2d(3, STEM, 3, stride=2)
-        stages, before = [], STEM
+        stages, in_channels = [], STEM
         for depth, dim, kernel, stride, expansion in zip(
             depths, dims, KERNELS, STRIDES, EXPANSION, strict=True
         ):
@@ -103,14 +112,14 @@ class EfficientNetLite(nn.Module):
             for i in range(depth):
                 blocks.append(
                     InvertedResidual(
-                        before,
+                        in_channels,
                         dim,
                         kernel=kernel,
                         stride=stride if i == 0 else 1,
                         expansion=expansion,
                     )
                 )
-                before = dim
+                in_channels = dim
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
 

@@ -1,15 +1,16 @@
-"""How alike the colours of two places are, told from lightness: the kernel of guided networks.
+"""Learned Gaussian-process kernel of the color prior in guided networks.
 
 Deep kernel learning (Wilson, Hu, Salakhutdinov, Xing, AISTATS 2016, arXiv:1511.02222): a network
-gives each place coordinates, and places that are near in these have like colours. Kriging
-(`ops.gaussian_process`) then spreads the colours of hints over what belongs together, exactly as
-far as they tell something. The coordinates do not depend on the hints: one pass serves all of them.
+embeds each cell of an image so that cells with similar embeddings have similar colors. Kriging
+(`ops.gaussian_process`) then interpolates the colors of hints or reference cells. Embeddings depend
+on lightness alone, so one pass serves any set of hints.
 
-The file in order: small backbone -> decoder back up to cells of 2x2 pixels -> one head, whose
-channels are coordinates, the colour to be expected without hints, and two variances.
+Structure: small backbone -> decoder back up to cells of 2x2 pixels -> one head with the embeddings,
+the expected color without hints, and two variances.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,48 +19,52 @@ from torch import Tensor, nn
 from ..ops import gaussian_process
 from ..ops.gaussian_process import Field
 from .layers import SmallBackbone
+from .validation import Depth, Range, Width, validate_fields
 
-MULTIPLE = 16  # deepest cells of the backbone
-AB = 20.0  # Lab units of a mean of 1: about the spread of chroma in photos
-RANGE = 3.0  # largest logarithm of spread and noise against what is usual
-LEAST_NOISE = 1e-3
-# Part of the diagonal that corrections reach. People correct what is most wrong, which says less
-# of its surroundings than the random places of the training do (docs/training-log.md).
-REACH = 0.5
-FASTER = 10.0  # single numbers are learned so much faster than filters: they have further to go
+MULTIPLE = 16  # pixels per cell at the backbone's coarsest level
+MEAN_SCALE = 20.0  # Lab units of a predicted mean of 1; about the spread of chroma in photos
+MAX_LOG_FACTOR = 3.0  # bound on the predicted logarithms of scale and noise
+MIN_NOISE = 1e-3
+# Distance over which a correction loses its weight, as a fraction of the image diagonal. Users
+# correct the worst colors, which say less about their surroundings than the random locations seen
+# in training (docs/development/training-log.md).
+CORRECTION_REACH = 0.5
+# Scalars are stored as log(value) / 10: they have further to go than filters, and learn that much
+# faster at the same learning rate.
+LOG_RATE = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that changes a tensor's shape; JSON-serialisable."""
+    """All values that change a tensor's shape or the result; JSON-serializable."""
 
-    stem: int = 24
+    stem: Width = 24
     """Channels at 1/2."""
-    dims: tuple[int, int, int] = (40, 80, 160)
+    dims: tuple[Width, Width, Width] = (40, 80, 160)
     """ConvNeXt channels at 1/4, 1/8, 1/16."""
-    depths: tuple[int, int, int] = (2, 2, 2)
-    """ConvNeXt blocks there."""
-    width: int = 64
-    """Channels of the decoder down to 1/4; half of them at 1/2."""
-    spaces: int = 3
-    """K: sums of that many kernels."""
-    learned: int = 8
-    """Learned coordinates of each space, beside y, x and L."""
-    sideways: bool = True
-    """Whether x is one: it says nothing where the cells are those of another picture."""
+    depths: tuple[Depth, Depth, Depth] = (2, 2, 2)
+    """ConvNeXt blocks at 1/4, 1/8, 1/16."""
+    width: Width = 64
+    """Decoder channels down to 1/4; half of them at 1/2."""
+    kernel_count: Annotated[int, Range(1, 64)] = 3
+    """K: number of exponential kernels in the sum."""
+    embedding_width: Annotated[int, Range(1, 1024)] = 8
+    """Learned coordinates per kernel, in addition to y, x and L."""
+    use_x: bool = True
+    """Include x in the coordinates; False if cells of different images are compared, where only
+    the height y carries information."""
 
     def __post_init__(self) -> None:
-        for name in ("dims", "depths"):
-            object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
+        validate_fields(self, "kernel")
 
 
-def _logarithm(value: Tensor) -> nn.Parameter:
-    """What `_number` makes the value of."""
-    return nn.Parameter(value.log() / FASTER)
+def _to_parameter(value: Tensor) -> nn.Parameter:
+    """Inverse of `_from_parameter`."""
+    return nn.Parameter(value.log() / LOG_RATE)
 
 
-def _number(logarithm: Tensor) -> Tensor:
-    return (FASTER * logarithm.float()).exp()
+def _from_parameter(parameter: Tensor) -> Tensor:
+    return (LOG_RATE * parameter.float()).exp()
 
 
 def _mix(channels: int, out: int) -> nn.Sequential:
@@ -79,59 +84,73 @@ class DeepKernel(nn.Module):
         width, half, (low, middle, high) = config.width, config.width // 2, config.dims
         self.backbone = SmallBackbone(config.stem, config.dims, config.depths)
         self.skips = nn.ModuleList(
-            nn.Conv2d(before, after, 1)
-            for before, after in ((high, width), (middle, width), (low, width), (config.stem, half))
+            nn.Conv2d(channels, out, 1)
+            for channels, out in ((high, width), (middle, width), (low, width), (config.stem, half))
         )
         self.mixes = nn.ModuleList([_mix(width, width), _mix(width, half), _mix(half, half)])
-        # Coordinates of all spaces; mean a and b; logarithms of spread and noise
-        self.head = nn.Conv2d(half, config.spaces * config.learned + 4, 1)
+        # Embeddings of all kernels; mean a and b; logarithms of scale and noise
+        self.head = nn.Conv2d(half, config.kernel_count * config.embedding_width + 4, 1)
         nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
-        # The first space starts as the classical kernel (`gaussian_process.COLORS`), the others are
-        # small: a new network is about as good as kriging on place and lightness. Corrections reach
-        # less far, so theirs starts in the last.
-        classical, spaces = gaussian_process.COLORS, torch.arange(config.spaces)
-        first, last = spaces == 0, spaces == config.spaces - 1
-        both = torch.stack([torch.where(first, 1.0, 0.1), torch.where(last, 1.0, 0.1)])
-        self.amplitude = _logarithm(both.flatten())
-        self.shared = _logarithm(torch.tensor([classical.mean, 0.01]))
-        self.place = _logarithm(torch.linspace(1, 3, config.spaces) / classical.reach)
-        self.light = _logarithm(torch.linspace(1, 0.5, config.spaces) / classical.light)
-        self.noise = _logarithm(torch.tensor(classical.noise))
+        nn.init.zeros_(cast(Tensor, self.head.bias))
+        # The first kernel starts as the classical one and the others are small, so an untrained
+        # network is about as good as kriging on position and lightness. Corrections reach less far,
+        # so theirs starts in the last kernel.
+        classical, index = gaussian_process.COLOR_KERNEL, torch.arange(config.kernel_count)
+        first, last = index == 0, index == config.kernel_count - 1
+        amplitude = torch.stack([torch.where(first, 1.0, 0.1), torch.where(last, 1.0, 0.1)])
+        self.amplitude = _to_parameter(amplitude.flatten())
+        self.constant = _to_parameter(torch.tensor([classical.mean_variance, 0.01]))
+        self.inverse_spatial_scale = _to_parameter(
+            torch.linspace(1, 3, config.kernel_count) / classical.spatial_scale
+        )
+        self.inverse_lightness_scale = _to_parameter(
+            torch.linspace(1, 0.5, config.kernel_count) / classical.lightness_scale
+        )
+        self.noise = _to_parameter(torch.tensor(classical.noise_variance))
 
     def forward(self, L: Tensor) -> Field:
-        """The picture may have any size; its rim is repeated up to whole cells of the backbone."""
+        """Describe the cells of images of any size.
+
+        The border is replicated to whole cells of the backbone and cropped again.
+        """
         if L.ndim != 4 or L.shape[1] != 1:
             raise ValueError(f"deep kernel: L has shape {tuple(L.shape)}; expected (B, 1, H, W).")
         height, width = L.shape[2:]
-        rim = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-        x = F.pad(L.float() / 50 - 1, rim, mode="replicate").to(self.head.weight.dtype)
+        padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
+        x = F.pad(L.float() / 50 - 1, padding, mode="replicate").to(self.head.weight.dtype)
         taps = self.backbone(x.contiguous(memory_format=torch.channels_last))
         x = self.skips[0](taps[5])
         for level, skip, mix in zip((4, 3, 2), self.skips[1:], self.mixes, strict=True):
             tap = taps[level]
             x = F.gelu(skip(tap) + F.interpolate(x, size=tap.shape[2:], mode="bilinear"))
             x = mix(x) if level == 3 else x + mix(x)
-        found = self.head(x).float()[:, :, : -(-height // 2), : -(-width // 2)].flatten(2).mT
+        outputs = self.head(x).float()[:, :, : -(-height // 2), : -(-width // 2)].flatten(2).mT
 
-        # From here in float32: sums of many small differences
-        spaces, learned = self.config.spaces, self.config.learned
-        coordinates, mean, spread, noise = found.split([spaces * learned, 2, 1, 1], dim=-1)
-        places = gaussian_process.places(height, width, L.device).expand(len(L), -1, -1)
-        place = places if self.config.sideways else places[..., :1]
-        light = gaussian_process.lightness(L)
-        known = [
-            torch.cat([far * place, dark * light], dim=-1)
-            for far, dark in zip(_number(self.place), _number(self.light), strict=True)
+        # Float32 from here: sums of many small differences
+        kernels, learned_width = self.config.kernel_count, self.config.embedding_width
+        embedding, mean, scale, noise = outputs.split([kernels * learned_width, 2, 1, 1], dim=-1)
+        scale, noise = (
+            x[..., 0].clamp(-MAX_LOG_FACTOR, MAX_LOG_FACTOR).exp() for x in (scale, noise)
+        )
+        yx = gaussian_process.cell_coordinates(height, width, L.device).expand(len(L), -1, -1)
+        position = yx if self.config.use_x else yx[..., :1]
+        lightness = gaussian_process.cell_lightness(L)
+        fixed = [
+            torch.cat([spatial * position, tonal * lightness], dim=-1)
+            for spatial, tonal in zip(
+                _from_parameter(self.inverse_spatial_scale),
+                _from_parameter(self.inverse_lightness_scale),
+                strict=True,
+            )
         ]
-        own = coordinates.split(learned, dim=-1)
+        learned = embedding.split(learned_width, dim=-1)
         return Field(
-            torch.stack([torch.cat(both, dim=-1) for both in zip(own, known, strict=True)]),
-            amplitude=_number(self.amplitude).view(2, spaces),
-            shared=_number(self.shared),
-            noise=LEAST_NOISE + _number(self.noise) * noise[..., 0].clamp(-RANGE, RANGE).exp(),
-            spread=spread[..., 0].clamp(-RANGE, RANGE).exp(),
-            mean=AB * mean,
-            place=None,
-            nearby=places / REACH if self.config.sideways else None,
+            torch.stack([torch.cat(pair, dim=-1) for pair in zip(learned, fixed, strict=True)]),
+            amplitude=_from_parameter(self.amplitude).view(2, kernels),
+            constant=_from_parameter(self.constant),
+            noise=MIN_NOISE + _from_parameter(self.noise) * noise,
+            scale=scale,
+            mean=MEAN_SCALE * mean,
+            position=None,
+            correction_position=yx / CORRECTION_REACH if self.config.use_x else None,
         )

@@ -1,4 +1,4 @@
-"""What two architectures share: blocks, the decoder stage, how published files keep weights."""
+"""Building blocks that several architectures share, and conversion of published weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,20 @@ from torch import Tensor, nn
 
 from .winograd_conv import Conv3x3, packed_bytes
 
-# --- Linear layers ----------------------------------------------------------------------------
+Taps = dict[int | str, Tensor]
+"""Feature maps of a backbone: level l = 1 ... 5 at 1/2^(l-1) of the image, "B" the deepest."""
 
-LARGE = 2**22  # multiply-adds from which a convolution is worth its call
-STRIP = 2**22  # elements of the widest map of one strip: a processor's cache holds them
+MIN_CONV_MACS = 2**22  # multiply-adds above which a convolution is worth its call overhead
+STRIP_ELEMENTS = 2**22  # elements of the widest map of a strip; fits into a processor's cache
+
+# --- Linear layers -------------------------------------------------------------------------------
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`; on a CPU in float32 as a convolution of 1x1.
+    """Compute `F.linear`; in float32 on a CPU as a 1x1 convolution.
 
-    The same sums: torch gives convolutions to oneDNN and products to MKL, which on AMD's processors
-    takes twice the time (docs/performance.md).
+    Both compute the same sums, but torch sends convolutions to oneDNN and matrix products to MKL,
+    which takes twice the time on AMD processors (docs/performance.md).
     """
     if (
         x.device.type != "cpu"
@@ -27,7 +30,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or not torch.backends.mkldnn.is_available()
-        or x.numel() * len(weight) < LARGE
+        or x.numel() * len(weight) < MIN_CONV_MACS
     ):
         return F.linear(x, weight, bias)
     rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, N, 1), channels_last
@@ -36,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by `linear`."""
+    """`nn.Linear` that uses `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
@@ -48,10 +51,10 @@ def trains_on_cpu(x: Tensor) -> bool:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V of (B, heads, N, d).
+    """Compute softmax(Q K^T / sqrt(d)) V for (B, heads, N, d).
 
-    In training on a CPU always in float32: the gradient takes four times as long in bfloat16
-    (2026-11-30, torch 2.13, ddcolor-nano).
+    Training on a CPU uses float32: the bfloat16 gradient takes four times as long (2026-11-30,
+    torch 2.13, ddcolor-nano).
     """
     if query.dtype == torch.bfloat16 and trains_on_cpu(query):
         with torch.autocast("cpu", enabled=False):
@@ -73,17 +76,8 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def strips(rows: int, row: int) -> list[tuple[int, int]]:
-    """Ranges (top, bottom) of the rows of a map, of about STRIP elements each.
-
-    One range where gradients are wanted: they would keep all of it anyway.
-    """
-    many = rows if torch.is_grad_enabled() or torch.jit.is_tracing() else max(1, STRIP // row)
-    return [(top, min(top + many, rows)) for top in range(0, rows, many)]
-
-
 class ConvNeXtBlock(nn.Module):
-    """Depthwise 7x7 -> LayerNorm -> MLP of factor 4 -> layer scale, around a shortcut."""
+    """Depthwise 7x7 -> LayerNorm -> MLP of factor 4 -> layer scale, with a shortcut."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -99,23 +93,38 @@ class ConvNeXtBlock(nn.Module):
         return torch.addcmul(x.permute(0, 2, 3, 1), self.gamma, y).permute(0, 3, 1, 2)
 
 
-# --- Backbone of the small exemplar network and of the deep kernel --------------------------------
+def initialize_layer_scale(network: nn.Module) -> None:
+    """Set the layer scales of ConvNeXt blocks to 1, in place, for training from scratch.
+
+    The near-zero default suits deep encoders trained for many steps; ours are shallow.
+    """
+    for module in network.modules():
+        if isinstance(module, ConvNeXtBlock):
+            nn.init.ones_(module.gamma)
+
+
+# --- Backbone of the small exemplar network and of the deep kernel -------------------------------
 
 
 class SmallBackbone(nn.Module):
-    """L in -1..1 -> F^2 by two convolutions, F^3 ... F^5 by ConvNeXt stages; F^B is F^5.
+    """Lightness in -1..1 -> F^2 by two convolutions, F^3 ... F^5 by ConvNeXt stages; F^B is F^5.
 
-    F^l has 1/2^(l-1) of the picture's sides. The features of a photo and of its grey version are
-    the same, so that like is matched with like.
+    F^l has 1/2^(l-1) of the image's height and width. Only the first input channel is read, so a
+    color image and its gray version have the same features and can be matched.
 
     Args:
         stem: channels of F^2.
-        dims, depths: channels and blocks of F^3, F^4, F^5.
+        dims: channels of F^3, F^4, F^5.
+        depths: blocks of F^3, F^4, F^5.
     """
 
     def __init__(self, stem: int, dims: Sequence[int], depths: Sequence[int]):
         super().__init__()
-        self.widths = {2: stem, **dict(zip(range(3, 6), dims, strict=True)), "B": dims[-1]}
+        self.widths: dict[int | str, int] = {
+            2: stem,
+            **dict(zip(range(3, 6), dims, strict=True)),
+            "B": dims[-1],
+        }
         self.stem = nn.Sequential(
             nn.Conv2d(1, stem, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -123,9 +132,12 @@ class SmallBackbone(nn.Module):
             nn.ReLU(),
         )
         downsample = [nn.Sequential(nn.Conv2d(1, dims[0], 4, stride=4), LayerNorm2d(dims[0]))]
-        for before, after in zip(dims, dims[1:], strict=False):
-            step = LayerNorm2d(before), nn.Conv2d(before, after, 2, stride=2)
-            downsample.append(nn.Sequential(*step))
+        for in_channels, out_channels in zip(dims, dims[1:], strict=False):
+            downsample.append(
+                nn.Sequential(
+                    LayerNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 2, stride=2)
+                )
+            )
         self.downsample = nn.ModuleList(downsample)
         self.stages = nn.ModuleList(
             nn.Sequential(*(ConvNeXtBlock(dim) for _ in range(depth)))
@@ -133,30 +145,40 @@ class SmallBackbone(nn.Module):
         )
         self.norms = nn.ModuleList(LayerNorm2d(dim) for dim in dims)
 
-    def forward(self, picture: Tensor) -> dict[int | str, Tensor]:
-        """Target: F^2 ... F^5 and F^B."""
-        return {2: self.stem(picture[:, :1]), **self.reference(picture)}
+    def forward(self, image: Tensor) -> Taps:
+        """Return F^2 ... F^5 and F^B of a target."""
+        return {2: self.stem(image[:, :1]), **self.forward_reference(image)}
 
-    def reference(self, picture: Tensor) -> dict[int | str, Tensor]:
-        """Reference: F^3 ... F^5."""
-        x, taps = picture[:, :1], {}
-        parts = zip(range(3, 6), self.downsample, self.stages, self.norms, strict=True)
-        for level, downsample, stage, norm in parts:
+    def forward_reference(self, image: Tensor) -> Taps:
+        """Return F^3 ... F^5 and F^B of a reference."""
+        x, taps = image[:, :1], {}
+        stages = zip(range(3, 6), self.downsample, self.stages, self.norms, strict=True)
+        for level, downsample, stage, norm in stages:
             x = stage(downsample(x))
             taps[level] = norm(x)
         return taps | {"B": taps[5]}
 
 
-# --- Decoder stage of DDColor (section 3.2.1) and ColorFormer (section 3.3) ---------------------
+# --- Decoder stage of DDColor (section 3.2.1) and ColorFormer (section 3.3) ----------------------
 
 
-def blur(x: Tensor) -> Tensor:
-    """2x2 mean with the upper and left neighbours: takes the checkerboard out of a shuffle."""
+def row_strips(rows: int, elements_per_row: int) -> list[tuple[int, int]]:
+    """Split the rows of a map into ranges (top, bottom) of about STRIP_ELEMENTS each.
+
+    With gradients or tracing there is one range: autograd would keep the whole map anyway.
+    """
+    whole = torch.is_grad_enabled() or torch.jit.is_tracing()
+    height = rows if whole else max(1, STRIP_ELEMENTS // elements_per_row)
+    return [(top, min(top + height, rows)) for top in range(0, rows, height)]
+
+
+def box_blur(x: Tensor) -> Tensor:
+    """Average each pixel with its upper and left neighbors: removes the shuffle's checkerboard."""
     return F.avg_pool2d(F.pad(x, (1, 0, 1, 0), mode="replicate"), 2, stride=1)
 
 
 class UpBlock(nn.Module):
-    """One stage of the pixel decoder: shuffle up by 2, join the encoder's map, mix."""
+    """One stage of the pixel decoder: upsample by 2 with a pixel shuffle, join the skip, mix."""
 
     def __init__(self, below: int, skip: int, out: int):
         super().__init__()
@@ -167,13 +189,18 @@ class UpBlock(nn.Module):
         self.mix_norm = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        up = blur(F.pixel_shuffle(self.up_norm(self.up(x)).relu_(), 2))
-        # The paper's ReLU follows their joining; what is shuffled up has gone through one.
+        up = box_blur(F.pixel_shuffle(self.up_norm(self.up(x)).relu_(), 2))
+        # The paper applies ReLU after the concatenation; `up` has passed one already.
         return self.mix_norm(self.mix(up, self.skip_norm(skip).relu_()).relu_())
 
 
 def up_block_bytes(dims: Sequence[int], decoder_dims: Sequence[int]) -> int:
-    """Bytes of the packed filters of the three stages."""
+    """Return the bytes of packed filters in the three decoder stages.
+
+    Args:
+        dims: encoder channels at 1/4, 1/8, 1/16, 1/32.
+        decoder_dims: decoder channels at 1/16, 1/8, 1/4.
+    """
     return sum(
         packed_bytes(skip + out, out) for skip, out in zip(dims[-2::-1], decoder_dims, strict=True)
     )
@@ -189,40 +216,39 @@ UP_BLOCK_NAMES = [
 ]
 
 
-# --- Published state dicts ---------------------------------------------------------------------
+# --- Published state dicts -----------------------------------------------------------------------
 
 
-def plain_weights(state: Mapping[str, Tensor], *, fold: bool) -> dict[str, Tensor]:
-    """Spectrally normalised weights of a published file in a form of today's torch, in a new dict.
+def convert_spectral_norm(state: Mapping[str, Tensor], *, fold: bool) -> dict[str, Tensor]:
+    """Convert spectrally normalized weights from torch's old format, into a new dict.
 
     Args:
-        state: names with `weight_orig`, `weight_u`, `weight_v` beside ordinary ones.
-        fold: True divides each such weight by its largest singular value u^T W v, which is what
-            the published network does at every forward pass; False keeps weight, u and v apart
-            under the names that they get from `torch.nn.utils.parametrizations.spectral_norm`, to
-            go on training.
+        state: weights as `weight_orig`, `weight_u`, `weight_v`; other tensors are copied.
+        fold: True divides each weight by its largest singular value u^T W v, as the published
+            network does in every forward pass. False keeps weight, u and v under the names of
+            `torch.nn.utils.parametrizations.spectral_norm`, for further training.
     """
-    plain = {}
+    converted = {}
     for key, tensor in state.items():
         if not key.endswith(("weight_orig", "weight_u", "weight_v")):
-            plain[key] = tensor
+            converted[key] = tensor
             continue
         if not key.endswith("weight_orig"):
             continue
         base = key.removesuffix("weight_orig")
         u, v = state[base + "weight_u"], state[base + "weight_v"]
         if fold:
-            plain[base + "weight"] = tensor / torch.dot(u, tensor.flatten(1) @ v)
+            converted[base + "weight"] = tensor / torch.dot(u, tensor.flatten(1) @ v)
         else:
             name = base + "parametrizations.weight."
-            plain |= {name + "original": tensor, name + "0._u": u, name + "0._v": v}
-    return plain
+            converted |= {name + "original": tensor, name + "0._u": u, name + "0._v": v}
+    return converted
 
 
-def rename(key: str, table: Sequence[tuple[str, str]]) -> str:
-    """`key` by the first (pattern, replacement) of `table` that matches its beginning.
+def rename_key(key: str, table: Sequence[tuple[str, str]]) -> str:
+    """Apply the first (pattern, replacement) of `table` whose pattern matches the key's start.
 
-    Unknown names stay as they are, so that the strict load names them.
+    Keys without a match are returned unchanged, so that the strict load reports them.
     """
     for pattern, replacement in table:
         if re.match(pattern, key):

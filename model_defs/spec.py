@@ -1,23 +1,30 @@
-"""What the pipeline must know about a network, so that it never asks which architecture it is."""
+"""Facts about a network that the pipeline needs, so that it never asks for the architecture."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from torch import Tensor
+
+from .rendering import OfficialRenderer
+from .validation import Range, Width, validate_fields
+
+AB_SCALE = 110.0  # Lab units of a network input or output a or b of 1
+
+Role = Literal["automatic", "exemplar", "pointhint"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySizes:
-    """What a color memory must have to fit a network; the number of entries is free."""
+    """Sizes that a color memory must have to fit a network; the number of entries is free."""
 
-    key_width: int
+    key_width: Width
     """k: width of a semantic key."""
-    groups: int
-    """n: colours of one entry."""
+    groups: Annotated[int, Range(1, 64)]
+    """n: colors per entry."""
 
 
-class Entries(NamedTuple):
-    """What a color memory gives a network."""
+class MemoryEntries(NamedTuple):
+    """Keys and values of a color memory, as a network reads them."""
 
     keys: Tensor
     """S: (m, k) semantic keys."""
@@ -27,45 +34,45 @@ class Entries(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Facts about one network that its caller needs."""
+    """Facts about one network that its callers need."""
 
     architecture: str
     """Name in the registry."""
-    role: Literal["automatic", "exemplar", "pointhint"]
-    """Which wire it travels on."""
+    role: Role
+    """Task of the network; decides which node and command accept it."""
     model_input: Literal["gray_rgb", "L", "Lab", "L_hints"]
-    """What the network takes: grey RGB in 0..1; L in 0..100; L three times and Lab references,
-    scaled to -1..1; or L and the ab of hints, scaled so, and a mask of the hints."""
-    multiple: int
-    """Height and width of the working image are padded to multiples of this."""
-    resolution: int
-    """Default working resolution: square root of the working image's area, in pixels."""
-    activation_bytes_per_pixel: int
-    """Peak of one float32 forward pass, per working pixel; scaled by the dtype's size."""
-    activation_bytes: int = 2**24
-    """What it takes beside that, whatever the size: maps made in strips, packed filters."""
-    attention_bytes: float = 0.0
-    """What each reference adds to that, for each pixel of the working image's longer side."""
-    published_picture: Literal["photo", "working", "middle"] = "photo"
-    """The picture that the network's official script makes: of the photo's size; of the network's
-    working size; or of that size, from the middle of the photo."""
-    fade: float = 0.0
-    """Of automatic networks: C* in Lab units of which half is to be left, see
-    `postprocess.faded`."""
-    gain: float = 1.0
-    """Factor on what is left, by which colour is as vivid as it should be."""
-    aligned: bool = False
-    """Set where the network was trained with rows and columns of target and reference in step: they
-    then work at one size. Otherwise each reference keeps its own aspect ratio."""
-    prior: bool = False
-    """Set where a point-hint network was trained with a guess between hints in place of zeros, see
-    `pipeline.by_hints.fill`: such a network also takes colours that the hints correct."""
-    memory: MemorySizes | None = None
-    """Set where the network works with a color memory.
+    """Input of the network.
 
-    Such a network takes Entries in place of its own: `forward(gray, entries)`. The pipeline also
-    needs `encoder`, whose vectors name it; `encode(gray)` with `.features` (B, c, h, w) and
-    `.weights` (B, n); `decode(encoded, entries, weights)`; `semantics(gray)` (B, h, w, c), what is
-    clustered; and `memory` with `keys` (m, k), `values` (n, m, 2), `attend(features, values)`, and
-    `components` (k, c) and `offset` (k,) where its projection is kept.
+    - gray_rgb: gray RGB in 0..1.
+    - L: lightness in 0..100.
+    - Lab: L / 50 - 1 three times for the target; L / 50 - 1, a / 110, b / 110 for references.
+    - L_hints: L / 50 - 1; a / 110 and b / 110 of the hints; hint mask.
     """
+    multiple: Annotated[int, Range(1, 256)]
+    """The working image is padded to multiples of this height and width."""
+    resolution: Annotated[int, Range(1, 2048)]
+    """Default working resolution in pixels: square root of the working image's area."""
+    activation_bytes_per_pixel: Annotated[int, Range(0, 2**24)]
+    """Peak memory of one float32 forward pass per working pixel; scaled by the dtype's size."""
+    fixed_activation_bytes: Annotated[int, Range(0, 2**40)] = 2**24
+    """Fixed activation memory in bytes, independent of resolution: strips and packed filters."""
+    attention_bytes: Annotated[float, Range(0, 2**24)] = 0.0
+    """Added to `activation_bytes_per_pixel` for each reference, per pixel of the longer side."""
+    official: OfficialRenderer | None = None
+    """Reproduces the output image of the network's official program; None if there is none."""
+    fade: Annotated[float, Range(0, 50)] = 0.0
+    """Automatic networks: chroma C* in Lab units that is reduced by half, see `postprocess`."""
+    gain: Annotated[float, Range(0, 4)] = 1.0
+    """Automatic networks: factor on the chroma after fading."""
+    aligned: bool = False
+    """Exemplar networks: True if rows and columns of target and reference corresponded in
+    training. Both are then resized to one size; otherwise references keep their aspect ratio."""
+    prior: bool = False
+    """Point-hint networks: True if trained with an interpolated color prior between hints instead
+    of zeros (see `pipeline.by_hints`). Only such networks can correct the colors of a base."""
+    memory: MemorySizes | None = None
+    """Sizes of the color memory; None for networks without one. The network then satisfies
+    `protocols.MemoryNetwork`."""
+
+    def __post_init__(self) -> None:
+        validate_fields(self, "spec")

@@ -1,33 +1,39 @@
-"""3x3 convolutions with a quarter of the multiplications: F(4x4, 3x3) for float32 on a CPU.
+"""3x3 convolutions with a quarter of the multiplications: F(4x4, 3x3) in float32 on a CPU.
 
 Lavin, Gray: "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, arXiv:1509.09308,
-equations 9 to 12, in both directions one after the other: Y = A^T [(G g G^T) * (B^T d B)] A. The
-products of transformed pictures and filters are 36 products of matrices, which oneDNN does as
-convolutions of 1x1. Sums are those of the plain convolution, rounded otherwise: about 4e-6 of the
-result's size (root mean square) where the plain one has 1e-6.
+equations 9 to 12, applied to rows and then to columns: Y = A^T [(G g G^T) * (B^T d B)] A. The
+products of transformed images and filters are 36 matrix products, which oneDNN computes as 1x1
+convolutions. The sums are those of the plain convolution with other rounding: an error of about
+4e-6 of the result (root mean square), against 1e-6 for the plain one.
 
-What costs is moving data, so strips of rows small enough for a processor's cache go through all
-steps, and filters are transformed and packed once.
+Memory traffic dominates the time. Strips of rows that fit into a processor's cache therefore pass
+through all steps at once, and filters are transformed and packed once.
 """
 
 import platform
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TILE = 4  # rows and columns of a result's tile; SIX of the picture belong to it
-SIX = TILE + 2
-TILES = 512  # of a strip, about: rows of the matrices
-BLOCK = 16  # channels are filled up to multiples of it, with zeros: odd numbers cost twice the time
-# Measured (benchmarks/convolution.py): smaller maps and fewer channels are as fast or faster plain.
-LEAST_CHANNELS = 256
-LEAST_PIXELS = 28**2
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-# G of the paper: filters (3) -> products (6). B^T is in `_split`, A^T in `_join`.
-FILTERS = (
+OUTPUT_TILE = 4  # rows and columns of an output tile
+INPUT_TILE = OUTPUT_TILE + 2  # rows and columns of the input that an output tile depends on
+TILES_PER_STRIP = 512  # approximate rows of the matrices
+CHANNEL_MULTIPLE = 16  # channels are zero-padded to multiples; odd counts take twice the time
+# Measured (benchmarks/convolution.py): below these sizes the plain convolution is as fast.
+MIN_CHANNELS = 256
+MIN_PIXELS = 28**2
+
+# G of the paper: filter taps (3) -> products (6). B^T is in `_transform_input`, A^T in
+# `_transform_output`.
+FILTER_TRANSFORM = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
     (-1 / 6, 1 / 6, -1 / 6),
@@ -35,41 +41,92 @@ FILTERS = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-# module -> (its weight, in which state, filters)
-_packed: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+Filters = list[list[Tensor]]
+"""6x6 packed 1x1 filters in oneDNN's layout."""
+
+
+class PackedFilters:
+    """Cache of one convolution's packed filters.
+
+    The convolution owns it: filters are freed with the module, replaced when the weight or the tile
+    layout changes, and dropped by `clear`. A lock lets several threads run one network. Copies and
+    pickles of the module start with an empty cache.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._weight: weakref.ref[Tensor] | None = None
+        self._state: tuple[int, int, tuple[int, int]] | None = None
+        self._filters: Filters | None = None
+
+    def get(self, weight: Tensor, tiles: tuple[int, int]) -> Filters:
+        """Return the filters of `weight` (K, C, 3, 3), packed for strips of `tiles`."""
+        version = 0 if weight.is_inference() else weight._version  # counts in-place changes
+        state = weight.data_ptr(), version, tiles
+        with self._lock:
+            # A new weight can have the address of a freed one, so the object is compared as well.
+            same = self._weight is not None and self._weight() is weight
+            if self._filters is None or not same or self._state != state:
+                self._filters = pack_filters(weight, tiles)
+                self._weight, self._state = weakref.ref(weight), state
+            return self._filters
+
+    def clear(self) -> None:
+        """Free the filters."""
+        with self._lock:
+            self._weight = self._state = self._filters = None
+
+    @property
+    def empty(self) -> bool:
+        """True if nothing is cached."""
+        return self._filters is None
+
+    def __reduce__(self) -> tuple[type["PackedFilters"], tuple[()]]:
+        return PackedFilters, ()
 
 
 class Conv3x3(nn.Conv2d):
-    """`nn.Conv2d` of 3x3 with padding 1; large ones without gradients go the short way."""
+    """3x3 convolution with padding 1; large ones without gradients use the Winograd algorithm."""
 
-    def __init__(self, before: int, after: int, *, bias: bool = True):
-        super().__init__(before, after, 3, padding=1, bias=bias)
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True):
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.packed_filters = PackedFilters()
 
-    def forward(self, *maps: Tensor) -> Tensor:
-        """(B, C, H, W), or several whose channels stand one after another -> (B, K, H, W)."""
-        if not pays(self, maps[0]):
+    # One map or several, where torch declares one.
+    def forward(self, *maps: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
+        """Convolve (B, C, H, W), or several maps concatenated along C: (B, K, H, W)."""
+        if not use_winograd(self, maps[0]):
             return super().forward(maps[0] if len(maps) == 1 else torch.cat(maps, dim=1))
-        filters = _filters(self, strip(*maps[0].shape[2:]))
+        filters = self.packed_filters.get(self.weight, strip_tiles(*maps[0].shape[2:]))
         return convolve(maps, filters, self.out_channels, self.bias)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Self":
+        """Move or convert the module; free the filters if it can no longer use them."""
+        super()._apply(fn, recurse)
+        weight = self._parameters.get("weight")
+        if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
+            self.packed_filters.clear()
+        return self
 
-def pays(module: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the short way may be gone and is worth it for maps of the kind of `x`."""
+
+def use_winograd(module: nn.Conv2d, x: Tensor) -> bool:
+    """Return True if the Winograd path is supported and faster for this input."""
     return (
         x.device.type == "cpu"
         and x.dtype == module.weight.dtype == torch.float32
-        and x.shape[2] * x.shape[3] >= LEAST_PIXELS
-        and min(module.in_channels, module.out_channels) >= LEAST_CHANNELS
+        and x.shape[2] * x.shape[3] >= MIN_PIXELS
+        and min(module.in_channels, module.out_channels) >= MIN_CHANNELS
         and not torch.is_grad_enabled()
         and not torch.jit.is_tracing()
         and not torch.compiler.is_compiling()
-        and "weight" in module._parameters  # otherwise it is computed anew at each call
-        and possible()
+        and "weight" in module._parameters  # a parametrized weight is recomputed at each call
+        and is_supported()
     )
 
 
-def possible() -> bool:
-    """Whether this torch can multiply by packed filters."""
+def is_supported() -> bool:
+    """Return True if this torch build can multiply by packed filters."""
     return (
         platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()
@@ -78,120 +135,117 @@ def possible() -> bool:
     )
 
 
-def _filters(module: nn.Conv2d, tiles: tuple[int, int]) -> list[list[Tensor]]:
-    """Packed filters of a module for one size, kept as long as the module and its weights live."""
-    weight = module.weight
-    version = 0 if weight.is_inference() else weight._version  # counts changes in place
-    state = weight.data_ptr(), version, tiles
-    of, packed_in, filters = _packed.get(module, (lambda: None, None, None))
-    if of() is not weight or packed_in != state:  # another may come to lie at the same address
-        filters = pack(weight, tiles)
-        _packed[module] = weakref.ref(weight), state, filters
-    return filters
+def strip_tiles(height: int, width: int) -> tuple[int, int]:
+    """Return the tiles down and across of the strips of an image; strips are about equal."""
+    down, across = -(-height // OUTPUT_TILE), -(-width // OUTPUT_TILE)
+    return -(-down // -(-down * across // TILES_PER_STRIP)), across
 
 
-def strip(height: int, width: int) -> tuple[int, int]:
-    """Tiles down and across of the strips, about equal, in which a picture is worked on."""
-    down, across = -(-height // TILE), -(-width // TILE)
-    return -(-down // -(-down * across // TILES)), across
-
-
-def pack(weight: Tensor, tiles: tuple[int, int]) -> list[list[Tensor]]:
-    """(K, C, 3, 3) float32 -> 6x6 filters of 1x1, as oneDNN wants them.
+def pack_filters(weight: Tensor, tiles: tuple[int, int]) -> Filters:
+    """Transform and pack (K, C, 3, 3) float32 filters.
 
     Args:
-        weight: any number of channels.
-        tiles: of `strip`. Packed for other ones, they may take ten times as long.
+        weight: filters with any number of channels.
+        tiles: result of `strip_tiles`. With filters packed for another layout, convolutions may
+            take ten times as long.
     """
-    both = torch.kron(*[torch.tensor(FILTERS, dtype=torch.float64)] * 2).to(weight.dtype)
-    weight = F.pad(weight.flatten(2), (0, 0, 0, -weight.shape[1] % BLOCK))
-    weight = F.pad(weight, (0, 0, 0, 0, 0, -weight.shape[0] % BLOCK))
-    many = (both @ weight.flatten(0, 1).T).unflatten(1, weight.shape[:2])[..., None, None]
-    size = [1, many.shape[2], *tiles]
+    transform = torch.tensor(FILTER_TRANSFORM, dtype=torch.float64)
+    transform_2d = torch.kron(transform, transform).to(weight.dtype)
+    weight = F.pad(weight.flatten(2), (0, 0, 0, -weight.shape[1] % CHANNEL_MULTIPLE))
+    weight = F.pad(weight, (0, 0, 0, 0, 0, -weight.shape[0] % CHANNEL_MULTIPLE))
+    products = transform_2d @ weight.flatten(0, 1).T
+    products = products.unflatten(1, weight.shape[:2])[..., None, None]
+    input_size = [1, products.shape[2], *tiles]
     reorder = torch.ops.aten.mkldnn_reorder_conv2d_weight
-    packed = [reorder(one.to_mkldnn(), [0, 0], [1, 1], [1, 1], 1, size) for one in many]
-    return [packed[i : i + SIX] for i in range(0, SIX * SIX, SIX)]
+    packed = [reorder(w.to_mkldnn(), [0, 0], [1, 1], [1, 1], 1, input_size) for w in products]
+    return [packed[i : i + INPUT_TILE] for i in range(0, INPUT_TILE**2, INPUT_TILE)]
 
 
-def packed_bytes(before: int, after: int) -> int:
-    """What the packed filters of a convolution take: four times its weights, or nothing."""
-    return 4 * SIX**2 * before * after if min(before, after) >= LEAST_CHANNELS else 0
+def packed_bytes(in_channels: int, out_channels: int) -> int:
+    """Return the bytes of a convolution's packed filters: 4 times its weights, or 0 if unused."""
+    if min(in_channels, out_channels) < MIN_CHANNELS:
+        return 0
+    return 4 * INPUT_TILE**2 * in_channels * out_channels
 
 
 def convolve(
     maps: Sequence[Tensor],
-    filters: list[list[Tensor]],
+    filters: Filters,
     channels: int,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Convolution of 3x3 with zeros around: (B, C, H, W) -> (B, K, H, W) in channels_last memory.
+    """Convolve with 3x3 filters and zero padding.
 
     Args:
-        maps: one or more (B, C_i, H, W) float32, best in channels_last memory; C is their sum.
-        filters: of `pack`.
+        maps: one or more (B, C_i, H, W) float32, preferably channels_last; C is their sum.
+        filters: result of `pack_filters`.
         channels: K.
         bias: (K,).
+    Returns:
+        (B, K, H, W) in channels_last memory.
     """
-    x, before = maps[0], sum(part.shape[1] for part in maps)
+    x, in_channels = maps[0], sum(part.shape[1] for part in maps)
     batch, _, height, width = x.shape
-    wide, after = before + -before % BLOCK, channels + -channels % BLOCK
-    count, across = strip(height, width)
+    padded_in = in_channels + -in_channels % CHANNEL_MULTIPLE
+    padded_out = channels + -channels % CHANNEL_MULTIPLE
+    count, across = strip_tiles(height, width)
     y = x.new_empty(batch, height, width, channels)
     if bias is not None:
-        bias = F.pad(bias, (0, after - channels))
-    # Rows of a strip, one more above and below, zeros around; then what is made of them.
-    rows = x.new_zeros(TILE * count + 2, TILE * across + 2, wide)
-    split = x.new_empty(8, count, TILE * across + 2, wide)
-    split_both = x.new_empty(8, count, across, wide)
-    joined = x.new_empty(SIX, count, TILE * across, after)
-    scratch = x.new_empty(4, count, TILE * across, after)
-    scratch_both = x.new_empty(4, count, across, after)
-    pictures = zip(*(part.permute(0, 2, 3, 1) for part in maps), strict=True)
-    for picture, result in zip(pictures, y, strict=True):
-        for top in range(0, height, TILE * count):
-            bottom = min(top + TILE * count, height)
+        bias = F.pad(bias, (0, padded_out - channels))
+    # Buffers that every strip reuses. `rows` has one more row above and below, and zeros around.
+    rows = x.new_zeros(OUTPUT_TILE * count + 2, OUTPUT_TILE * across + 2, padded_in)
+    split_rows = x.new_empty(8, count, OUTPUT_TILE * across + 2, padded_in)
+    split_both = x.new_empty(8, count, across, padded_in)
+    joined = x.new_empty(INPUT_TILE, count, OUTPUT_TILE * across, padded_out)
+    scratch_rows = x.new_empty(4, count, OUTPUT_TILE * across, padded_out)
+    scratch_columns = x.new_empty(4, count, across, padded_out)
+    images = zip(*(part.permute(0, 2, 3, 1) for part in maps), strict=True)
+    for image, result in zip(images, y, strict=True):
+        for top in range(0, height, OUTPUT_TILE * count):
+            bottom = min(top + OUTPUT_TILE * count, height)
             first, last = max(top - 1, 0), min(bottom + 1, height)
             rows[: first - top + 1].zero_()
             rows[last - top + 1 :].zero_()
-            inside = rows[first - top + 1 : last - top + 1, 1 : width + 1, :before]
-            for place, part in zip(
-                inside.split([p.shape[2] for p in picture], 2), picture, strict=True
+            inside = rows[first - top + 1 : last - top + 1, 1 : width + 1, :in_channels]
+            for target, part in zip(
+                inside.split([p.shape[2] for p in image], 2), image, strict=True
             ):
-                place.copy_(part[first:last])
-            _split(_lines(rows, 0), split)
-            for i, line in enumerate(split[:SIX]):
-                _split(_lines(line, 1), split_both)
-                # The second of six counts in all results alike: so does a bias given to it.
+                target.copy_(part[first:last])
+            _transform_input(_tile_lines(rows, 0), split_rows)
+            for i, line in enumerate(split_rows[:INPUT_TILE]):
+                _transform_input(_tile_lines(line, 1), split_both)
+                # The second product has weight 1 in every output, so it can carry the bias.
                 products = [
-                    _multiplied(split_both[j], filters[i][j], bias if i == j == 1 else None)
-                    for j in range(SIX)
+                    _multiply(split_both[j], filters[i][j], bias if i == j == 1 else None)
+                    for j in range(INPUT_TILE)
                 ]
-                _join(products, joined[i].unflatten(1, (across, TILE)).unbind(2), scratch_both)
-            if bottom - top == TILE * count and width == TILE * across:
-                lines = result[top:bottom].unflatten(0, (count, TILE)).unbind(1)
-                _join(joined[..., :channels], lines, scratch[..., :channels])
+                columns = joined[i].unflatten(1, (across, OUTPUT_TILE)).unbind(2)
+                _transform_output(products, columns, scratch_columns)
+            if bottom - top == OUTPUT_TILE * count and width == OUTPUT_TILE * across:
+                lines = result[top:bottom].unflatten(0, (count, OUTPUT_TILE)).unbind(1)
+                _transform_output(joined[..., :channels], lines, scratch_rows[..., :channels])
             else:
-                whole = x.new_empty(count, TILE, TILE * across, after)
-                _join(joined, whole.unbind(1), scratch)
+                whole = x.new_empty(count, OUTPUT_TILE, OUTPUT_TILE * across, padded_out)
+                _transform_output(joined, whole.unbind(1), scratch_rows)
                 result[top:bottom] = whole.flatten(0, 1)[: bottom - top, :width, :channels]
     return y.permute(0, 3, 1, 2)
 
 
-def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(n, m, C) by a packed filter (K, C, 1, 1) -> (n, m, K)."""
-    x, one = x.permute(2, 0, 1)[None], [1, 1]
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply (n, m, C) by a packed filter (K, C, 1, 1): (n, m, K)."""
+    x, ones = x.permute(2, 0, 1)[None], [1, 1]
     multiply = torch.ops.mkldnn._convolution_pointwise
-    return multiply(x, weight, bias, [0, 0], one, one, 1, "none", [], "")[0].permute(1, 2, 0)
+    return multiply(x, weight, bias, [0, 0], ones, ones, 1, "none", [], "")[0].permute(1, 2, 0)
 
 
-def _lines(x: Tensor, dim: int) -> list[Tensor]:
-    """The six lines of all tiles along `dim`: every fourth one, from 0, ... 5 on."""
-    last = x.shape[dim] - SIX
-    every = (slice(None),) * dim
-    return [x[(*every, slice(i, last + i + 1, TILE))] for i in range(SIX)]
+def _tile_lines(x: Tensor, dim: int) -> list[Tensor]:
+    """Return line i = 0 ... 5 of all tiles along `dim`: every fourth line, starting at i."""
+    last = x.shape[dim] - INPUT_TILE
+    leading = (slice(None),) * dim
+    return [x[(*leading, slice(i, last + i + 1, OUTPUT_TILE))] for i in range(INPUT_TILE)]
 
 
-def _split(d: Sequence[Tensor], out: Tensor) -> None:
+def _transform_input(d: Sequence[Tensor], out: Tensor) -> None:
     """B^T d: six lines -> the first six of `out`; its last two are scratch."""
     d0, d1, d2, d3, d4, d5 = d
     t, s = out[6:]
@@ -209,7 +263,7 @@ def _split(d: Sequence[Tensor], out: Tensor) -> None:
     out[5].sub_(s, alpha=4)
 
 
-def _join(m: Sequence[Tensor], out: Sequence[Tensor], scratch: Tensor) -> None:
+def _transform_output(m: Sequence[Tensor] | Tensor, out: Sequence[Tensor], scratch: Tensor) -> None:
     """A^T m: six products -> the four lines of `out`."""
     m0, m1, m2, m3, m4, m5 = m
     s, d, p, q = scratch

@@ -1,14 +1,14 @@
-"""Published XCNet checkpoints: their names and sizes, and the way to ours."""
+"""Published XCNet checkpoints: detection, sizes, and conversion to our tensor names."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from .layers import rename
+from .layers import rename_key
 from .xcnet_config import Config
 
-_RENAME = [  # published name -> ours; first match wins
+PUBLISHED_NAMES = [  # (pattern of the published name, our name); the first match wins
     (r"^features\.to_relu_\d_\d\.(\d+)\.", r"backbone.features.\1."),
     (r"^proj6\.proj_tgt\.", "project_target.B."),
     (r"^proj(\d)\.proj_tgt\.", r"project_target.\1."),
@@ -26,25 +26,24 @@ _RENAME = [  # published name -> ours; first match wins
     (r"^head(\d)\.conv1\.", r"heads.\1.0."),
     (r"^head(\d)\.conv2\.", r"heads.\1.2."),
 ]
-DROPPED = {  # published name -> why it is not needed
-    ".flatten_index": "the same whole numbers for every line of this length",
+DROPPED = {  # suffix of a published name -> reason
+    ".flatten_index": "the same integers for every line of this length",
 }
-
-
-_ATT3 = ("att3.module.1.", "att3.module.0.")  # one module under two names; files may keep but one
+# One module under two names; files that store shared tensors once have either.
+_ATTENTION_3 = ("att3.module.1.", "att3.module.0.")
 
 
 def detect(keys: set[str]) -> bool:
-    """True for the key names of a published XCNet checkpoint."""
+    """Return True for the tensor names of a published XCNet checkpoint."""
     return "head1.conv2.bias" in keys and any(
-        f"{module}rows.in_proj_weight" in keys for module in _ATT3
+        f"{module}rows.in_proj_weight" in keys for module in _ATTENTION_3
     )
 
 
 def config_from(state: Mapping[str, Tensor]) -> Config:
-    """Read every size from a published checkpoint's shapes.
+    """Read every size from the shapes of a published checkpoint.
 
-    Without positions the number of heads cannot be seen; it is 8.
+    Without positions, no shape depends on the number of heads; it is 8.
     """
     width = state["proj1.proj_tgt.weight"].shape[0]
     relative = next((t for k, t in state.items() if k.endswith(".rows.relative")), None)
@@ -54,23 +53,25 @@ def config_from(state: Mapping[str, Tensor]) -> Config:
         heads=heads,
         head_width=state["head1.conv1.weight"].shape[0],
         positions=relative is not None,
-        # The program divides by the root of the values' width, and with positions not at all.
+        # The program divides the logits by the root of the values' width, but only without
+        # positions.
         scale=1.0 if relative is not None else (width / heads) ** -0.5,
         compat="xcnet",
     )
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published names -> ours, in a new dict; `state` has canonical keys."""
+    """Return a new dict with published names replaced by ours; `state` has canonical keys."""
     converted = {}
     for key, tensor in state.items():
-        # The program loads .module.0. first and .module.1. over it.
+        # The program loads .module.0. first and overwrites it with .module.1.
         twin = key.replace(".module.0.", ".module.1.")
         if key.endswith(tuple(DROPPED)) or (twin != key and twin in state):
             continue
-        name = rename(key, _RENAME)
+        name = rename_key(key, PUBLISHED_NAMES)
         if name.endswith(".relative"):
-            # The program counts query minus key for q and v, key minus query for k: ours is that.
+            # The program indexes by query minus key for q and v, by key minus query for k; we
+            # index all three by key minus query.
             d = tensor.shape[0] // 4
             q, k, v = tensor.split([d, d, 2 * d])
             tensor = torch.cat([q.flip(1), k, v.flip(1)]).T.contiguous()

@@ -1,1 +1,1 @@
-"""Network files: which are published, where they lie, how they come there."""
+"""Model files: the published catalog, downloads, folders, and names resolved to paths."""

@@ -1,24 +1,29 @@
-"""Published checkpoints: how they come into the models folder.
+"""Downloads of published checkpoints into the models folder.
 
-A file is fetched only where its size and SHA-256 are known, lies beside its target as NAME.part
-until both fit, and goes on from there after a stop. COLORIST_OFFLINE=1 (or HF_HUB_OFFLINE=1)
-forbids downloads; HF_ENDPOINT names a mirror, which is safe because of the SHA-256.
+Only files with a known size and SHA-256 are downloaded. An unfinished file is kept as NAME.part
+and resumed by the next attempt. COLORIST_OFFLINE=1 (or HF_HUB_OFFLINE=1) forbids downloads;
+HF_ENDPOINT selects a mirror, which is safe because of the SHA-256.
+
+huggingface_hub is not used, because these guarantees would be lost (version 2.4, 2026-11):
+`hf_hub_download` deletes the unfinished file when it is interrupted, only warns if the disk is too
+small, and offers no way to cancel; `http_get` resumes and can be cancelled, but only between blocks
+of 10 MB, and is not public.
 """
 
-import errno
 import hashlib
 import http.client
+import importlib
 import logging
 import os
 import re
 import shutil
 import ssl
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import (
@@ -32,327 +37,303 @@ from urllib.request import (
 from ..model_defs.checkpoint import CheckpointError
 from .catalog import Published, megabytes
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
-
 log = logging.getLogger(__name__)
-SWITCHES = ("COLORIST_OFFLINE", "HF_HUB_OFFLINE")
-ON = ("1", "ON", "YES", "TRUE")
-PART, LOCK = ".part", ".lock"
-CHUNK = 2**16  # bytes between two looks at the user's stop
-BLOCK = 2**20  # bytes hashed at once
-TIMEOUT = 30.0  # seconds of silence after which a connection counts as broken
-TRIES = 3  # in a row that bring less than ENOUGH bytes; then the download gives up
-ENOUGH = 2**20
-PAUSE = 1.0  # seconds before the second try; twice that before the third
-TELL = 0.1  # seconds between two calls of `progress`
-TRANSIENT = (408, 416, 425, 429, 500, 502, 503, 504)  # answers that another try may change
+
+OFFLINE_VARIABLES = ("COLORIST_OFFLINE", "HF_HUB_OFFLINE")
+TRUE_VALUES = ("1", "ON", "YES", "TRUE")
+CHUNK_BYTES = 2**16
+HASH_BLOCK_BYTES = 2**20
+TIMEOUT = 30.0  # seconds without data
+MAX_FAILURES = 3  # in a row, each with less than PROGRESS_BYTES
+PROGRESS_BYTES = 2**20
+RETRY_DELAY = 1.0  # seconds before the second attempt; twice that before the third
+REPORT_INTERVAL = 0.1  # seconds between calls of `progress`
+TRANSIENT_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)
 
 Progress = Callable[[int, int], None]
-Check = Callable[[], None]
 
 
 class DownloadError(CheckpointError):
-    """A published checkpoint cannot be had; the message says where to get it and where to put it.
+    """A published checkpoint cannot be downloaded; the message says where to get it.
 
-    One line, because the command line shows one.
+    The message is a single line, because the command line shows only the first one.
     """
 
 
-class _Refused(Exception):
-    """No other try would bring the file."""
+class _PermanentError(Exception):
+    """A failure that another attempt cannot mend."""
 
 
-class _Broken(Exception):
-    """Another try may bring the file."""
+class _TransientError(Exception):
+    """A failure that another attempt may mend."""
 
 
-def switched_off() -> str:
-    """The environment variable that forbids downloads, or ""."""
-    return next((name for name in SWITCHES if os.environ.get(name, "").upper() in ON), "")
-
-
-def by_hand(known: Published, folder: Path) -> str:
-    """A sentence: where to get the file and where to put it."""
-    where = f"{known.url()} ({megabytes(known.bytes)})" if known.fetchable else known.get
-    return f"Get it from {where} and put it into {folder} as {known.file}."
-
-
-def why_not(known: Published, folder: Path, *, offline: bool = False) -> str:
-    """Why a file that is not at hand cannot be downloaded, and what to do; "" where it can."""
-    if not known.fetchable:
-        return f"{known.file} is not at hand and cannot be downloaded. {by_hand(known, folder)}"
-    if switch := switched_off() or ("offline" if offline else ""):
-        return (
-            f"{known.file} is not at hand, and downloads are switched off ({switch}). "
-            f"{by_hand(known, folder)}"
-        )
+def offline_variable() -> str:
+    """Return the name of the environment variable that forbids downloads; empty if none does."""
+    for name in OFFLINE_VARIABLES:
+        if os.environ.get(name, "").upper() in TRUE_VALUES:
+            return name
     return ""
 
 
-# ---- downloads ----
+def manual_instructions(model: Published, folder: Path) -> str:
+    """Return a sentence that says where to get the file and where to put it."""
+    size = f" ({megabytes(model.size)})" if model.downloadable else ""
+    source = model.url() or model.source
+    return f"Get it from {source}{size} and put it into {folder} as {model.file}."
+
+
+def unavailable_reason(model: Published, folder: Path, *, offline: bool = False) -> str:
+    """Return why a model that is not installed cannot be downloaded; empty if it can."""
+    if not model.downloadable:
+        reason = "cannot be downloaded automatically"
+    elif variable := offline_variable() or ("offline" if offline else ""):
+        reason = f"downloads are switched off ({variable})"
+    else:
+        return ""
+    return f"{model.file} is not installed, and {reason}. {manual_instructions(model, folder)}"
 
 
 def fetch(
-    known: Published,
+    model: Published,
     folder: Path,
     *,
     base: str = "",
     offline: bool = False,
     progress: Progress | None = None,
-    check: Check = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Download a published checkpoint into `folder`, whole and as published or not at all.
+    """Download a published checkpoint into `folder`, completely and verified, or not at all.
 
-    What has come stays beside it, as NAME.part, when the download breaks, when it is stopped, and
-    when `check` raises; the next call goes on there. Where another process downloads the same
-    file, this one waits for it.
+    If another process is downloading the same file, wait for it.
 
     Args:
-        base: a server to use instead of the hub. Only one that is given here may be plain http.
+        model: entry of the catalog.
+        folder: models folder; created if needed.
+        base: server used instead of the hub. Only one that is given here may use plain HTTP.
         offline: download nothing.
-        progress: told of (bytes that have come, bytes of the file), at most ten times a second.
-        check: called between chunks; what it raises ends the download.
+        progress: called with (bytes received, bytes in total), at most ten times a second. None
+            shows a progress bar on stderr.
+        check: called between chunks; may raise to cancel. The part received so far is kept.
     Returns:
-        the file, which is not touched where it is there already.
+        the file. An existing one is returned as it is.
     Raises:
-        DownloadError: it is got by hand; downloads are switched off; no network; the server has
-            something else; no room.
+        DownloadError: the file has to be downloaded manually, downloads are switched off, the
+            network fails, the server has another file, or the disk is full.
     """
-    target = folder / known.file
+    target = folder / model.file
     if target.is_file():
         return target
-    if refused := why_not(known, folder, offline=offline):
-        raise DownloadError(refused)
-    url = known.url(base)
+    if reason := unavailable_reason(model, folder, offline=offline):
+        raise DownloadError(reason)
+    url = model.url(base)
     if not base and urlsplit(url).scheme != "https":
         raise DownloadError(f"{url}: HF_ENDPOINT must begin with https://; change or unset it.")
-    tell = _throttled(progress or (lambda done, total: None))
-    part = target.with_name(target.name + PART)
-
-    def wait() -> None:
-        if come := _size(part):
-            tell(come, known.bytes)
-        _pause(0.5, check)
-
-    log.info("downloading %s (%s) to %s", url, known.licence, target)
+    part, lock = (target.with_name(f"{target.name}.{suffix}") for suffix in ("part", "lock"))
+    log.info("downloading %s (%s) to %s", url, model.license, target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(target.with_name(target.name + LOCK), wait):
-            if not target.is_file():  # unless the process waited for has brought it
-                _complete(part, known, url, tell, check)
-                _refuse_unless_published(part, known, check)
-                os.replace(part, target)
-    except (_Refused, _Broken, OSError) as error:
-        come = f" {megabytes(_size(part))} have come and are kept." if _size(part) else ""
+        with _bar_unless(progress, model) as report:
+            transfer = _Transfer(url, part, model, report, check)
+            with _locked(lock, transfer.report_and_check):
+                if not target.is_file():  # otherwise the process waited for has downloaded it
+                    transfer.run()
+                    os.replace(part, target)
+            report(model.size, model.size)
+    except (_PermanentError, _TransientError, OSError) as error:
+        kept = f" {megabytes(_size(part))} were received and are kept." if _size(part) else ""
         raise DownloadError(
-            f"{known.file} could not be downloaded: {_reason(error)}.{come} Try again later, or do "
-            f"it by hand. {by_hand(known, folder)}"
+            f"{model.file} could not be downloaded: {_reason(error)}.{kept} Try again later, or "
+            f"download it manually. {manual_instructions(model, folder)}"
         ) from error
-    tell(known.bytes, known.bytes)
     return target
 
 
-def on_stderr(name: str) -> Progress:
-    """A progress that writes a line to stderr each five seconds."""
-    began, first, said = time.monotonic(), -1, 0.0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal first, said
-        now = time.monotonic()
-        first = done if first < 0 else first
-        if now - said >= 5 or done == total:
-            said = now
-            pace = (done - first) / max(now - began, 1e-3) / 1e6
-            sys.stderr.write(f"{name}: {done / 1e6:.0f} of {megabytes(total)}, {pace:.1f} MB/s\n")
-            sys.stderr.flush()
-
-    return progress
-
-
-def sha256(path: Path, check: Check = lambda: None) -> str:
-    """Of a file, in hex; `check` is called between blocks."""
+def sha256(path: Path, check: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 of a file in hex; `check` is called between blocks and may raise."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(HASH_BLOCK_BYTES):
             digest.update(block)
             check()
     return digest.hexdigest()
 
 
-def _complete(part: Path, known: Published, url: str, tell: Progress, check: Check) -> None:
-    """Bring `part` to its full size, in as many requests as it takes."""
-    if _size(part) > known.bytes:
-        part.unlink()
-    missing, free = known.bytes - _size(part), shutil.disk_usage(part.parent).free
-    if missing > free:
-        raise _Refused(
-            f"there is no room: {megabytes(missing)} are needed, {megabytes(free)} are free"
-        )
-    opener, failures = _opener(), 0
-    while (have := _size(part)) < known.bytes:
-        check()
-        try:
-            _receive(opener, url, part, known, tell, check)
-        except _Broken:
-            failures = 1 if _size(part) - have >= ENOUGH else failures + 1
-            if failures == TRIES:
+@contextmanager
+def _bar_unless(progress: Progress | None, model: Published) -> Generator[Progress, None, None]:
+    """Return `progress`, or else a progress bar on stderr."""
+    if progress is not None:
+        yield progress
+        return
+    from ..console.progress import Progress as ProgressBar
+
+    with ProgressBar(model.file, "B", model.size) as bar:
+        yield bar.report
+
+
+@dataclass
+class _Transfer:
+    """Transfer of one file, in as many requests as it needs."""
+
+    url: str
+    part: Path
+    model: Published
+    progress: Progress
+    check: Callable[[], None]
+    last_report: float = field(default=0.0, init=False)
+
+    def run(self) -> None:
+        """Bring `part` to its full size and verify it."""
+        if _size(self.part) > self.model.size:
+            self.part.unlink()
+        needed, free = self.model.size - _size(self.part), shutil.disk_usage(self.part.parent).free
+        if needed > free:
+            raise _PermanentError(
+                f"the disk is full: {megabytes(needed)} are needed, {megabytes(free)} are free"
+            )
+        opener, failures = _opener(), 0
+        while (received := _size(self.part)) < self.model.size:
+            self.check()
+            try:
+                self._request(opener, received)
+            except _TransientError:
+                advanced = _size(self.part) - received >= PROGRESS_BYTES
+                failures = 1 if advanced else failures + 1
+                if failures == MAX_FAILURES:
+                    raise
+                self._sleep(RETRY_DELAY * failures)
+        digest = sha256(self.part, self.check)
+        if digest != self.model.sha256:
+            self.part.unlink()
+            raise _PermanentError(
+                f"the downloaded file has the SHA-256 {digest}, expected {self.model.sha256}; "
+                "it has been removed"
+            )
+
+    def report_and_check(self) -> None:
+        """Report the size of the part, at most every REPORT_INTERVAL, and call `check`."""
+        now, size = time.monotonic(), _size(self.part)
+        if 0 < size < self.model.size and now - self.last_report >= REPORT_INTERVAL:
+            self.last_report = now
+            self.progress(size, self.model.size)
+        self.check()
+
+    def _request(self, opener: OpenerDirector, received: int) -> None:
+        """Request the rest of the file and append as much of it as arrives."""
+        request = Request(self.url, headers={"User-Agent": "comfyui-colorist"})
+        if received:
+            request.add_header("Range", f"bytes={received}-")
+        with _network_errors():
+            try:
+                response = opener.open(request, timeout=TIMEOUT)
+            except HTTPError as error:
+                if error.code == 416:  # range not satisfiable: the next attempt starts over
+                    self.part.unlink(missing_ok=True)
                 raise
-            _pause(PAUSE * failures, check)
+        with response:
+            start = _first_byte(response, self.model)
+            if start not in (0, received):
+                self.part.unlink(missing_ok=True)
+                raise _TransientError(f"the server sent bytes from {start} instead of {received}")
+            with self.part.open("ab" if start else "wb", buffering=0) as file:
+                received = start  # 0 from servers without range requests
+                while received < self.model.size:
+                    with _network_errors():
+                        chunk = response.read1(min(CHUNK_BYTES, self.model.size - received))
+                    if not chunk:
+                        raise _TransientError(
+                            f"the connection ended after {received} of {self.model.size} bytes"
+                        )
+                    file.write(chunk)
+                    received += len(chunk)
+                    self.report_and_check()
+                os.fsync(file.fileno())
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (remaining := end - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(remaining, 0.1))
 
 
-def _receive(
-    opener: OpenerDirector, url: str, part: Path, known: Published, tell: Progress, check: Check
-) -> None:
-    """One request: what `part` lacks, or as much of it as comes."""
-    have = _size(part)
-    request = Request(url, headers={"User-Agent": "comfyui-colorist"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    with _network():
-        try:
-            response = opener.open(request, timeout=TIMEOUT)
-        except HTTPError as error:
-            if error.code == 416:  # no such range: the next try begins anew
-                part.unlink(missing_ok=True)
-            raise
-    with response:
-        start = _start(response, known)
-        if start not in (0, have):
-            part.unlink(missing_ok=True)
-            raise _Broken(f"the server sent bytes from {start} on, {have} were asked for")
-        with part.open("ab" if start else "wb") as file:
-            have = start  # 0 from servers that know no ranges
-            while have < known.bytes:
-                with _network():
-                    chunk = response.read1(min(CHUNK, known.bytes - have))
-                if not chunk:
-                    raise _Broken(f"the connection ended after {have} of {known.bytes} bytes")
-                file.write(chunk)
-                have += len(chunk)
-                tell(have, known.bytes)
-                check()
-            file.flush()
-            os.fsync(file.fileno())
+def _first_byte(response: http.client.HTTPResponse, model: Published) -> int:
+    """Return the position at which a response starts; -1 if it does not say so.
 
-
-def _start(response: http.client.HTTPResponse, known: Published) -> int:
-    """Which byte of the file an answer begins with; _Refused where it is another file."""
+    Raises:
+        _PermanentError: the response is another file.
+    """
     if response.headers.get_content_type() == "text/html":
-        raise _Refused("a web page came instead, perhaps the login of this network")
+        raise _PermanentError(
+            "the server sent a web page instead, perhaps the login of this network"
+        )
     start, total = 0, response.headers.get("Content-Length", "")
     if response.status == 206:
-        found = re.match(r"bytes (\d+)-\d+/(\d*)", response.headers.get("Content-Range", ""))
-        start, total = (int(found[1]), found[2]) if found else (-1, "")
-    if total.isdigit() and int(total) != known.bytes:
-        raise _Refused(f"the file there has {total} bytes, expected {known.bytes}")
+        content_range = response.headers.get("Content-Range", "")
+        match = re.match(r"bytes (\d+)-\d+/(\d*)", content_range)
+        start, total = (int(match[1]), match[2]) if match else (-1, "")
+    if total.isdigit() and int(total) != model.size:
+        raise _PermanentError(f"the file there has {total} bytes, expected {model.size}")
     return start
 
 
-def _refuse_unless_published(part: Path, known: Published, check: Check) -> None:
-    digest = sha256(part, check)
-    if digest != known.sha256:
-        part.unlink()
-        raise _Refused(
-            f"what came has the SHA-256 {digest}, expected {known.sha256}; it has been removed"
-        )
-
-
 @contextmanager
-def _network() -> Iterator[None]:
-    """Tells failures of the network from those of the disk, which are OSErrors, too."""
+def _network_errors() -> Generator[None, None, None]:
+    """Convert errors of the network, to tell them from errors of the disk, also OSErrors."""
     try:
         yield
     except HTTPError as error:
-        kind = _Broken if error.code in TRANSIENT else _Refused
+        kind = _TransientError if error.code in TRANSIENT_STATUS else _PermanentError
         raise kind(f"the server answers {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise _Broken(f"no connection ({_reason(getattr(error, 'reason', error))})") from error
+        reason = _reason(getattr(error, "reason", error))
+        raise _TransientError(f"no connection ({reason})") from error
 
 
-class _Redirects(HTTPRedirectHandler):
-    """Follows redirects to https alone; tests, which begin with http, may stay there."""
+class _HttpsRedirects(HTTPRedirectHandler):
+    """Follows redirects only to HTTPS, or to HTTP if the first request used it, as in tests."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self,
+        req: Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> Request | None:
         if urlsplit(newurl).scheme not in ("https", req.type):
-            raise _Refused(f"the server sends on to {newurl}, which is not https")
+            raise _PermanentError(f"the server redirects to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _opener() -> OpenerDirector:
-    """Opens addresses, through the proxies of the environment."""
-    trust = ssl.create_default_context()
-    with suppress(ImportError):  # beside the system's: some Pythons of macOS come without any
-        import certifi
-
-        trust.load_verify_locations(certifi.where())
-    return build_opener(_Redirects, HTTPSHandler(context=trust))
+    """Return an opener that uses the proxies of the environment."""
+    context = ssl.create_default_context()
+    with suppress(ImportError):  # some Pythons on macOS have no certificates of their own
+        context.load_verify_locations(importlib.import_module("certifi").where())
+    return build_opener(_HttpsRedirects, HTTPSHandler(context=context))
 
 
 @contextmanager
-def _alone(path: Path, wait: Check) -> Iterator[None]:
-    """Hold the lock file `path`; calls `wait` again and again while another process holds it.
+def _locked(path: Path, wait: Callable[[], None]) -> Generator[None, None, None]:
+    """Hold the lock file `path`; call `wait` repeatedly while another process holds it."""
+    from filelock import FileLock, Timeout
 
-    The system gives it back when a process dies: a file that is left over holds nobody up.
-    """
+    lock = FileLock(path)
     while True:
-        file = path.open("ab")
         try:
-            free = _lock(file)
-            if free and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
-        except FileNotFoundError:
-            free = True  # the other one has just removed it
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-        if not free:
+            lock.acquire(timeout=0.2)
+            break
+        except Timeout:
             wait()
+        except NotImplementedError:  # a file system without locks
+            break
     try:
         yield
     finally:
-        if fcntl:
-            path.unlink(missing_ok=True)  # while it is held: nobody can have taken it
-        file.close()
-        if not fcntl:
-            with suppress(OSError):  # Windows keeps it while another process has it open
-                path.unlink()
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Whether the lock is ours now; also where the file system knows no locks."""
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-    return True
-
-
-def _throttled(progress: Progress) -> Progress:
-    """Calls `progress` at most each TELL seconds, and once at the end."""
-    said, last = 0.0, -1
-
-    def tell(done: int, total: int) -> None:
-        nonlocal said, last
-        if done != last and (done == total or time.monotonic() - said >= TELL):
-            said, last = time.monotonic(), done
-            progress(done, total)
-
-    return tell
-
-
-def _pause(seconds: float, check: Check) -> None:
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        check()
-        time.sleep(min(left, 0.1))
+        with suppress(OSError):  # Windows cannot remove an open file and leaves it
+            path.unlink()  # while it is held, so that nobody else can have locked it
+        lock.release()
 
 
 def _size(path: Path) -> int:
@@ -360,7 +341,7 @@ def _size(path: Path) -> int:
 
 
 def _reason(error: object) -> str:
-    """A few words on an error; names the file of those of the disk."""
-    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    """Return the reason of an error in a few words, with the file name if there is one."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     name = getattr(error, "filename", None)
-    return f"{words}: {name}" if name and not isinstance(error, HTTPError) else words
+    return f"{text}: {name}" if name and not isinstance(error, HTTPError) else text

@@ -1,34 +1,37 @@
-"""Folders of checkpoints: the box and the models folder."""
+"""Folders of model files: bundled with the package, and installed by the user."""
 
 import os
 import sys
 from pathlib import Path
 
-MEMORIES = "memories"  # sub-folder of color memories, which are no networks
-TRAINING = "training"  # of networks that judge and start others in training
-NO_COLORIZERS = MEMORIES, TRAINING
-BOX = Path(__file__).resolve().parents[1] / "weights"
+BUNDLED_DIR = Path(__file__).resolve().parents[1] / "weights"
+MEMORIES_FOLDER = "memories"
+"""Subfolder of the models folder for color memories."""
+TRAINING_FOLDER = "training"
+"""Subfolder of the models folder for networks that training and evaluation need."""
+RESERVED_FOLDERS = MEMORIES_FOLDER, TRAINING_FOLDER
+"""Subfolders whose files are not colorization models."""
 
 
 def data_folder() -> Path:
-    """Our folder in the platform's user data folder."""
+    """Return the folder of this package in the user data folder of the platform."""
     home = Path.home()
     if sys.platform == "win32":
-        data = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+        parent = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
     elif sys.platform == "darwin":
-        data = home / "Library" / "Application Support"
+        parent = home / "Library" / "Application Support"
     else:
-        data = Path(os.environ.get("XDG_DATA_HOME", home / ".local" / "share"))
-    return data / "comfyui-colorist"
+        parent = Path(os.environ.get("XDG_DATA_HOME", home / ".local" / "share"))
+    return parent / "comfyui-colorist"
 
 
 def models_folder() -> Path:
-    """$COLORIST_MODELS, else models/colorization under the platform's user data folder."""
-    if chosen := os.environ.get("COLORIST_MODELS"):
-        return Path(chosen)
+    """Return $COLORIST_MODELS, or models/colorization in the user data folder."""
+    if folder := os.environ.get("COLORIST_MODELS"):
+        return Path(folder)
     return data_folder() / "models" / "colorization"
 
 
-def boxed() -> dict[str, Path]:
-    """Name -> file of the networks that come with the package."""
-    return {path.stem: path for path in sorted(BOX.glob("*.safetensors"))}
+def bundled_models() -> dict[str, Path]:
+    """Return name -> file of the models that come with the package."""
+    return {path.stem: path for path in sorted(BUNDLED_DIR.glob("*.safetensors"))}

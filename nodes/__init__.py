@@ -1,4 +1,4 @@
-"""The nodes. `NODES` is the one table; ids never change once released."""
+"""The ComfyUI nodes. Node ids never change once released."""
 
 import logging
 
@@ -41,14 +41,14 @@ class Colorist(host.ComfyExtension):
 
 
 def extension() -> Colorist:
-    """What the host's entry point returns; makes model folder and routes known first."""
+    """Register the model folder and the routes; return the extension for the host."""
     host.register_folder()
     try:
         if (table := host.routes()) is not None:
-            # Needs aiohttp, which is there where the host has a server.
+            # Needs aiohttp, which is installed wherever the host has a server.
             from .hint_preview import routes
 
             routes.register(table)
-    except Exception:  # all nodes would be lost
-        log.exception("the canvas of Colorize by Point Hints works without previews.")
+    except Exception:  # an error here would cost all nodes
+        log.exception("The canvas of Colorize by Point Hints works without previews.")
     return Colorist()

@@ -1,54 +1,46 @@
-"""Automatic colouring."""
+"""Automatic colorization."""
 
 from torch import Tensor
 
 from ..ops.chroma_upsampling import METHODS
 from ..pipeline.automatic import Colorizer
-from ..pipeline.postprocess import Finish
+from ..pipeline.postprocess import FINISHES, Finish, finish_choice
 from . import controls, host, search_terms
-from .host import io, make
+from .host import build_supported, io
 
 
 class Colorize(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristColorize",
             display_name="Colorize",
             category="Colorist/automatic",
-            description="Colours black-and-white photos. Keeps size, lightness and every detail of "
-            "the photo: only colour is added.",
+            description="Colorizes black-and-white photos. Size, lightness and detail of the photo "
+            "stay the same; only color is added.",
             search_aliases=[
                 *search_terms.COLORING,
                 *search_terms.RESTORING,
                 "automatic",
-                *search_terms.FILM,
+                *search_terms.VIDEO,
             ],
             inputs=[
-                controls.image(
-                    "image", "One photo or a batch. The network sees its lightness alone."
-                ),
+                controls.image("image", "One photo or a batch. The model uses only its lightness."),
                 controls.colorizer(),
                 controls.mask(),
                 controls.resolution(),
-                *controls.finishing(),
-                make(
-                    io.Combo.Input,
-                    "finish",
-                    display_name="finish",
-                    options=["exact", "published"],
-                    default="exact",
-                    advanced=True,
-                    tooltip="exact: keeps aspect ratio and lightness. published: the picture the "
-                    "network's official script makes (squashed to a square, colour in blocks), for "
-                    "comparison; ColorFormer's has the network's working size (256x256), not the "
-                    "photo's. All controls but resolution are then ignored, a mask is refused.",
+                *controls.finish_inputs(),
+                controls.finish(
+                    "exact: keeps aspect ratio and lightness. published: the result of the model's "
+                    "official script (squashed to a square, blocky color), for comparison; for "
+                    "ColorFormer it has the working size of the model (256x256), not the size of "
+                    "the photo. All controls except resolution are ignored, and a mask is rejected."
                 ),
                 controls.fade(),
             ],
             outputs=[
-                io.Image.Output("colored", display_name="image", tooltip="The coloured photos.")
+                io.Image.Output("colored", display_name="image", tooltip="The colorized photos.")
             ],
         )
 
@@ -63,12 +55,10 @@ class Colorize(io.ComfyNode):
         chroma_ceiling: float = 0.0,
         keep_color: float = 0.0,
         upsample: str = METHODS[0],
-        finish: str = "exact",
+        finish: str = FINISHES[0],
         fade: float = 0.0,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        if finish not in ("exact", "published"):
-            raise ValueError(f"finish is '{finish}'; expected exact or published.")
         exact = Finish(
             strength=strength,
             saturation=saturation,
@@ -81,7 +71,7 @@ class Colorize(io.ComfyNode):
             image,
             mask=host.mask_for(image, mask),
             resolution=resolution or None,
-            finish=exact if finish == "exact" else "published",
+            finish=finish_choice(finish, exact),
             progress=host.progress(len(image)),
         )
-        return io.NodeOutput(host.delivered(colored))
+        return io.NodeOutput(host.to_host_image(colored))

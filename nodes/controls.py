@@ -1,18 +1,32 @@
 """Inputs that several nodes share."""
 
 from ..ops.chroma_upsampling import METHODS
-from .host import io, make
+from ..pipeline.postprocess import FINISHES
+from .host import build_supported, io
 from .load import Automatic
 
 
-def slider(name: str, **options: object) -> io.Float.Input:
-    """A float input shown as a slider; keywords as for `io.Float.Input`."""
-    return make(
+def slider(
+    name: str,
+    tooltip: str,
+    *,
+    default: float,
+    max: float = 1.0,
+    step: float = 0.05,
+    advanced: bool = False,
+) -> io.Float.Input:
+    """Return a float input from 0 to `max`, shown as a slider."""
+    return build_supported(
         io.Float.Input,
         name,
         display_name=name.replace("_", " "),
         display_mode=io.NumberDisplay.slider,
-        **options,
+        default=default,
+        min=0.0,
+        max=max,
+        step=step,
+        advanced=advanced,
+        tooltip=tooltip,
     )
 
 
@@ -33,13 +47,13 @@ def mask() -> io.Mask.Input:
         "mask",
         display_name="mask",
         optional=True,
-        tooltip="Where to colour: 1 (painted) = colour here, 0 = leave as it is. One mask for all "
-        "images or one each, any size. An empty mask means everywhere.",
+        tooltip="Where to add color: 1 (painted) = colorize, 0 = leave unchanged. One mask for all "
+        "images or one per image, at any size. An empty mask means the whole image.",
     )
 
 
 def resolution(*, advanced: bool = False) -> io.Int.Input:
-    return make(
+    return build_supported(
         io.Int.Input,
         "resolution",
         display_name="resolution",
@@ -48,93 +62,91 @@ def resolution(*, advanced: bool = False) -> io.Int.Input:
         max=2048,
         step=32,
         advanced=advanced,
-        tooltip="How large the network sees the photo, as the side of a square of the same area. "
-        "0 = what the network was trained for. Lower: calmer, more even colour; higher: more small "
-        "objects get their own colour, more memory. The result always has the photo's size.",
+        tooltip="Working resolution of the model: the side of a square with the same area. 0 = the "
+        "resolution it was trained for. Lower: calmer, more even color. Higher: more small "
+        "objects get a color of their own, and more memory is used. The result always has the size "
+        "of the input.",
     )
 
 
 def strength(
-    tooltip: str = "0 leaves the photo as it is, 1 gives the full new colour.",
+    tooltip: str = "0 leaves the image unchanged; 1 applies the new color fully.",
     *,
     advanced: bool = False,
 ) -> io.Float.Input:
-    return slider(
-        "strength",
-        advanced=advanced,
-        default=1.0,
-        min=0.0,
-        max=1.0,
-        step=0.05,
-        tooltip=tooltip,
-    )
+    return slider("strength", tooltip, default=1.0, advanced=advanced)
 
 
 def saturation(*, advanced: bool = False) -> io.Float.Input:
     return slider(
         "saturation",
-        advanced=advanced,
+        "Multiplies the new color: below 1 is paler, above 1 is richer.",
         default=1.0,
-        min=0.0,
         max=4.0,
-        step=0.05,
-        tooltip="Factor on the new colour: below 1 paler, above 1 richer.",
+        advanced=advanced,
     )
 
 
 def chroma_ceiling() -> io.Float.Input:
     return slider(
         "chroma_ceiling",
+        "Limits colors that are too vivid: no color exceeds this chroma (skin is about 25, a red "
+        "car 80). 0 = no limit.",
         default=0.0,
-        min=0.0,
         max=200.0,
         step=1.0,
         advanced=True,
-        tooltip="Tames colours that are too loud: no colour gets more vivid than this "
-        "(skin is about 25, a red car 80). 0 = no ceiling.",
     )
 
 
 def fade() -> io.Float.Input:
     return slider(
         "fade",
+        "Fades weak color to neutral and keeps strong color: where the model is unsure, its color "
+        "is weak. The value is the chroma that is halved, on the scale of chroma ceiling (5 is a "
+        "faint tint, skin is about 25). 0 = off.",
         default=0.0,
-        min=0.0,
         max=50.0,
         step=1.0,
         advanced=True,
-        tooltip="Where the network is unsure its colour is weak: such colour fades to neutral, "
-        "strong colour stays. The number is the vividness of which half is left, counted as in "
-        "chroma ceiling (5 is a faint tint, skin is about 25). 0 = off.",
     )
 
 
 def keep_color() -> io.Float.Input:
     return slider(
         "keep_color",
+        "1 keeps color that is already in the image (a stamp, a hand-tinted face) and colorizes "
+        "only the gray parts. Leave 0 for toned or yellowed photos.",
         default=0.0,
-        min=0.0,
-        max=1.0,
-        step=0.05,
         advanced=True,
-        tooltip="1 keeps colour that is already in the image (a stamp, a hand-tinted "
-        "face) and colours only what is grey. Leave 0 for toned or yellowed photos.",
     )
 
 
 def upsample() -> io.Combo.Input:
-    return make(
+    return build_supported(
         io.Combo.Input,
         "upsample",
         display_name="chroma upsampling",
         options=list(METHODS),
         default=METHODS[0],
         advanced=True,
-        tooltip="How colour is brought from the network's size to the photo's. edge: along the "
-        "photo's own edges, the best. bilinear and nearest are for comparison.",
+        tooltip="How color is scaled from the working resolution to full size. edge: follows the "
+        "edges of the photo; best quality. bilinear and nearest are for comparison.",
     )
 
 
-def finishing() -> list[io.Float.Input | io.Combo.Input]:
-    """What becomes of a predicted colour: the fields of `Finish`, in their order."""
+def finish(tooltip: str) -> io.Combo.Input:
+    return build_supported(
+        io.Combo.Input,
+        "finish",
+        display_name="finish",
+        options=list(FINISHES),
+        default=FINISHES[0],
+        advanced=True,
+        tooltip=tooltip,
+    )
+
+
+def finish_inputs() -> list[io.Float.Input | io.Combo.Input]:
+    """Return the inputs for the fields of `Finish`, in their order."""
     return [strength(), saturation(), chroma_ceiling(), keep_color(), upsample()]

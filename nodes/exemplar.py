@@ -1,28 +1,28 @@
-"""Colour by reference."""
+"""Colorization by reference images."""
 
 import torch
 from torch import Tensor
 
 from ..ops.chroma_upsampling import METHODS
 from ..pipeline.automatic import Colorizer
-from ..pipeline.by_reference import THRESHOLD, ExemplarColorizer
-from ..pipeline.postprocess import Finish
+from ..pipeline.by_reference import DEFAULT_THRESHOLD, ExemplarColorizer
+from ..pipeline.postprocess import FINISHES, Finish, finish_choice
 from . import controls, host, search_terms
-from .host import io, make
+from .host import build_supported, io
 from .load import Automatic, Exemplar
 
 
 class ColorizeByReference(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristExemplar",
             display_name="Colorize by Reference",
             category="Colorist/guided",
-            description="Colours black-and-white photos as one or several colour references are "
-            "coloured, and tells where the references leave it unsure. Keeps size, lightness and "
-            "every detail of the photo.",
+            description="Colorizes black-and-white photos with the colors of one or several "
+            "reference images, and shows where the references give no reliable color. Size, "
+            "lightness and detail of the photo stay the same.",
             search_aliases=[
                 *search_terms.COLORING,
                 *search_terms.RESTORING,
@@ -30,18 +30,18 @@ class ColorizeByReference(io.ComfyNode):
                 "colour transfer",
                 "exemplar",
                 "xcnet",
-                *search_terms.FILM,
+                *search_terms.VIDEO,
             ],
             inputs=[
                 controls.image(
                     "image",
-                    "One photo, or the frames of a shot. The network sees its lightness alone.",
+                    "One photo, or the frames of a shot. The model uses only its lightness.",
                 ),
                 controls.image(
                     "reference",
-                    "The picture whose colours to take, or a batch of them: all serve all photos, "
-                    "and each place takes its colour from where it finds its like. Any size. "
-                    "Transparent parts of an RGBA picture give no colour.",
+                    "Reference image, or a batch of them, at any size. All references serve all "
+                    "photos, and each area takes its color from the most similar area of any "
+                    "reference. Transparent parts of RGBA images are ignored.",
                 ),
                 Exemplar.Input(
                     "exemplar",
@@ -49,59 +49,50 @@ class ColorizeByReference(io.ComfyNode):
                     tooltip="From Load Exemplar Colorizer.",
                 ),
                 controls.image(
-                    "reference_2", "Another reference, of any size; joins the first.", optional=True
+                    "reference_2", "Second reference image, at any size.", optional=True
                 ),
-                controls.image("reference_3", "One more reference, of any size.", optional=True),
+                controls.image("reference_3", "Third reference image, at any size.", optional=True),
                 io.Mask.Input(
                     "ignore",
                     display_name="ignore in reference",
                     optional=True,
-                    tooltip="Where the first reference is not to be looked at: 1 (painted) = "
-                    "ignore. Connect the mask of Load Image: transparent or painted parts of the "
-                    "reference then give no colour. One mask for all pictures of reference or one "
-                    "each, any size. An empty mask ignores nothing.",
+                    tooltip="Parts of the first reference to ignore: 1 (painted) = ignore. Connect "
+                    "the mask output of Load Image to ignore its transparent or painted parts. One "
+                    "mask for all images of reference or one per image, at any size. An empty mask "
+                    "ignores nothing.",
                 ),
                 Automatic.Input(
                     "colorizer",
                     display_name="fallback colorizer",
                     optional=True,
-                    tooltip="From Load Automatic Colorizer or Apply Color Memory: takes over, "
-                    "smoothly, where the references tell little.",
+                    tooltip="From Load Automatic Colorizer or Apply Color Memory. Takes over "
+                    "gradually where the references give no reliable color.",
                 ),
                 controls.slider(
                     "threshold",
-                    default=THRESHOLD,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="How soon the fallback colorizer takes over: 0 = never, "
-                    "1 = everywhere; at 0.5 both count equally where confidence is 0.5. Without a "
-                    "fallback it does nothing.",
+                    "How early the fallback colorizer takes over: 0 = never, 1 = everywhere; at "
+                    "0.5 both have equal weight where confidence is 0.5. No effect without a "
+                    "fallback colorizer.",
+                    default=DEFAULT_THRESHOLD,
                 ),
                 controls.mask(),
                 controls.resolution(advanced=True),
-                *controls.finishing(),
-                make(
-                    io.Combo.Input,
-                    "finish",
-                    display_name="finish",
-                    options=["exact", "published"],
-                    default="exact",
-                    advanced=True,
-                    tooltip="exact: keeps aspect ratio and lightness. published: the picture of "
-                    "XCNet's notebook (a square from the middle of photo and reference, of the "
-                    "network's size: 224x224 for XCNet), for comparison. All controls but "
-                    "resolution are then ignored; a mask, a fallback and transparent or ignored "
-                    "parts are refused.",
+                *controls.finish_inputs(),
+                controls.finish(
+                    "exact: keeps aspect ratio and lightness. published: the result of XCNet's "
+                    "notebook (a center square of photo and reference at the working size of the "
+                    "model, 224x224 for XCNet), for comparison. All controls except resolution are "
+                    "ignored; a mask, a fallback colorizer and transparent or ignored parts are "
+                    "rejected."
                 ),
             ],
             outputs=[
-                io.Image.Output("colored", display_name="image", tooltip="The coloured photos."),
+                io.Image.Output("colored", display_name="image", tooltip="The colorized photos."),
                 io.Mask.Output(
                     "confidence",
                     display_name="confidence",
-                    tooltip="How surely the references tell the colour of each place: 1 = surely. "
-                    "Where it is low look twice, or give another reference.",
+                    tooltip="How reliable the color from the references is: 1 = fully. Check areas "
+                    "of low confidence, or add another reference.",
                 ),
             ],
         )
@@ -112,22 +103,20 @@ class ColorizeByReference(io.ComfyNode):
         image: Tensor,
         reference: Tensor,
         exemplar: ExemplarColorizer,
-        threshold: float = THRESHOLD,
+        threshold: float = DEFAULT_THRESHOLD,
         resolution: int = 0,
         strength: float = 1.0,
         saturation: float = 1.0,
         chroma_ceiling: float = 0.0,
         keep_color: float = 0.0,
         upsample: str = METHODS[0],
-        finish: str = "exact",
+        finish: str = FINISHES[0],
         reference_2: Tensor | None = None,
         reference_3: Tensor | None = None,
         ignore: Tensor | None = None,
         colorizer: Colorizer | None = None,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        if finish not in ("exact", "published"):
-            raise ValueError(f"finish is '{finish}'; expected exact or published.")
         exact = Finish(
             strength=strength,
             saturation=saturation,
@@ -135,33 +124,36 @@ class ColorizeByReference(io.ComfyNode):
             keep_color=keep_color,
             upsample=upsample,
         )
-        more = [picture for picture in (reference_2, reference_3) if picture is not None]
+        others = [other for other in (reference_2, reference_3) if other is not None]
         colored, confidence = exemplar.colorize_with_confidence(
             image,
-            reference=[without(reference, ignore), *more],
+            reference=[apply_ignore_mask(reference, ignore), *others],
             fallback=colorizer,
             threshold=threshold,
             mask=host.mask_for(image, mask),
             resolution=resolution or None,
-            finish=exact if finish == "exact" else "published",
+            finish=finish_choice(finish, exact),
             progress=host.progress(len(image)),
         )
-        return io.NodeOutput(host.delivered(colored), host.delivered(confidence))
+        return io.NodeOutput(host.to_host_image(colored), host.to_host_image(confidence))
 
 
-def without(reference: Tensor, ignore: Tensor | None) -> Tensor:
-    """References (N, H, W, C) with what the mask (N or 1, h, w) ignores made transparent.
+def apply_ignore_mask(reference: Tensor, ignore: Tensor | None) -> Tensor:
+    """Make the ignored parts of references (N, H, W, C) transparent.
+
+    Args:
+        ignore: (N or 1, h, w), 1 = ignore.
 
     Raises:
-        ValueError: as many masks as neither 1 nor N.
+        ValueError: The number of masks is neither 1 nor N.
     """
     ignore = host.mask_for(reference, ignore)
-    if ignore is None or reference.shape[-1] == 1:  # a grey one is refused later, as such
+    if ignore is None or reference.shape[-1] == 1:  # the colorizer rejects gray references
         return reference
     if len(ignore) not in (1, len(reference)):
         raise ValueError(
-            f"'ignore in reference' has {len(ignore)} masks for {len(reference)} references; "
-            "give one, or one each."
+            f"'ignore in reference' has {len(ignore)} masks for {len(reference)} reference images; "
+            "connect one mask, or one per image."
         )
     alpha = 1 - ignore.to(reference)[..., None].clamp(0, 1)
     alpha = alpha.expand(len(reference), -1, -1, -1)

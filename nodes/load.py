@@ -1,17 +1,17 @@
-"""Nodes that open a checkpoint."""
+"""Nodes that load a model: one for each role."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
-from ..model_defs.spec import Spec
+from ..model_defs.spec import Role, Spec
 from ..pipeline import loader
-from ..pipeline.automatic import Colorizer
+from ..pipeline.loader import AnyColorizer
 from . import host, search_terms
-from .host import io, make
+from .host import build_supported, io
 
-# As shown -> as meant.
-DTYPES = {"auto": "", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-LOADERS = {  # of the roles
+DTYPES = {"auto": "", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # label -> dtype
+LOADER_BY_ROLE: dict[Role, str] = {  # display names
     "automatic": "Load Automatic Colorizer",
     "exemplar": "Load Exemplar Colorizer",
     "pointhint": "Load Point-Hint Colorizer",
@@ -21,159 +21,136 @@ Exemplar = io.Custom("EXEMPLAR_COLORIZER")
 PointHint = io.Custom("POINT_HINT_COLORIZER")
 
 
-class LoadAutomatic(io.ComfyNode):
+class _LoadColorizer(io.ComfyNode):
+    """Base of the loaders. A subclass sets its role and defines its schema."""
+
+    role: ClassVar[Role]
+
     @classmethod
-    def define_schema(cls) -> io.Schema:
-        return make(
+    def _schema(
+        cls,
+        node_id: str,
+        description: str,
+        aliases: list[str],
+        output: Automatic.Output | Exemplar.Output | PointHint.Output,
+    ) -> io.Schema:
+        return build_supported(
             io.Schema,
-            node_id="ColoristLoadAutomatic",
-            display_name="Load Automatic Colorizer",
+            node_id=node_id,
+            display_name=LOADER_BY_ROLE[cls.role],
             category="Colorist/loaders",
-            description="Opens a network that colours photos by itself, for the Colorize node. "
-            "Networks in the box need no download; others go into models/colorization.",
-            search_aliases=[
-                *search_terms.COLORING,
-                *search_terms.RESTORING,
-                "ddcolor",
-                "colorformer",
-                "checkpoint",
-                "download",
+            description=description,
+            search_aliases=[*search_terms.COLORING, *aliases],
+            inputs=[
+                build_supported(
+                    io.Combo.Input,
+                    "model",
+                    display_name="model",
+                    options=host.network_names(cls.role),
+                    tooltip="A bundled model, or a checkpoint (.safetensors, .pth, .pt, .bin) in "
+                    "models/colorization. Press R after adding a file. Models marked "
+                    "(download ...) are downloaded there when the workflow runs.",
+                ),
+                build_supported(
+                    io.Combo.Input,
+                    "dtype",
+                    display_name="precision",
+                    options=list(DTYPES),
+                    default="auto",
+                    advanced=True,
+                    tooltip="auto: bf16 on a GPU that supports it, otherwise fp32. fp32 is exact "
+                    "and slowest; bf16 needs half the memory. fp16 overflows in some models and "
+                    "then gives gray or spotted images.",
+                ),
             ],
-            inputs=_choices("automatic"),
-            outputs=[
-                Automatic.Output(
-                    "colorizer",
-                    display_name="colorizer",
-                    tooltip="Connect to Colorize, Colorize by Reference (fallback colorizer) or "
-                    "Colorize by Point Hints (base colorizer). A ColorFormer network: to Colorize "
-                    "Variations, Build Color Memory and Apply Color Memory, too.",
-                )
-            ],
+            outputs=[output],
         )
 
     @classmethod
     def fingerprint_inputs(cls, model: str = "", dtype: str = "auto") -> str:
-        return fingerprint(model, host.network_path)
+        return cache_key(model, host.network_path)
 
     @classmethod
-    def validate_inputs(cls, model: str | None = None) -> bool | str:
-        return validate(model, role="automatic")
+    def validate_inputs(cls, model: Any = None) -> bool | str:
+        """Replace the host's membership check, which would reject labels of earlier lists.
+
+        Args:
+            model: Any JSON value; None for a connected input.
+
+        Returns:
+            True, also for None; otherwise an error message.
+        """
+        return model is None or host.network_problem(str(model), cls.role) or True
 
     @classmethod
     def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
-        return io.NodeOutput(load(model, dtype, role="automatic"))
+        return io.NodeOutput(load_colorizer(model, dtype, cls.role))
 
 
-class LoadExemplar(io.ComfyNode):
+class LoadAutomatic(_LoadColorizer):
+    role = "automatic"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
-            io.Schema,
-            node_id="ColoristLoadExemplar",
-            display_name="Load Exemplar Colorizer",
-            category="Colorist/loaders",
-            description="Opens a network that colours photos as a reference (exemplar) is "
-            "coloured, for the Colorize by Reference node. The network in the box needs no "
-            "download; others go into models/colorization.",
-            search_aliases=[*search_terms.COLORING, "reference", "xcnet", "checkpoint"],
-            inputs=_choices("exemplar"),
-            outputs=[
-                Exemplar.Output(
-                    "exemplar",
-                    display_name="exemplar colorizer",
-                    tooltip="Connect to Colorize by Reference.",
-                )
-            ],
+        return cls._schema(
+            "ColoristLoadAutomatic",
+            "Loads a model that colorizes photos automatically, for the Colorize node. Bundled "
+            "models need no download; put other checkpoints into models/colorization.",
+            [*search_terms.RESTORING, "ddcolor", "colorformer", "checkpoint", "download"],
+            Automatic.Output(
+                "colorizer",
+                display_name="colorizer",
+                tooltip="Connect to Colorize, Colorize by Reference (fallback colorizer) or "
+                "Colorize by Point Hints (base colorizer). ColorFormer models also work with "
+                "Colorize Variations, Build Color Memory and Apply Color Memory.",
+            ),
         )
 
-    @classmethod
-    def fingerprint_inputs(cls, model: str = "", dtype: str = "auto") -> str:
-        return fingerprint(model, host.network_path)
 
-    @classmethod
-    def validate_inputs(cls, model: str | None = None) -> bool | str:
-        return validate(model, role="exemplar")
+class LoadExemplar(_LoadColorizer):
+    role = "exemplar"
 
-    @classmethod
-    def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
-        return io.NodeOutput(load(model, dtype, role="exemplar"))
-
-
-class LoadPointHint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
-            io.Schema,
-            node_id="ColoristLoadPointHint",
-            display_name="Load Point-Hint Colorizer",
-            category="Colorist/loaders",
-            description="Opens a network that spreads the colours of points you place, for the "
-            "Colorize by Point Hints node. The network in the box needs no download; others go "
-            "into models/colorization.",
-            search_aliases=[*search_terms.COLORING, "hints", "interactive", "checkpoint"],
-            inputs=_choices("pointhint"),
-            outputs=[
-                PointHint.Output(
-                    "pointhint",
-                    display_name="point-hint colorizer",
-                    tooltip="Connect to Colorize by Point Hints.",
-                )
-            ],
+        return cls._schema(
+            "ColoristLoadExemplar",
+            "Loads a model that colorizes photos with the colors of a reference image (exemplar), "
+            "for the Colorize by Reference node. The bundled model needs no download; put other "
+            "checkpoints into models/colorization.",
+            ["reference", "xcnet", "checkpoint"],
+            Exemplar.Output(
+                "exemplar",
+                display_name="exemplar colorizer",
+                tooltip="Connect to Colorize by Reference.",
+            ),
         )
 
-    @classmethod
-    def fingerprint_inputs(cls, model: str = "", dtype: str = "auto") -> str:
-        return fingerprint(model, host.network_path)
+
+class LoadPointHint(_LoadColorizer):
+    role = "pointhint"
 
     @classmethod
-    def validate_inputs(cls, model: str | None = None) -> bool | str:
-        return validate(model, role="pointhint")
-
-    @classmethod
-    def execute(cls, model: str, dtype: str = "auto") -> io.NodeOutput:
-        return io.NodeOutput(load(model, dtype, role="pointhint"))
-
-
-def _choices(role: str) -> list[io.Combo.Input]:
-    """Which network of a role, and its precision."""
-    return [
-        make(
-            io.Combo.Input,
-            "model",
-            display_name="model",
-            options=host.network_names(role),
-            tooltip="A network in the box, or a checkpoint (.safetensors, .pth, .pt, .bin) "
-            "in models/colorization. Press R after adding a file. Those marked (download ...) are "
-            "fetched there when the workflow runs.",
-        ),
-        make(
-            io.Combo.Input,
-            "dtype",
-            display_name="precision",
-            options=list(DTYPES),
-            default="auto",
-            advanced=True,
-            tooltip="auto: bf16 on a GPU made for it, else fp32. fp32 is exact and slowest, bf16 "
-            "needs half the memory. fp16 overflows in some networks and then gives grey or "
-            "spotted pictures.",
-        ),
-    ]
+    def define_schema(cls) -> io.Schema:
+        return cls._schema(
+            "ColoristLoadPointHint",
+            "Loads a model that spreads the colors of the hint points you place, for the Colorize "
+            "by Point Hints node. The bundled model needs no download; put other checkpoints into "
+            "models/colorization.",
+            ["hints", "interactive", "checkpoint"],
+            PointHint.Output(
+                "pointhint",
+                display_name="point-hint colorizer",
+                tooltip="Connect to Colorize by Point Hints.",
+            ),
+        )
 
 
-def validate(name: str | None, role: str) -> bool | str:
-    """Instead of the host's look into the list: names may have lost or got the list's mark.
-
-    Returns:
-        True, also for None, which stands for a connection; or what is wrong.
-    """
-    return name is None or host.network_problem(str(name), role) or True
-
-
-def load(name: str, dtype: str, role: str) -> Colorizer:
-    """Open the network called `name` in the combo; a published one is downloaded if need be.
+def load_colorizer(name: str, dtype: str, role: Role) -> AnyColorizer:
+    """Load the model called `name` in the combo; download it first if it is not installed.
 
     Raises:
-        ValueError: an unknown name or precision; a file that is no checkpoint, or of another role.
+        ValueError: The name or precision is unknown, the file is not a checkpoint, or the model
+            has another role.
     """
     if dtype not in DTYPES:
         raise ValueError(f"precision is '{dtype}'; expected one of {', '.join(DTYPES)}.")
@@ -181,27 +158,26 @@ def load(name: str, dtype: str, role: str) -> Colorizer:
         host.network_file(name),
         device=host.device(),
         dtype=DTYPES[dtype] or host.best_dtype(),
-        placement=host.HostPlacement,
+        device_manager=host.HostDeviceManager,
     )
     check_role(name, colorizer.spec, role)
     return colorizer
 
 
-def check_role(name: str, spec: Spec, role: str) -> None:
-    """Raise ValueError when a network is not for this wire."""
+def check_role(name: str, spec: Spec, role: Role) -> None:
+    """Raise ValueError if the model does not have the role of this loader."""
     if spec.role != role:
         raise ValueError(
-            f"{name} is a network of the role '{spec.role}' ({spec.architecture}); "
-            f"this node opens '{role}' networks. "
-            f"Open it with {LOADERS.get(spec.role, 'another node')}, or choose another."
+            f"{name} is a model with the role '{spec.role}' ({spec.architecture}); this node loads "
+            f"'{role}' models. Load it with {LOADER_BY_ROLE[spec.role]}, or choose another model."
         )
 
 
-def fingerprint(name: str, find: Callable[[str], Path]) -> str:
-    """Changes when the file that `find` finds does, so that the host runs the loader again."""
+def cache_key(name: str, find_path: Callable[[str], Path]) -> str:
+    """Return a string that changes with the file, so that the host runs the loader again."""
     try:
-        path = find(name)
-        facts = path.stat()
+        path = find_path(name)
+        status = path.stat()
     except (ValueError, OSError):
-        return f"{name}: missing"  # execute says why
-    return f"{path}:{facts.st_mtime_ns}:{facts.st_size}"
+        return f"{name}: missing"  # execute reports the reason
+    return f"{path}:{status.st_mtime_ns}:{status.st_size}"

@@ -1,37 +1,38 @@
-"""Numbers that tell how good coloured pictures are."""
+"""Quality metrics of colorized images and video."""
 
 import json
+from typing import cast
 
 from torch import Tensor
 
 from ..metrics import image as image_metrics
-from ..metrics.flicker import Flicker
+from ..metrics.flicker import FlickerMeter
 from . import controls, host, search_terms
-from .host import io, make
+from .host import build_supported, io
 
-SHOWN = {  # score -> what it is called, digits, unit
+REPORT_FORMATS = {  # score -> label, digits, unit
     "psnr": ("PSNR", 2, " dB"),
     "ssim": ("SSIM", 4, ""),
     "ciede2000": ("CIEDE2000", 2, ""),
-    "colorfulness": ("colourfulness", 1, ""),
-    "true_colorfulness": ("colourfulness of the truth", 1, ""),
-    "delta_colorfulness": ("difference in colourfulness", 1, ""),
+    "colorfulness": ("colorfulness", 1, ""),
+    "true_colorfulness": ("colorfulness of ground truth", 1, ""),
+    "delta_colorfulness": ("difference in colorfulness", 1, ""),
     "his": ("HIS", 3, ""),
     "flicker": ("flicker", 2, ""),
-    "still_deviation": ("deviation of still places", 2, ""),
+    "still_deviation": ("color deviation in static areas", 2, ""),
 }
 
 
 class MeasureColor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristMeasure",
             display_name="Measure Color",
             category="Colorist/measure",
-            description="Tells in numbers how colourful photos are, how near to their true "
-            "colours, and how much a film flickers.",
+            description="Measures how colorful images are, how close they are to their true "
+            "colors, and how much a video flickers.",
             search_aliases=[
                 *search_terms.COLORING,
                 "psnr",
@@ -45,68 +46,69 @@ class MeasureColor(io.ComfyNode):
                 "metrics",
             ],
             inputs=[
-                controls.image("image", "The coloured photos, or the frames of a film."),
+                controls.image("image", "The colorized images, or the frames of a video."),
                 controls.image(
                     "truth",
-                    "The same photos in their true colours, same size: one for all, or one each. "
-                    "Adds PSNR, SSIM, CIEDE2000 and the difference in colourfulness.",
+                    "Ground truth: the same images in their true colors, at the same size. One for "
+                    "all images, or one per image. Adds PSNR, SSIM, CIEDE2000 and the difference "
+                    "in colorfulness.",
                     optional=True,
                 ),
                 controls.image(
                     "reference",
-                    "The reference whose colours were asked for, any size: adds HIS, how alike "
-                    "the amounts of each colour are (1 = the same). Read it with SSIM, so truth "
-                    "is needed, too.",
+                    "The reference image whose colors were wanted, at any size. Adds HIS, the "
+                    "similarity of the color histograms (1 = identical). HIS is meaningful only "
+                    "beside SSIM, so truth is required.",
                     optional=True,
                 ),
                 io.Boolean.Input(
                     "film",
-                    display_name="film",
+                    display_name="video",
                     default=False,
-                    tooltip="The images are the frames of a film, in order: adds flicker, the "
-                    "mean change of colour along motion from frame to frame.",
+                    tooltip="The images are the frames of a video, in order. Adds flicker, the "
+                    "mean change of color along the motion from frame to frame.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    "report", display_name="report", tooltip="All numbers, a line each: means."
+                    "report", display_name="report", tooltip="Mean of each metric, one per line."
                 ),
                 io.String.Output(
                     "json",
                     display_name="JSON",
-                    tooltip="The same with all digits, and for each image.",
+                    tooltip="All metrics in full precision, also for each image.",
                 ),
                 *(
-                    io.Float.Output(name, display_name=shown, tooltip=tooltip)
-                    for name, shown, tooltip in (
+                    io.Float.Output(name, display_name=label, tooltip=tooltip)
+                    for name, label, tooltip in (
                         (
                             "colorfulness",
-                            "colourfulness",
-                            "0 is grey, everyday photos have about 45. Mean of all images.",
+                            "colorfulness",
+                            "0 is gray; everyday photos have about 45. Mean of all images.",
                         ),
                         (
                             "psnr",
                             "PSNR",
-                            "Nearness to the truth in dB: higher is nearer. Mean of all images; "
-                            "0 without truth.",
+                            "Similarity to the ground truth in dB: higher is closer. Mean of all "
+                            "images; 0 without truth.",
                         ),
                         (
                             "ssim",
                             "SSIM",
-                            "Likeness to the truth: 1 = the same. Mean of all images; 0 without "
-                            "truth.",
+                            "Structural similarity to the ground truth: 1 = identical. Mean of all "
+                            "images; 0 without truth.",
                         ),
                         (
                             "ciede2000",
                             "CIEDE2000",
-                            "Difference of colour from the truth: lower is nearer, about 1 is just "
-                            "noticeable. Mean of all images; 0 without truth.",
+                            "Color difference from the ground truth: lower is closer, about 1 is "
+                            "just noticeable. Mean of all images; 0 without truth.",
                         ),
                         (
                             "flicker",
                             "flicker",
-                            "Change of colour along motion from frame to frame: below 1 is hardly "
-                            "seen. Mean of all frames; 0 unless film.",
+                            "Change of color along the motion from frame to frame: below 1 is "
+                            "hardly visible. Mean of all frames; 0 if video is off.",
                         ),
                     )
                 ),
@@ -123,49 +125,66 @@ class MeasureColor(io.ComfyNode):
     ) -> io.NodeOutput:
         if reference is not None and truth is None:
             raise ValueError(
-                "a reference is connected, but no truth: wrong colours in the right amounts have a "
-                "high HIS, so it only means something beside SSIM. Connect truth as well."
+                "reference is connected, but truth is not. Wrong colors in the right amounts have "
+                "a high HIS, so it is meaningful only beside SSIM; connect truth as well."
             )
         if truth is not None and len(truth) not in (1, len(image)):
             raise ValueError(
-                f"truth has {len(truth)} pictures for {len(image)} images; give one, or one each."
+                f"truth has {len(truth)} images, but image has {len(image)}; connect one for all, "
+                "or one per image."
             )
-        progress, pictures = host.progress(len(image)), []
-        wanted = (
-            None if reference is None else image_metrics.ab_histogram(_rgb(reference)).mean(0)[None]
-        )
-        flicker = Flicker(host.device()) if film else None
-        for i, picture in enumerate(image.split(1)):
+        histogram = None
+        if reference is not None:
+            histogram = image_metrics.ab_histogram(_planar_rgb(reference)).mean(0)[None]
+        flicker = FlickerMeter(host.device()) if film else None
+        progress, image_scores = host.progress(len(image)), []
+        for i, frame in enumerate(image.split(1)):
             host.check_interrupt()
-            true = None if truth is None else truth[min(i, len(truth) - 1)][None]
-            pictures.append(_scores(picture, true, wanted))
+            true_frame = None if truth is None else truth[min(i, len(truth) - 1)][None]
+            image_scores.append(_scores(frame, true_frame, histogram))
             if flicker:
-                flicker.push(picture)
+                flicker.push(frame)
             progress(i + 1)
-        mean = {key: sum(own[key] for own in pictures) / len(pictures) for key in pictures[0]}
-        steady = flicker.scores() if flicker else {}
-        lines = [
-            f"{SHOWN[key][0]}: {value:.{SHOWN[key][1]}f}{SHOWN[key][2]}"
-            for key, value in (mean | steady).items()
-            if key in SHOWN
-        ]
-        told = json.dumps(
-            {"mean": mean, **({"film": steady} if film else {}), "pictures": pictures}
+        mean = {
+            name: sum(scores[name] for scores in image_scores) / len(image_scores)
+            for name in image_scores[0]
+        }
+        video_scores = cast(dict[str, float], flicker.scores()) if flicker else {}
+        report = json.dumps(
+            {"mean": mean, **({"film": video_scores} if film else {}), "pictures": image_scores}
         )
-        numbers = [mean.get(key, 0.0) for key in ("colorfulness", "psnr", "ssim", "ciede2000")]
-        return io.NodeOutput("\n".join(lines), told, *numbers, steady.get("flicker", 0.0))
+        numbers = [mean.get(name, 0.0) for name in ("colorfulness", "psnr", "ssim", "ciede2000")]
+        return io.NodeOutput(
+            _report_text(mean | video_scores), report, *numbers, video_scores.get("flicker", 0.0)
+        )
 
 
-def _scores(picture: Tensor, true: Tensor | None, wanted: Tensor | None) -> dict[str, float]:
-    rgb, true_rgb = _rgb(picture), None if true is None else _rgb(true)
+def _scores(image: Tensor, true_image: Tensor | None, histogram: Tensor | None) -> dict[str, float]:
+    """Return the metrics of one image (1, H, W, C).
+
+    Args:
+        histogram: The wanted ab histogram.
+    """
+    rgb, true_rgb = _planar_rgb(image), None if true_image is None else _planar_rgb(true_image)
     if true_rgb is not None and rgb.shape != true_rgb.shape:
         (h, w), (true_h, true_w) = rgb.shape[2:], true_rgb.shape[2:]
         raise ValueError(
-            f"the image is {w}x{h}, but its truth {true_w}x{true_h}; scale one of them."
+            f"image is {w}x{h}, but truth is {true_w}x{true_h}; scale one of them to the size of "
+            "the other."
         )
-    return image_metrics.of_picture(rgb, true_rgb, wanted)
+    return image_metrics.score_image(rgb, true_rgb, histogram)
 
 
-def _rgb(image: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, 3, H, W) float32 without transparency."""
+def _report_text(scores: dict[str, float]) -> str:
+    """Return one line per metric that has a label."""
+    lines = []
+    for name, value in scores.items():
+        if name in REPORT_FORMATS:
+            label, digits, unit = REPORT_FORMATS[name]
+            lines.append(f"{label}: {value:.{digits}f}{unit}")
+    return "\n".join(lines)
+
+
+def _planar_rgb(image: Tensor) -> Tensor:
+    """Convert (B, H, W, C) to (B, 3, H, W) float32 without alpha."""
     return image[..., :3].movedim(-1, 1).float().expand(-1, 3, -1, -1)

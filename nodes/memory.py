@@ -1,76 +1,68 @@
-"""Color memories: built of your own photos, used, kept, brought back."""
+"""Color memories: build one from your own photos, apply, save and load it."""
 
-import hashlib
 import json
 import time
-from itertools import count
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..model_defs.checkpoint import CheckpointError
+from ..model_store.resolve import MEMORY_SUFFIX
 from ..pipeline.automatic import Colorizer
-from ..pipeline.color_memory import builder as memory_builder
-from ..pipeline.color_memory import memory as memories
-from ..pipeline.color_memory.memory import ColorMemory
+from ..pipeline.color_memory.builder import build_memory
+from ..pipeline.color_memory.memory import ColorMemory, load_memory, save_memory
 from . import controls, host, search_terms
-from .host import io, make
-from .load import fingerprint
+from .host import build_supported, io
+from .load import cache_key
+from .photo_source import CONNECTED_IMAGES, folder_cache_key, folder_input, load_source
 
 Memory = io.Custom("COLOR_MEMORY")
 CATEGORY = "Colorist/memory"
-IMAGES = "(images)"  # in the combo of folders: the connected images
 ALIASES = [*search_terms.COLORING, "colour memory", "colorformer"]
 
-LONGEST = 200  # bytes of a name that someone chooses; file systems take 255
-REFUSED = '/\\:*?"<>|'  # in a name, by one system or another
-DEVICES = {"CON", "PRN", "AUX", "NUL"} | {d + n for d in ("COM", "LPT") for n in "123456789¹²³"}
+MAX_NAME_BYTES = 200  # file systems allow 255; leaves room for a number and the suffix
+FORBIDDEN_CHARACTERS = '/\\:*?"<>|'  # in file names, on at least one operating system
+WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL"} | {
+    port + number for port in ("COM", "LPT") for number in "123456789¹²³"
+}
 
 
 class BuildMemory(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristBuildMemory",
             display_name="Build Color Memory",
             category=CATEGORY,
-            description="Learns which colours belong to what from your own colour photos, in a "
-            "minute or so and without training, for a ColorFormer network. Needs the Python "
-            "package scikit-learn.",
+            description="Builds a color memory for a ColorFormer model from your own color photos, "
+            "in about a minute and without training. The model then uses the colors of similar "
+            "things in your photos. Needs the Python package scikit-learn.",
             search_aliases=[*ALIASES, "palette", "own photos", "learn colors"],
             inputs=[
                 controls.colorizer(
-                    "From Load Automatic Colorizer: a ColorFormer network. The memory fits this "
-                    "network alone."
+                    "A ColorFormer model from Load Automatic Colorizer. The memory works only with "
+                    "this model."
                 ),
                 controls.image(
                     "images",
-                    "Colour photos of what you want to colour: of the place, the people, the "
-                    "time. Used when folder is (images).",
+                    "Color photos of the subject you want to colorize: the same place, people or "
+                    "time. Used if folder is (images).",
                     optional=True,
                 ),
-                make(
-                    io.Combo.Input,
-                    "folder",
-                    display_name="folder",
-                    options=[IMAGES, *(name for name in host.input_folders() if name != IMAGES)],
-                    default=IMAGES,
-                    tooltip="(images): the connected images. Or a folder of colour photos inside "
-                    "ComfyUI's input folder, with those below it; the connected images are then "
-                    "not used. Press R after adding a folder.",
-                ),
+                folder_input("images"),
                 io.Int.Input(
                     "entries",
                     display_name="entries",
                     default=512,
                     min=1,
                     max=8192,
-                    tooltip="How many kinds of things the memory tells apart, at most. With the "
-                    "network in the box each photo brings one, with the published one about four.",
+                    tooltip="Maximum number of entries, the kinds of things the memory tells "
+                    "apart. A photo yields about one entry with the bundled model, and about four "
+                    "with the published model.",
                 ),
-                make(
+                build_supported(
                     io.Int.Input,
                     "seed",
                     display_name="seed",
@@ -79,7 +71,7 @@ class BuildMemory(io.ComfyNode):
                     max=2**32 - 1,
                     control_after_generate=False,
                     advanced=True,
-                    tooltip="Start of the search for kinds. The same seed and photos give the same "
+                    tooltip="Random seed of the clustering. The same seed and photos give the same "
                     "memory.",
                 ),
             ],
@@ -92,7 +84,7 @@ class BuildMemory(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="Photos used and left out, patches, entries.",
+                    tooltip="Number of photos used and skipped, of patches and of entries.",
                 ),
             ],
         )
@@ -102,46 +94,46 @@ class BuildMemory(io.ComfyNode):
         cls,
         colorizer: None = None,
         images: None = None,
-        folder: str = IMAGES,
+        folder: str = CONNECTED_IMAGES,
         entries: int = 512,
         seed: int = 0,
     ) -> str:
-        return folder_fingerprint(folder)
+        return folder_cache_key(folder)
 
     @classmethod
     def execute(
         cls,
         colorizer: Colorizer,
-        folder: str = IMAGES,
+        folder: str = CONNECTED_IMAGES,
         entries: int = 512,
         seed: int = 0,
         images: Tensor | None = None,
     ) -> io.NodeOutput:
-        began = time.monotonic()
-        memory = memory_builder.build(
+        started = time.monotonic()
+        memory = build_memory(
             colorizer,
-            _photos(folder, images),
+            load_source(folder, images, "images"),
             entries=entries,
             seed=seed,
             progress=host.progress(1),
         )
-        return io.NodeOutput(memory, report(memory, time.monotonic() - began))
+        return io.NodeOutput(memory, build_report(memory, time.monotonic() - started))
 
 
 class ApplyMemory(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristApplyMemory",
             display_name="Apply Color Memory",
             category=CATEGORY,
-            description="Gives a ColorFormer network another color memory: it then takes its "
-            "colours from there. The network that came in stays as it is.",
+            description="Gives a ColorFormer model another color memory, from which it then takes "
+            "its colors. The input model does not change.",
             search_aliases=ALIASES,
             inputs=[
                 controls.colorizer(
-                    "From Load Automatic Colorizer: the ColorFormer network that the memory was "
+                    "From Load Automatic Colorizer: the ColorFormer model that the memory was "
                     "built with."
                 ),
                 Memory.Input(
@@ -168,13 +160,13 @@ class ApplyMemory(io.ComfyNode):
 class SaveMemory(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristSaveMemory",
             display_name="Save Color Memory",
             category=CATEGORY,
-            description="Keeps a color memory as a file in models/colorization/memories. Never "
-            "overwrites another one: the new file then gets a number.",
+            description="Saves a color memory as a file in models/colorization/memories. Existing "
+            "files are never overwritten: the new file gets a number instead.",
             search_aliases=ALIASES,
             is_output_node=True,
             inputs=[
@@ -183,57 +175,56 @@ class SaveMemory(io.ComfyNode):
                     "name",
                     display_name="name",
                     default="my-memory",
-                    tooltip="Name of the file, without folders and ending.",
+                    tooltip="File name, without folder or extension.",
                 ),
             ],
             outputs=[
                 Memory.Output(
                     "saved",
                     display_name="memory",
-                    tooltip="The memory that came in. Connect to Apply Color Memory.",
+                    tooltip="The same memory. Connect to Apply Color Memory.",
                 ),
                 io.String.Output(
                     "file",
                     display_name="file",
-                    tooltip="Name of the file, as Load Color Memory lists it.",
+                    tooltip="File name, as listed by Load Color Memory.",
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        """Refuses a bad name before the memory is built; None = known only during the run."""
+        """Reject an invalid name before the run; None stands for a connected input."""
         try:
             if name is not None:
-                plain_name(name)
+                validate_file_name(name)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(cls, memory: ColorMemory, name: str = "my-memory") -> io.NodeOutput:
-        return io.NodeOutput(memory, keep(memory, name))
+        return io.NodeOutput(memory, save_unique(memory, name))
 
 
 class LoadMemory(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristLoadMemory",
             display_name="Load Color Memory",
             category=CATEGORY,
-            description="Opens a color memory that was kept as a file, for the Apply Color Memory "
-            "node.",
+            description="Loads a color memory from a file, for the Apply Color Memory node.",
             search_aliases=ALIASES,
             inputs=[
-                make(
+                build_supported(
                     io.Combo.Input,
                     "file",
                     display_name="file",
                     options=host.memory_names(),
-                    tooltip="A file (.safetensors) in models/colorization/memories, where Save "
-                    "Color Memory keeps them. Press R after adding a file.",
+                    tooltip="A .safetensors file in models/colorization/memories, where Save "
+                    "Color Memory writes them. Press R after adding a file.",
                 ),
             ],
             outputs=[
@@ -245,95 +236,89 @@ class LoadMemory(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str = "") -> str:
-        return fingerprint(file, host.memory_path)
+        return cache_key(file, host.memory_path)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(memories.load(host.memory_path(file)))
+        return io.NodeOutput(load_memory(host.memory_path(file)))
 
 
-def folder_fingerprint(folder: str) -> str:
-    """Changes when a photo of the folder chosen in a combo does; "" for the connected images."""
-    if folder == IMAGES:
-        return ""
-    try:
-        facts = [(str(photo), photo.stat()) for photo in host.input_photos(folder)]
-    except (ValueError, OSError):
-        return f"{folder}: missing"  # execute says why
-    listed = "\n".join(f"{name}:{fact.st_mtime_ns}:{fact.st_size}" for name, fact in facts)
-    return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
-
-
-def report(memory: ColorMemory, seconds: float) -> str:
-    """What a memory was built of, and how fast, for a person."""
-    made = memory.provenance
-    pace = (made["photos"] + made["grey"] + made["unreadable"]) / max(seconds, 1e-3)
-    names = ", ".join(made["skipped"])
-    if made["unreadable"] > len(made["skipped"]):
-        names += ", ..."
+def build_report(memory: ColorMemory, seconds: float) -> str:
+    """Return what the memory was built from and how fast, one fact per line."""
+    facts = memory.provenance
+    skipped = ", ".join(facts["skipped"])
+    if facts["unreadable"] > len(facts["skipped"]):
+        skipped += ", ..."
+    pace = (facts["photos"] + facts["grey"] + facts["unreadable"]) / max(seconds, 1e-3)
     return "\n".join(
         (
-            f"Photos used: {made['photos']}",
-            f"Grey, left out: {made['grey']}",
-            f"Unreadable, left out: {made['unreadable']}{f' ({names})' if names else ''}",
-            f"Patches: {made['patches']}",
-            f"Entries: {made['entries']} (asked for {made['entries_asked']})",
+            f"Photos used: {facts['photos']}",
+            f"Gray photos skipped: {facts['grey']}",
+            f"Unreadable files skipped: {facts['unreadable']}{f' ({skipped})' if skipped else ''}",
+            f"Patches: {facts['patches']}",
+            f"Entries: {facts['entries']} (requested {facts['entries_asked']})",
             f"Time: {seconds:.1f} s ({pace:.1f} photos per second)",
         )
     )
 
 
-def plain_name(name: str) -> str:
-    """`name` as the name of a file in a folder that it cannot leave, on any system; no ending.
+def validate_file_name(name: str) -> str:
+    """Return `name` stripped of white space and suffix.
 
     Raises:
-        ValueError: a name that would not do.
+        ValueError: The name could leave its folder or is invalid on some operating system.
     """
-    plain = name.strip()
-    if plain.lower().endswith(host.MEMORY_SUFFIX):
-        plain = plain[: -len(host.MEMORY_SUFFIX)].strip()
+    stem = name.strip()
+    if stem.lower().endswith(MEMORY_SUFFIX):
+        stem = stem[: -len(MEMORY_SUFFIX)].strip()
     if (
-        not plain
-        or plain.startswith(".")
-        or any(letter in REFUSED or not letter.isprintable() for letter in plain)
-        or len(plain.encode()) > LONGEST
-        or plain.split(".")[0].strip().upper() in DEVICES
+        not stem
+        or stem.startswith(".")
+        or any(letter in FORBIDDEN_CHARACTERS or not letter.isprintable() for letter in stem)
+        or len(stem.encode()) > MAX_NAME_BYTES
+        or stem.split(".")[0].strip().upper() in WINDOWS_DEVICES
     ):
         raise ValueError(
-            f"name is {name!r}; expected a plain file name such as my-memory: no folders, none of "
-            f"{' '.join(REFUSED)}, no dot in front, no device name of Windows (CON, NUL, ...), "
-            f"1 to {LONGEST} letters."
+            f"name is {name!r}; expected a plain file name such as my-memory: without folders, "
+            f"none of {' '.join(FORBIDDEN_CHARACTERS)}, not starting with a dot, no device name of "
+            f"Windows (CON, NUL, ...), 1 to {MAX_NAME_BYTES} bytes."
         )
-    return plain
+    return stem
 
 
-def keep(memory: ColorMemory, name: str) -> str:
-    """Save `memory` under `name`, or with -2, -3, ... where that is another one; the file's name.
+def save_unique(memory: ColorMemory, name: str) -> str:
+    """Save `memory` under `name`, or under name-2, name-3, ... if another memory has that name.
 
-    Nothing is written where the same memory lies under that name already.
+    A file that already holds the same memory is not written again.
+
+    Returns:
+        The file name.
 
     Raises:
-        ValueError: see `plain_name`.
+        ValueError: See `validate_file_name`.
     """
-    plain = plain_name(name)
-    for number in count(1):
-        file = plain + (f"-{number}" if number > 1 else "") + host.MEMORY_SUFFIX
-        there = host.memory_file(file)
-        if there is None:
-            memories.save(memory, host.new_memory_file(file))
+    stem = validate_file_name(name)
+    number = 1
+    while True:
+        file = stem + (f"-{number}" if number > 1 else "") + MEMORY_SUFFIX
+        existing = host.memory_file(file)
+        if existing is None:
+            save_memory(memory, host.new_memory_file(file))
             return file
-        if _holds(there, memory):
+        if _file_holds(existing, memory):
             return file
+        number += 1
 
 
-def _holds(path: Path, memory: ColorMemory) -> bool:
-    """Whether the file holds exactly this memory."""
+def _file_holds(path: Path, memory: ColorMemory) -> bool:
+    """Return True if the file holds exactly this memory."""
     try:
-        kept = memories.load(path)
+        stored = load_memory(path)
     except CheckpointError:
-        return False  # something else, which is not ours to overwrite either
-    return _facts(kept) == _facts(memory) and all(
-        torch.equal(one, other) for one, other in zip(_tensors(kept), _tensors(memory), strict=True)
+        return False  # some other file; not to be overwritten either
+    return _metadata(stored) == _metadata(memory) and all(
+        torch.equal(tensor, other)
+        for tensor, other in zip(_tensors(stored), _tensors(memory), strict=True)
     )
 
 
@@ -342,18 +327,6 @@ def _tensors(memory: ColorMemory) -> list[Tensor]:
     return [tensor.float().cpu() for tensor in tensors]
 
 
-def _facts(memory: ColorMemory) -> tuple:
+def _metadata(memory: ColorMemory) -> tuple[str, bool, str]:
     provenance = json.dumps(memory.provenance, sort_keys=True)
     return memory.encoder, memory.projection is None, provenance
-
-
-def _photos(folder: str, images: Tensor | None) -> list[Path] | list[Tensor]:
-    """What the combo says: the connected images, (H, W, C) each, or the photos of a folder."""
-    if folder != IMAGES:
-        return host.input_photos(folder)
-    if images is None:
-        raise ValueError(
-            "there are no photos to build a memory of: connect images, or choose a folder "
-            "(put one into ComfyUI's input folder and press R)."
-        )
-    return list(images)

@@ -1,24 +1,24 @@
-"""Colour of one image on the lightness of another."""
+"""Color of one image on the lightness of another."""
 
 from torch import Tensor
 
 from ..pipeline.merge import merge_chroma
 from ..pipeline.postprocess import Finish
 from . import controls, host, search_terms
-from .host import io, make
+from .host import build_supported, io
 
 
 class MergeChroma(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristMergeChroma",
             display_name="Merge Chroma",
             category="Colorist/finishing",
-            description="Puts the colour of one image onto the lightness of another: any "
-            "generator's small coloured picture becomes colour on your full-size photo, along its "
-            "edges.",
+            description="Combines the color of one image with the lightness of another. The small "
+            "color image of any image generator then colors your full-size photo, along the edges "
+            "of the photo.",
             search_aliases=[
                 *search_terms.COLORING,
                 "transfer color",
@@ -30,12 +30,12 @@ class MergeChroma(io.ComfyNode):
             ],
             inputs=[
                 controls.image(
-                    "luminance", "The full-size photo, or a batch. Its lightness is kept exactly."
+                    "luminance", "The full-size photo, or a batch. Its lightness does not change."
                 ),
                 controls.image(
                     "color",
-                    "The same picture in colour, any size: from an image generator or editor. One "
-                    "for all photos, or one each.",
+                    "The same image in color, at any size, from an image generator or editor. One "
+                    "for all photos, or one per photo.",
                 ),
                 controls.mask(),
                 controls.strength(),
@@ -43,7 +43,7 @@ class MergeChroma(io.ComfyNode):
                 controls.chroma_ceiling(),
             ],
             outputs=[
-                io.Image.Output("merged", display_name="image", tooltip="The coloured photos.")
+                io.Image.Output("merged", display_name="image", tooltip="The colorized photos.")
             ],
         )
 
@@ -68,4 +68,4 @@ class MergeChroma(io.ComfyNode):
             before_each=host.check_interrupt,
             progress=host.progress(len(luminance)),
         )
-        return io.NodeOutput(host.delivered(merged))
+        return io.NodeOutput(host.to_host_image(merged))

@@ -1,4 +1,4 @@
-"""Colour by points that the user places on the photo."""
+"""Colorization by hint points that the user places on the photo."""
 
 import logging
 
@@ -8,31 +8,31 @@ from torch import Tensor
 from ..ops.chroma_upsampling import METHODS
 from ..pipeline.automatic import Colorizer
 from ..pipeline.by_hints import PointHintColorizer
-from ..pipeline.hints import rasterize
-from ..pipeline.hints import schema as hint_schema
-from ..pipeline.hints.tracking import Follower
+from ..pipeline.hints.rasterize import draw_hints
+from ..pipeline.hints.schema import Hint, dump_hints, parse_hints
+from ..pipeline.hints.tracking import HintTracker
 from ..pipeline.postprocess import Finish
 from . import controls, host, search_terms
 from .hint_preview import sessions
-from .host import io, make
+from .host import build_supported, io
 from .load import Automatic, PointHint
 
 log = logging.getLogger(__name__)
-NONE = '{"version": 1, "points": []}'
-WIDGET = "COLORIST_HINTS"  # as web/js/point_hints/index.js calls it
+NO_HINTS = '{"version": 1, "points": []}'
+WIDGET_TYPE = "COLORIST_HINTS"  # registered by web/js/point_hints/index.js
 
 
 class ColorizeByPointHints(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristPointHints",
             display_name="Colorize by Point Hints",
             category="Colorist/guided",
-            description="Colours black-and-white photos from a few coloured points that you place "
-            "on the picture in the node, or corrects an automatic network's colours by them. Keeps "
-            "size, lightness and every detail of the photo.",
+            description="Colorizes black-and-white photos from a few colored hint points that you "
+            "place on the photo in the node, or corrects the colors of an automatic model with "
+            "them. Size, lightness and detail of the photo stay the same.",
             search_aliases=[
                 *search_terms.COLORING,
                 *search_terms.RESTORING,
@@ -42,15 +42,15 @@ class ColorizeByPointHints(io.ComfyNode):
                 "scribble",
                 "user guided",
                 "hand tint",
-                *search_terms.FILM,
+                *search_terms.VIDEO,
             ],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
                 controls.image(
                     "image",
-                    "One photo, or the frames of a shot: the points serve all. The canvas shows "
-                    "the first. The network sees its lightness alone.",
+                    "One photo, or the frames of a shot: the hint points apply to all of them. The "
+                    "canvas shows the first. The model uses only the lightness.",
                 ),
                 PointHint.Input(
                     "pointhint",
@@ -61,59 +61,59 @@ class ColorizeByPointHints(io.ComfyNode):
                     "colorizer",
                     display_name="base colorizer",
                     optional=True,
-                    tooltip="From Load Automatic Colorizer or Apply Color Memory: colours the "
-                    "photo first, and the points correct it. Without points the result has its "
-                    "colours.",
+                    tooltip="From Load Automatic Colorizer or Apply Color Memory. Colorizes the "
+                    "photo first; the hint points then correct it. Without hint points the result "
+                    "has its colors.",
                 ),
                 controls.image(
                     "reference",
-                    "A colour picture to pick colours from with the canvas's eyedropper. The "
-                    "result does not depend on it.",
+                    "A color image for the eyedropper of the canvas. It does not affect the "
+                    "result.",
                     optional=True,
                 ),
                 controls.mask(),
                 controls.resolution(advanced=True),
-                *controls.finishing(),
-                make(
+                *controls.finish_inputs(),
+                build_supported(
                     io.Boolean.Input,
                     "follow",
                     display_name="follow motion",
                     default=False,
                     advanced=True,
-                    tooltip="The images are the frames of a film, in order: the points are those "
-                    "of the first frame and go with what they lie on, until that is out of sight "
-                    "or there is a cut.",
+                    tooltip="The images are the frames of a video, in order. The hint points "
+                    "belong to the first frame and move with what they mark, until it disappears "
+                    "or the scene changes.",
                 ),
-                host.DrawnString.Input(
+                host.CustomWidgetString.Input(
                     "hints",
-                    WIDGET,
+                    WIDGET_TYPE,
                     display_name="hints",
-                    default=NONE,
-                    tooltip="The points as JSON; the canvas writes it. x and y in 0..1 of the "
-                    "photo from its top left, color as #rrggbb, of which lightness is left aside, "
-                    "size in pixels of the picture the network sees. Nothing = no points.",
+                    default=NO_HINTS,
+                    tooltip="The hint points as JSON, written by the canvas: x and y in 0..1 from "
+                    "the top left of the photo; color as #rrggbb, whose lightness is ignored; size "
+                    "in pixels of the working image. Empty text = no hint points.",
                 ),
             ],
             outputs=[
-                io.Image.Output("colored", display_name="image", tooltip="The coloured photos."),
+                io.Image.Output("colored", display_name="image", tooltip="The colorized photos."),
                 io.Image.Output(
                     "overlay",
                     display_name="overlay",
-                    tooltip="The photos in grey with the points on them.",
+                    tooltip="The photos in gray, with the hint points drawn on them.",
                 ),
                 io.String.Output(
                     "points",
                     display_name="hints",
-                    tooltip="The points as JSON, to use again.",
+                    tooltip="The hint points as JSON, to reuse elsewhere.",
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, hints: str | None = None) -> bool | str:
-        """What is wrong with hints that are no link's (those are None here)."""
+        """Reject malformed hints before the run; None stands for a connected input."""
         try:
-            hint_schema.read(hints or "")
+            parse_hints(hints or "")
         except ValueError as error:
             return str(error)
         return True
@@ -130,12 +130,12 @@ class ColorizeByPointHints(io.ComfyNode):
         keep_color: float = 0.0,
         upsample: str = METHODS[0],
         follow: bool = False,
-        hints: str = NONE,
+        hints: str = NO_HINTS,
         colorizer: Colorizer | None = None,
         reference: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        points = hint_schema.read(hints)
+        points = parse_hints(hints)
         finish = Finish(
             strength=strength,
             saturation=saturation,
@@ -143,73 +143,78 @@ class ColorizeByPointHints(io.ComfyNode):
             keep_color=keep_color,
             upsample=upsample,
         )
-        resolution = resolution or None
-        each = cls._followed(image, points) if follow else None
-        with sessions.computing():
-            session = cls._session(image, pointhint, colorizer, mask, resolution, finish)
+        points_by_frame = track_points(image, points) if follow else None
+        with sessions.exclusive_compute():
+            session = open_session(
+                host.node_id(cls), image, pointhint, colorizer, mask, resolution or None, finish
+            )
             colored = pointhint.colorize(
                 image,
                 hints=points,
-                each=each,
+                hints_per_image=points_by_frame,
                 base=colorizer,
-                prepared=session and session.ready()[1],
+                prepared=None if session is None else session.ready()[1],
                 mask=host.mask_for(image, mask),
-                resolution=resolution,
+                resolution=resolution or None,
                 finish=finish,
                 progress=host.progress(len(image)),
             )
-        drawn = zip(image.split(1), each or [points] * len(image), strict=True)
-        overlay = torch.cat([rasterize.overlay(one, own) for one, own in drawn])
+        frames = zip(image.split(1), points_by_frame or [points] * len(image), strict=True)
+        overlay = torch.cat([draw_hints(frame, visible) for frame, visible in frames])
         return io.NodeOutput(
-            host.delivered(colored),
-            host.delivered(overlay),
-            hint_schema.write(points),
-            ui=session and cls._message(session, colored, reference),
+            host.to_host_image(colored),
+            host.to_host_image(overlay),
+            dump_hints(points),
+            ui=None if session is None else ui_message(session, colored, reference),
         )
 
-    @classmethod
-    def _followed(cls, image: Tensor, points: list[hint_schema.Hint]) -> list:
-        """The points of each frame."""
-        follower, found = Follower(points, host.device()), []
-        for frame in image[..., :3].split(1):
-            host.check_interrupt()
-            found.append(follower.next(frame.movedim(-1, 1).expand(-1, 3, -1, -1)))
-        return found
 
-    @classmethod
-    def _session(
-        cls,
-        image: Tensor,
-        pointhint: PointHintColorizer,
-        colorizer: Colorizer | None,
-        mask: Tensor | None,
-        resolution: int | None,
-        finish: Finish,
-    ) -> sessions.Session | None:
-        """What previews need; None where it cannot be had: the run goes on without."""
-        try:
-            return sessions.open_session(
-                host.node_id(cls),
-                pointhint,
-                image,
-                base=colorizer,
-                mask=mask,
-                resolution=resolution,
-                finish=finish,
-            )
-        except ValueError:
-            raise  # the run would say the same
-        except Exception:
-            log.exception("the canvas has no previews of this photo.")
-            return None
+def track_points(image: Tensor, points: list[Hint]) -> list[list[Hint]]:
+    """Return the hint points of each frame of (B, H, W, C)."""
+    tracker, points_by_frame = HintTracker(points, host.device()), []
+    for frame in image[..., :3].split(1):
+        host.check_interrupt()
+        points_by_frame.append(tracker.track(frame.movedim(-1, 1).expand(-1, 3, -1, -1)))
+    return points_by_frame
 
-    @classmethod
-    def _message(
-        cls, session: sessions.Session, colored: Tensor, reference: Tensor | None
-    ) -> dict | None:
-        """What the page is told; None where the pictures for it cannot be written."""
-        try:
-            return {"colorist_hints": [sessions.message(session, colored, reference)]}
-        except OSError:
-            log.exception("the canvas cannot show the result: is the temp folder full?")
-            return None
+
+def open_session(
+    node_id: str,
+    image: Tensor,
+    pointhint: PointHintColorizer,
+    colorizer: Colorizer | None,
+    mask: Tensor | None,
+    resolution: int | None,
+    finish: Finish,
+) -> sessions.Session | None:
+    """Open the preview session; return None on failure, so that the run continues without previews.
+
+    Raises:
+        ValueError: The inputs are invalid; the run would fail in the same way.
+    """
+    try:
+        return sessions.open_session(
+            node_id,
+            pointhint,
+            image,
+            base=colorizer,
+            mask=mask,
+            resolution=resolution,
+            finish=finish,
+        )
+    except ValueError:
+        raise
+    except Exception:
+        log.exception("The canvas has no previews of this photo.")
+        return None
+
+
+def ui_message(
+    session: sessions.Session, colored: Tensor, reference: Tensor | None
+) -> dict[str, list[sessions.ResultMessage]] | None:
+    """Return the message for the canvas; None if its images cannot be written."""
+    try:
+        return {"colorist_hints": [sessions.result_message(session, colored, reference)]}
+    except OSError:
+        log.exception("The canvas cannot show the result. Is the temp folder full?")
+        return None

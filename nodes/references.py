@@ -1,4 +1,4 @@
-"""Find References: which of your colour photos is the best reference."""
+"""Find References: rank color photos as references for a black-and-white photo."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,31 +8,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..media import image_io
-from ..ops.resize import Geometry, shrink
+from ..ops.resize import Geometry, downscale
 from ..ops.tensors import as_batch
-from ..pipeline.references import search as reference_search
+from ..pipeline.references import search
 from ..pipeline.references.descriptors import ENCODER
 from ..pipeline.references.search import Ranking
 from . import controls, host, search_terms
-from .host import io, make
-from .load import load
-from .memory import IMAGES, folder_fingerprint
+from .host import build_supported, io
+from .load import load_colorizer
+from .photo_source import CONNECTED_IMAGES, folder_cache_key, folder_input, load_source
 
-LONGEST = 2048  # pixels of a reference's longer side that go out: its colours need no more
-NAMED = 10  # unreadable photos that the report names
+MAX_SIDE = 2048  # pixels of the longer side of an output reference; its colors need no more
+MAX_LISTED = 10  # unreadable files named in the report
 
 
 class FindReference(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristFindReference",
             display_name="Find References",
             category="Colorist/guided",
-            description="Looks through your colour photos for the best references for a "
-            "black-and-white one: what shows the same kind of thing in the same light. Connect it "
-            "to Colorize by Reference. Needs no download.",
+            description="Searches your color photos for the best reference images for a "
+            "black-and-white photo: photos that show similar things in similar light. Connect the "
+            "output to Colorize by Reference. Needs no download.",
             search_aliases=[
                 *search_terms.COLORING,
                 "exemplar",
@@ -43,44 +43,36 @@ class FindReference(io.ComfyNode):
             inputs=[
                 controls.image(
                     "image",
-                    "The photo to colour, or the frames of one shot: references are then ranked "
-                    "for all frames together. The network sees its lightness alone.",
+                    "The photo to colorize, or the frames of one shot, which are ranked together. "
+                    "The model uses only its lightness.",
                 ),
                 controls.image(
                     "gallery",
-                    "Colour photos to choose from. Used when folder is (images).",
+                    "Color photos to search. Used if folder is (images).",
                     optional=True,
                 ),
-                make(
-                    io.Combo.Input,
-                    "folder",
-                    display_name="folder",
-                    options=[IMAGES, *(name for name in host.input_folders() if name != IMAGES)],
-                    default=IMAGES,
-                    tooltip="(images): the connected gallery. Or a folder of colour photos inside "
-                    "ComfyUI's input folder, with those below it; the gallery is then not used. "
-                    "Press R after adding a folder.",
-                ),
+                folder_input("gallery"),
                 io.Int.Input(
                     "count",
                     display_name="count",
                     default=1,
                     min=1,
                     max=16,
-                    tooltip="How many references to find, best first.",
+                    tooltip="Number of references to return, best first.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     "references",
                     display_name="references",
-                    tooltip="Best first, all of the best one's size (cut in the middle where their "
-                    "shape differs). Connect to reference of Colorize by Reference.",
+                    tooltip="Reference images, best first, all at the size of the best one "
+                    "(center-cropped to its aspect ratio). Connect to reference of Colorize by "
+                    "Reference.",
                 ),
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="Rank, name, score of each; what was left out.",
+                    tooltip="Rank, name and score of each reference, and the skipped photos.",
                 ),
                 io.Float.Output(
                     "score",
@@ -92,95 +84,101 @@ class FindReference(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(
-        cls, image: None = None, gallery: None = None, folder: str = IMAGES, count: int = 1
+        cls,
+        image: None = None,
+        gallery: None = None,
+        folder: str = CONNECTED_IMAGES,
+        count: int = 1,
     ) -> str:
-        return folder_fingerprint(folder)
+        return folder_cache_key(folder)
 
     @classmethod
     def execute(
         cls,
         image: Tensor,
-        folder: str = IMAGES,
+        folder: str = CONNECTED_IMAGES,
         count: int = 1,
         gallery: Tensor | None = None,
     ) -> io.NodeOutput:
-        photos, names = choices(folder, gallery)
-        colorizer = load(ENCODER, "fp32", role="automatic")
+        photos, names = resolve_gallery(folder, gallery)
+        colorizer = load_colorizer(ENCODER, "fp32", "automatic")
         index = None
-        if folder != IMAGES:
-            place = host.input_place(folder)
-            index = reference_search.open_index(place, colorizer, host.cache_folder())
-        found = reference_search.find(
+        if folder != CONNECTED_IMAGES:
+            path = host.input_folder_path(folder)
+            index = search.open_index(path, colorizer, host.cache_folder())
+        ranking = search.find_references(
             image, photos, colorizer, count=count, index=index, progress=host.progress(len(photos))
         )
-        pictures = gathered([photos[match.index] for match in found.matches])
-        text = report(found, names, len(image))
-        return io.NodeOutput(host.delivered(pictures), text, found.matches[0].score)
+        references = stack_images([photos[match.index] for match in ranking.matches])
+        report = ranking_report(ranking, names, len(image))
+        return io.NodeOutput(host.to_host_image(references), report, ranking.matches[0].score)
 
 
-def choices(folder: str, gallery: Tensor | None) -> tuple[list[Path] | list[Tensor], list[str]]:
-    """What the combo says: photos of a folder, or the connected ones (H, W, C); and their names.
+def resolve_gallery(
+    folder: str, gallery: Tensor | None
+) -> tuple[list[Path] | list[Tensor], list[str]]:
+    """Return the photos to search, files or images (H, W, C), and their names for the report.
 
     Raises:
-        ValueError: an unknown folder; no photos.
+        ValueError: The folder is not in the list, or no gallery is connected.
     """
-    if folder != IMAGES:
-        photos, place = host.input_photos(folder), host.input_place(folder)
-        return photos, [photo.relative_to(place).as_posix() for photo in photos]
-    if gallery is None:
-        raise ValueError(
-            "there are no photos to choose from: connect a gallery of images, or choose a folder "
-            "(put one into ComfyUI's input folder and press R)."
-        )
-    return list(gallery), [f"image {i + 1}" for i in range(len(gallery))]
+    if folder == CONNECTED_IMAGES:
+        images = load_source(folder, gallery, "gallery")
+        return images, [f"image {number}" for number in range(1, len(images) + 1)]
+    files, root = host.input_photos(folder), host.input_folder_path(folder)
+    return files, [file.relative_to(root).as_posix() for file in files]
 
 
-def gathered(photos: Sequence[Path | Tensor]) -> Tensor:
-    """One batch (N, H, W, 3 or 4) of the first photo's size, at most LONGEST; 4: one has alpha.
+def stack_images(photos: Sequence[Path | Tensor]) -> Tensor:
+    """Stack images into one batch (N, H, W, 3), or (N, H, W, 4) if any has transparency.
 
-    The others are cut in the middle to its shape and scaled, so that no border and no stretching
-    adds to their colours. They are read one at a time.
+    All get the size of the first, at most `MAX_SIDE`. The others are center-cropped to its aspect
+    ratio and scaled, so that neither borders nor stretching change their colors. Files are read one
+    at a time.
     """
-    out: list[Tensor] = []
+    batch: list[Tensor] = []
     for photo in photos:
-        rgb, _ = as_batch(image_io.read(photo).pixels if isinstance(photo, Path) else photo)
+        rgb, _ = as_batch(image_io.read_image(photo).pixels if isinstance(photo, Path) else photo)
         rgb = rgb.expand(-1, -1, -1, 3) if rgb.shape[-1] == 1 else rgb
         rgb = rgb[..., :3] if rgb.shape[-1] == 4 and rgb[..., 3].min() >= 1 else rgb
         rgb = rgb.movedim(-1, 1).clamp(0, 1)
-        height, width = out[0].shape[1:3] if out else limited(*rgb.shape[2:])
-        rgb = middle(rgb, height / width)
-        shape = Geometry(*rgb.shape[2:], height, width, height, width)
-        out.append(shrink(rgb, shape, "cpu").clamp(0, 1).movedim(1, -1))
-    if any(photo.shape[-1] == 4 for photo in out):
-        out = [F.pad(photo, (0, 4 - photo.shape[-1]), value=1.0) for photo in out]
-    return torch.cat(out)
+        height, width = batch[0].shape[1:3] if batch else clamp_size(*rgb.shape[2:])
+        rgb = center_crop(rgb, height / width)
+        cropped_height, cropped_width = rgb.shape[2:]
+        geometry = Geometry(cropped_height, cropped_width, height, width, height, width)
+        batch.append(downscale(rgb, geometry, "cpu").clamp(0, 1).movedim(1, -1))
+    if any(image.shape[-1] == 4 for image in batch):
+        batch = [F.pad(image, (0, 4 - image.shape[-1]), value=1.0) for image in batch]
+    return torch.cat(batch)
 
 
-def limited(height: int, width: int) -> tuple[int, int]:
-    """A size of the same shape, whose longer side is at most LONGEST."""
-    scale = min(1.0, LONGEST / max(height, width))
+def clamp_size(height: int, width: int) -> tuple[int, int]:
+    """Scale a size down so that the longer side is at most `MAX_SIDE`."""
+    scale = min(1.0, MAX_SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def middle(rgb: Tensor, aspect: float) -> Tensor:
-    """The largest part (B, C, h, w) with h / w = `aspect` from the middle of (B, C, H, W)."""
+def center_crop(rgb: Tensor, aspect: float) -> Tensor:
+    """Crop (B, C, H, W) to the largest centered (B, C, h, w) with h / w = `aspect`."""
     height, width = rgb.shape[2:]
     h, w = min(height, max(1, round(width * aspect))), min(width, max(1, round(height / aspect)))
     top, left = (height - h) // 2, (width - w) // 2
     return rgb[:, :, top : top + h, left : left + w]
 
 
-def report(found: Ranking, names: Sequence[str], frames: int) -> str:
-    """What was found, best first, and what was left out, for a person."""
+def ranking_report(ranking: Ranking, names: Sequence[str], frames: int) -> str:
+    """Return the references, best first, and the skipped photos, one per line."""
     target = f"{frames} frames" if frames > 1 else "the image"
-    lines = [f"References for {target}, of {found.photos} colour photos:"]
-    for rank, match in enumerate(found.matches, 1):
-        similarity = f"{100 * match.similarity:.0f} % alike"
+    lines = [f"References for {target}, from {ranking.photos} color photos:"]
+    for rank, match in enumerate(ranking.matches, 1):
+        similarity = f"{100 * match.similarity:.0f} % similar"
         lines.append(f"{rank}. {names[match.index]}: score {match.score:.3f}, {similarity}")
-    if found.grey:
-        lines.append(f"Grey, left out: {len(found.grey)}")
-    if found.unreadable:
-        bad = [names[place] for place in list(found.unreadable)[:NAMED]]
-        bad += ["..."] if len(found.unreadable) > NAMED else []
-        lines.append(f"Unreadable, left out: {len(found.unreadable)} ({', '.join(bad)})")
+    if ranking.gray:
+        lines.append(f"Gray photos skipped: {len(ranking.gray)}")
+    if ranking.unreadable:
+        unreadable = [names[index] for index in list(ranking.unreadable)[:MAX_LISTED]]
+        unreadable += ["..."] if len(ranking.unreadable) > MAX_LISTED else []
+        lines.append(
+            f"Unreadable files skipped: {len(ranking.unreadable)} ({', '.join(unreadable)})"
+        )
     return "\n".join(lines)

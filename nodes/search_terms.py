@@ -1,4 +1,4 @@
-"""Words by which users look for nodes, where a node's own name does not have them."""
+"""Words by which users search for nodes, where the display name does not contain them."""
 
 COLORING = [
     "colorize",
@@ -13,4 +13,4 @@ COLORING = [
     "greyscale",
 ]
 RESTORING = ["old photo", "restore", "restoration"]
-FILM = ["film", "movie", "video"]
+VIDEO = ["film", "movie", "video"]

@@ -1,11 +1,11 @@
-"""Steady colour over the frames of a film."""
+"""Stable color over the frames of a video."""
 
 import torch
 from torch import Tensor
 
-from ..pipeline.video.stabilizer import Controls, Stabilizer, State
+from ..pipeline.video.stabilizer import Stabilizer, StabilizerOptions, StabilizerState
 from . import controls, host, search_terms
-from .host import io, make
+from .host import build_supported, io
 
 FilmState = io.Custom("FILM_STATE")
 
@@ -13,51 +13,52 @@ FilmState = io.Custom("FILM_STATE")
 class StabilizeChroma(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return make(
+        return build_supported(
             io.Schema,
             node_id="ColoristStabilize",
             display_name="Stabilize Chroma",
             category="Colorist/finishing",
-            description="Takes the flicker out of a coloured film: colour is carried along what "
-            "moves and averaged. Only colour changes; a cut, or something new, begins anew.",
+            description="Removes color flicker from a colorized video: color is carried along the "
+            "motion and averaged over time. Only color changes. It starts over after a scene cut "
+            "and where something new appears.",
             search_aliases=[
                 *search_terms.COLORING,
-                *search_terms.FILM,
+                *search_terms.VIDEO,
                 "deflicker",
                 "flicker",
                 "temporal consistency",
             ],
             inputs=[
-                controls.image("image", "The frames of a coloured film, in order."),
+                controls.image("image", "The frames of a colorized video, in order."),
                 FilmState.Input(
                     "state",
                     display_name="state",
                     optional=True,
-                    tooltip="From the Stabilize Chroma of the part before, where a film is worked "
-                    "on in parts: its colour then goes on in this one.",
+                    tooltip="From the Stabilize Chroma node of the previous part, when a video is "
+                    "processed in parts: the color continues from there.",
                 ),
-                controls.strength("0 leaves the film as it is, 1 gives the fully steadied colour."),
-                make(
+                controls.strength("0 leaves the video unchanged; 1 stabilizes the color fully."),
+                build_supported(
                     io.Int.Input,
                     "frames",
                     display_name="frames before",
                     default=12,
                     min=1,
                     max=240,
-                    tooltip="How many frames before have a say in the colour of a frame. More is "
-                    "steadier, but follows changes of light later.",
+                    tooltip="Number of previous frames that influence the color of a frame. More "
+                    "is steadier, but reacts later to changes of light.",
                 ),
-                make(
+                build_supported(
                     io.Int.Input,
                     "ahead",
                     display_name="frames after",
                     default=8,
                     min=0,
                     max=64,
-                    tooltip="How many frames after have a say, too. 0 = none: then it makes no "
-                    "difference at all in how many parts a film is worked on.",
+                    tooltip="Number of following frames that influence the color of a frame. With "
+                    "0 the result does not depend on how the video is split into parts.",
                 ),
-                make(
+                build_supported(
                     io.Int.Input,
                     "resolution",
                     display_name="motion resolution",
@@ -66,22 +67,24 @@ class StabilizeChroma(io.ComfyNode):
                     max=1024,
                     step=16,
                     advanced=True,
-                    tooltip="How large motion is looked at, as the side of a square of the same "
-                    "area. Higher: small things that move are told apart, more time.",
+                    tooltip="Resolution of motion estimation: the side of a square with the same "
+                    "area. Higher: small moving objects are told apart, but it takes more time.",
                 ),
             ],
             outputs=[
-                io.Image.Output("steadied", display_name="image", tooltip="The frames, steadied."),
+                io.Image.Output(
+                    "steadied", display_name="image", tooltip="The frames with stable color."
+                ),
                 FilmState.Output(
                     "state_after",
                     display_name="state",
-                    tooltip="For the Stabilize Chroma of the next part of the same film.",
+                    tooltip="Connect to Stabilize Chroma for the next part of the same video.",
                 ),
                 io.String.Output(
                     "cuts",
                     display_name="cuts",
-                    tooltip="The frames that begin a shot, counted from 0 at the beginning of the "
-                    "film, with commas between them.",
+                    tooltip="Numbers of the frames that start a shot, separated by commas, "
+                    "counted from 0 at the start of the video.",
                 ),
             ],
         )
@@ -94,18 +97,23 @@ class StabilizeChroma(io.ComfyNode):
         frames: int = 12,
         ahead: int = 8,
         resolution: int = 256,
-        state: State | None = None,
+        state: StabilizerState | None = None,
     ) -> io.NodeOutput:
         stabilizer = Stabilizer(
-            Controls(strength=strength, frames=frames, ahead=ahead, resolution=resolution),
+            StabilizerOptions(
+                strength=strength,
+                frames_before=frames,
+                frames_after=ahead,
+                resolution=resolution,
+            ),
             device=host.device(),
             state=state,
-            before_each=host.check_interrupt,
+            check_interrupt=host.check_interrupt,
         )
-        progress, done = host.progress(len(image)), []
+        progress, stable_frames = host.progress(len(image)), []
         for number, frame in enumerate(image.split(1), 1):
-            done.append(stabilizer.push(frame))
+            stable_frames.append(stabilizer.push(frame))
             progress(number)
-        steadied = torch.cat([*done, *stabilizer.finish()])
+        stable = torch.cat([*stable_frames, *stabilizer.finish()])
         cuts = ", ".join(map(str, stabilizer.cuts))
-        return io.NodeOutput(host.delivered(steadied), stabilizer.state, cuts)
+        return io.NodeOutput(host.to_host_image(stable), stabilizer.state, cuts)

@@ -1,23 +1,23 @@
-"""Several results to choose from."""
+"""Several results for one photo."""
 
 from torch import Tensor
 
 from ..pipeline.automatic import Colorizer
 from ..pipeline.postprocess import Finish
 from . import controls, host, search_terms
-from .host import io
+from .host import build_supported, io
 
 
 class Variations(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return host.make(
+        return build_supported(
             io.Schema,
             node_id="ColoristVariations",
             display_name="Colorize Variations",
             category="Colorist/automatic",
-            description="Colours each photo several times, each time differently, so that you can "
-            "choose. For ColorFormer networks.",
+            description="Colorizes each photo several times with different colors, so that you can "
+            "choose. Needs a ColorFormer model.",
             search_aliases=[
                 *search_terms.COLORING,
                 *search_terms.RESTORING,
@@ -27,12 +27,10 @@ class Variations(io.ComfyNode):
                 "colorformer",
             ],
             inputs=[
-                controls.image(
-                    "image", "One photo or a batch. The network sees its lightness alone."
-                ),
+                controls.image("image", "One photo or a batch. The model uses only its lightness."),
                 controls.colorizer(
-                    "From Load Automatic Colorizer or Apply Color Memory: a ColorFormer network. "
-                    "Others have but one result and are refused."
+                    "A ColorFormer model from Load Automatic Colorizer or Apply Color Memory. "
+                    "Other models have only one result and are rejected."
                 ),
                 controls.mask(),
                 io.Int.Input(
@@ -41,9 +39,9 @@ class Variations(io.ComfyNode):
                     default=4,
                     min=1,
                     max=16,
-                    tooltip="How many results for each photo. The network has groups of colours "
-                    "(most have 4), and each leads in turn: more results than groups are nearer "
-                    "to each other.",
+                    tooltip="Number of results per photo. The model has several groups of colors "
+                    "(usually 4), and each result favors the next group: results beyond the number "
+                    "of groups are more alike.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -52,16 +50,13 @@ class Variations(io.ComfyNode):
                     min=0,
                     max=2**64 - 1,
                     control_after_generate=True,
-                    tooltip="Which results. The same seed gives the same ones.",
+                    tooltip="Selects the results. The same seed gives the same results.",
                 ),
                 controls.slider(
                     "spread",
+                    "How different the results are: 0 = the normal prediction, all alike; 1 = "
+                    "only one group of colors each.",
                     default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="How far apart the results are: 0 = as predicted, all alike; "
-                    "1 = one group of colours only.",
                 ),
                 controls.resolution(advanced=True),
                 controls.strength(advanced=True),
@@ -73,7 +68,7 @@ class Variations(io.ComfyNode):
                 io.Image.Output(
                     "variations",
                     display_name="images",
-                    tooltip="All results of the first photo, then all of the second, ...",
+                    tooltip="All results of the first photo, then all of the second, and so on.",
                 )
             ],
         )
@@ -105,4 +100,4 @@ class Variations(io.ComfyNode):
             ),
             progress=host.progress(len(image) * count),
         )
-        return io.NodeOutput(host.delivered(colored))
+        return io.NodeOutput(host.to_host_image(colored))

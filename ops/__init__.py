@@ -1,1 +1,4 @@
-"""Tensor functions: colour, sizes, chroma upsampling, kriging, motion. Imports nothing of ours."""
+"""Tensor functions without models: color, resizing, chroma upsampling, kriging, optical flow.
+
+Nothing here imports another part of the package.
+"""

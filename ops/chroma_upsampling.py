@@ -1,8 +1,8 @@
-"""Bring chroma from working size to full size along the photo's own edges, row range by row range.
+"""Upsample chroma from the working size to full size along the edges of the photo.
 
-Method "edge": around every working pixel chroma is a line in L. Its slope comes from the working
-image; full-size L says where on that line a pixel lies. Equations, figures and what else was tried:
-docs/chroma-upsampling.md.
+The "edge" method models chroma around each working pixel as a linear function of L. Its slope comes
+from the working image; the full-size L selects the point on that line. See
+docs/development/chroma-upsampling.md for equations, measurements and alternatives.
 """
 
 import torch
@@ -11,26 +11,26 @@ from torch import Tensor
 
 METHODS = ("edge", "bilinear", "nearest")
 # Chosen on 50 photos at x2, x4 and x8, with and without grain, 2026-11; the optima are flat.
-SLOPE_NOISE = 20.0  # variance of L that carries no slope: grain, texture
+SLOPE_NOISE = 20.0  # variance of L attributed to grain and texture, which have no slope
 CHROMA_NOISE = 10.0  # variance of a or b below which a fit is not trusted
-SHARPENING = 5  # steps of back-projection
-OVERSHOOT = 0.5  # sharpened chroma leaves its neighbours' range by at most this part of it
-BLOCK_PIXELS = 2**18  # of all images together, interpolated at once: stays in a CPU's cache
+SHARPENING_STEPS = 5  # iterations of back-projection
+OVERSHOOT = 0.5  # limit for sharpened chroma beyond the local range, as a fraction of that range
+BLOCK_PIXELS = 2**18  # pixels interpolated at a time, over all images; fits in a CPU cache
 
 
 class Upsampler:
-    """Chroma of one working image -> any rows of it at full size.
+    """Upsample the chroma of a batch of working images to arbitrary row ranges at full size.
 
-    Rows do not depend on how they are cut into ranges. A working image larger than the photo is
-    first scaled down, antialiased.
+    The result does not depend on how rows are divided into ranges. A working image larger than the
+    photo is scaled down first, with antialiasing.
 
     Args:
         ab: (B, 2, h, w) chroma in Lab units.
-        L: (B, 1, h, w) lightness 0..100 of the same working image.
+        L: (B, 1, h, w) lightness 0..100 of the same working images.
         size: (H, W) of the photo.
         method: "edge", "bilinear", or "nearest" (blocks, for comparison).
     Raises:
-        ValueError: unknown method.
+        ValueError: the method is unknown.
     """
 
     def __init__(self, ab: Tensor, L: Tensor, size: tuple[int, int], method: str = METHODS[0]):
@@ -38,15 +38,19 @@ class Upsampler:
             raise ValueError(
                 f"chroma upsampling is '{method}'; expected one of {', '.join(METHODS)}."
             )
-        self.size, self.method = (int(size[0]), int(size[1])), method
+        self.size, self.method = size, method
         if method == "nearest":
             self.planes = ab
             return
-        ab, L = _no_larger(ab, self.size), _no_larger(L, self.size)
+        ab, L = _limit_size(ab, self.size), _limit_size(L, self.size)
         self.planes = edge_planes(ab, L, self.size) if method == "edge" else ab
 
     def rows(self, top: int, bottom: int, L: Tensor) -> Tensor:
-        """Rows top..bottom: L (B, 1, n, W) of the photo's -> ab (B, 2, n, W)."""
+        """Return chroma (B, 2, n, W) of the full-size rows top..bottom.
+
+        Args:
+            L: (B, 1, n, W) lightness of these rows.
+        """
         if self.method == "nearest":
             return self._nearest(top, bottom)
         batch, width = self.planes.shape[0], self.size[1]
@@ -57,14 +61,16 @@ class Upsampler:
         ab = torch.empty(batch, 2, bottom - top, width, device=L.device, dtype=L.dtype)
         for y in range(top, bottom, step):
             end = min(y + step, bottom)
-            base, slope, low, high, own = self._bilinear(y, end).split((2, 2, 1, 1, 1), dim=1)
-            seen = torch.maximum(L[:, :, y - top : end - top], low)
-            offset = torch.minimum(seen, high, out=seen).sub_(own)
+            base, slope, darkest, lightest, working_L = self._bilinear(y, end).split(
+                (2, 2, 1, 1, 1), dim=1
+            )
+            clamped = torch.maximum(L[:, :, y - top : end - top], darkest)
+            offset = torch.minimum(clamped, lightest, out=clamped).sub_(working_L)
             torch.addcmul(base, slope, offset, out=ab[:, :, y - top : end - top])
         return ab
 
     def _bilinear(self, top: int, bottom: int) -> Tensor:
-        """All planes at rows top..bottom of the photo, (B, C, bottom - top, W)."""
+        """Return all planes at the full-size rows top..bottom: (B, C, bottom - top, W)."""
         h = self.planes.shape[2]
         y = torch.arange(top, bottom, device=self.planes.device) + 0.5
         y = (y * (h / self.size[0]) - 0.5).clamp(0, h - 1)
@@ -83,66 +89,72 @@ class Upsampler:
 
 
 def edge_planes(ab: Tensor, L: Tensor, size: tuple[int, int]) -> Tensor:
-    """What "edge" interpolates to full size, computed once at working size.
+    """Compute the planes at working size that the "edge" method interpolates to full size.
 
-    At full size, with U bilinear interpolation:
+    At full size, with U for bilinear interpolation:
     ab = U(base) + U(slope) (clamp(L, U(darkest), U(lightest)) - U(L_working)).
 
     Args:
-        ab: (B, 2, h, w); L: (B, 1, h, w); size: (H, W), h <= H and w <= W.
+        ab: (B, 2, h, w) chroma.
+        L: (B, 1, h, w) lightness.
+        size: (H, W), h <= H and w <= W.
     Returns:
         (B, 7, h, w): base (2), slope (2), darkest, lightest, L_working.
     """
-    mean_L, mean_ab = _binomial(L), _binomial(ab)
-    var_L = (_binomial(L * L) - mean_L * mean_L).clamp_min(0)
-    var_ab = (_binomial(ab * ab) - mean_ab * mean_ab).clamp_min(0)
-    cov = _binomial(L * ab) - mean_L * mean_ab
-    # Ridge regression, times the correlation: what L explains badly is not drawn from it.
+    mean_L, mean_ab = _binomial_blur(L), _binomial_blur(ab)
+    var_L = (_binomial_blur(L * L) - mean_L * mean_L).clamp_min(0)
+    var_ab = (_binomial_blur(ab * ab) - mean_ab * mean_ab).clamp_min(0)
+    cov = _binomial_blur(L * ab) - mean_L * mean_ab
+    # Ridge regression, scaled by the correlation so that a poor fit follows L less.
     correlation = cov.abs() / ((var_L + SLOPE_NOISE) * (var_ab + CHROMA_NOISE)).sqrt()
     slope = cov / (var_L + SLOPE_NOISE) * correlation
-    # Past the neighbours' L the line would leave their colours: white beside orange turns blue.
-    darkest, lightest = _range(L)
-    return torch.cat([_sharpened(ab, L, slope, size), slope, darkest, lightest, L], dim=1)
+    # Outside the local range of L, the line leaves the local colors: white beside orange would
+    # turn blue.
+    darkest, lightest = _local_range(L)
+    return torch.cat([_sharpen(ab, L, slope, size), slope, darkest, lightest, L], dim=1)
 
 
-def _sharpened(ab: Tensor, L: Tensor, slope: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, 2, h, w) base whose full-size result, scaled down again, is about `ab`.
+def _sharpen(ab: Tensor, L: Tensor, slope: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the base (B, 2, h, w) whose full-size result scales down to about `ab`.
 
-    Back-projection without leaving the working size: scaling up bilinearly and down antialiased is,
-    on working pixels, a small blur, on average (1/6, 2/3, 1/6) each way: the triangle with itself.
+    This is back-projection at working size: bilinear upscaling followed by antialiased downscaling
+    is, on average, a blur of working pixels with weights (1/6, 2/3, 1/6) along each axis (a
+    triangle filter convolved with itself).
     """
     wy, wx = (1 / 6 if full > small else 0 for full, small in zip(size, ab.shape[2:], strict=True))
-    wanted = ab - _blur(slope, wy, wx) * (L - _blur(L, wy, wx))  # the rest is drawn from L
+    target = ab - _blur(slope, wy, wx) * (L - _blur(L, wy, wx))  # the slope term adds the rest
     base = ab
-    for _ in range(SHARPENING):
-        base = base + (wanted - _blur(base, wy, wx))
-    lowest, highest = _range(ab)
+    for _ in range(SHARPENING_STEPS):
+        base = base + (target - _blur(base, wy, wx))
+    lowest, highest = _local_range(ab)
     slack = OVERSHOOT * (highest - lowest)
-    # Away from neutral it grows by that part at most, and never across: no halo of the complement.
-    least = torch.maximum(lowest - slack, (lowest * (1 + OVERSHOOT)).clamp_max(0))
-    most = torch.minimum(highest + slack, (highest * (1 + OVERSHOOT)).clamp_min(0))
-    return torch.minimum(torch.maximum(base, least), most)
+    # Chroma may grow away from neutral by that fraction but never cross it: crossing would give a
+    # halo of the complementary color.
+    minimum = torch.maximum(lowest - slack, (lowest * (1 + OVERSHOOT)).clamp_max(0))
+    maximum = torch.minimum(highest + slack, (highest * (1 + OVERSHOOT)).clamp_min(0))
+    return torch.minimum(torch.maximum(base, minimum), maximum)
 
 
-def _range(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and largest of three by three."""
+def _local_range(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the minimum and maximum over 3x3 neighborhoods."""
     return -F.max_pool2d(-x, 3, 1, 1), F.max_pool2d(x, 3, 1, 1)
 
 
-def _binomial(x: Tensor) -> Tensor:
+def _binomial_blur(x: Tensor) -> Tensor:
     return _blur(x, 0.25, 0.25)
 
 
 def _blur(x: Tensor, wy: float, wx: float) -> Tensor:
-    """Three by three, separable, each side (w, 1 - 2w, w), edges repeated."""
+    """Apply a separable 3x3 filter with weights (w, 1 - 2w, w) per axis and replicated edges."""
     p = F.pad(x, (0, 0, 1, 1), mode="replicate")
     x = (1 - 2 * wy) * x + wy * (p[:, :, :-2] + p[:, :, 2:])
     p = F.pad(x, (1, 1, 0, 0), mode="replicate")
     return (1 - 2 * wx) * x + wx * (p[..., :-2] + p[..., 2:])
 
 
-def _no_larger(x: Tensor, size: tuple[int, int]) -> Tensor:
-    fits = min(x.shape[2], size[0]), min(x.shape[3], size[1])
-    if fits == tuple(x.shape[2:]):
+def _limit_size(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale (B, C, h, w) down to at most `size`, with antialiasing."""
+    limited = min(x.shape[2], size[0]), min(x.shape[3], size[1])
+    if limited == tuple(x.shape[2:]):
         return x
-    return F.interpolate(x, size=fits, mode="bilinear", antialias=True)
+    return F.interpolate(x, size=limited, mode="bilinear", antialias=True)

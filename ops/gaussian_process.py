@@ -1,9 +1,9 @@
-"""A first guess of the colour between hints: kriging on place and lightness, or on learned things.
+"""Interpolate chroma between hints by kriging (Gaussian-process regression).
 
-Kriging, or Gaussian-process regression, is the best linear guess for values that are the more alike
-the nearer they are. Near can mean in (y, x, L): a hint then speaks for what lies close to it and is
-as light as it is (`Kernel`). Or in coordinates that a network gives each place of a picture, so
-that a hint speaks for what belongs to the same thing (`model_defs.gp_kernel`).
+Kriging is the best linear unbiased estimate of values whose correlation falls with distance.
+Distance is measured either in (y, x, L), so that a hint affects nearby cells of similar lightness
+(`Kernel`), or in coordinates that a network predicts for each cell, so that a hint affects cells of
+the same object (`model_defs.gp_kernel`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,212 +14,248 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CELL = 2  # the guess is on a grid of cells, and hints lie on it: what networks are trained on
-AT_ONCE = 2**22  # distances that are held at once
+CELL = 2  # side in pixels of the grid cells that hold hints; networks are trained on this grid
+MAX_PAIRS = 2**22  # distances computed at a time
 
 
 class Field(NamedTuple):
-    """How alike the colours of a picture's n cells are, row by row; n = h w. Covariance:
+    """Gaussian-process parameters of the n = h w cells of a batch of images, in row order.
 
-    k(p, q) = spread(p) spread(q) (shared + sum_k amplitude_k exp(-|x_k(p) - x_k(q)|)) near(p, q)
-    near(p, q) = exp(-|place(p) - place(q)|)
+    The covariance of cells p and q is
 
-    Pairs of numbers are of colours, and of corrections of colours that are known by other means.
+    k(p, q) = scale(p) scale(q) near(p, q) (constant + sum_k amplitude_k exp(-|x_k(p) - x_k(q)|))
+    near(p, q) = exp(-|position(p) - position(q)|)
+
+    Parameters with a leading 2 hold one value for colors and one for corrections of a base image's
+    colors.
     """
 
     coordinates: Tensor
     """x: (K, B, n, D)."""
     amplitude: Tensor
-    """(2, K) variance of what differs from cell to cell in space k."""
-    shared: Tensor
-    """(2,) variance of what all cells share."""
+    """(2, K) variance of the part of the color that varies with coordinates x_k."""
+    constant: Tensor
+    """(2,) variance of the part of the color that all cells share."""
     noise: Tensor
-    """(B, n) variance of what a hint there has for itself."""
-    spread: Tensor
-    """(B, n) by how much more than others colours differ there."""
+    """(B, n) observation noise variance of a hint in the cell."""
+    scale: Tensor
+    """(B, n) standard deviation factor of the color of the cell."""
     mean: Tensor
-    """(B, n, 2) colours in Lab units before any hint."""
-    place: Tensor | None
-    """(B, n, 2) y and x in units of how far a hint reaches; None = everywhere."""
-    nearby: Tensor | None
-    """The same for corrections."""
+    """(B, n, 2) prior mean: ab in Lab units in the absence of hints."""
+    position: Tensor | None
+    """(B, n, 2) y and x, divided by the reach of a hint; None for an unlimited reach."""
+    correction_position: Tensor | None
+    """(B, n, 2) `position` for corrections; None for an unlimited reach."""
 
     def to(self, device: torch.device | str) -> "Field":
-        """The same on another device."""
-        return Field(*(None if part is None else part.to(device) for part in self))
-
-    def some(self, pictures: list[int]) -> "Field":
-        """Of some of the pictures."""
-        return self._of_cells(lambda part: part[pictures])
-
-    def cells(self, rows: Tensor) -> "Field":
-        """Of some cells: rows (B, N), their numbers."""
-        one = torch.arange(len(rows), device=rows.device)[:, None]
-        return self._of_cells(lambda part: part[one, rows])
-
-    def split(self, size: int) -> Iterator["Field"]:
-        """Of `size` cells after the other."""
-        for start in range(0, self.spread.shape[1], size):
-            yield self._of_cells(lambda part, start=start: part[:, start : start + size])
-
-    def corrections(self) -> "Field":
-        """For corrections of colours that are known by other means."""
-        return self._replace(
-            amplitude=self.amplitude.flip(0),
-            shared=self.shared.flip(0),
-            mean=torch.zeros_like(self.mean),
-            place=self.nearby,
-            nearby=self.place,
+        """Return a copy on `device`."""
+        position, correction_position = self.position, self.correction_position
+        return Field(
+            coordinates=self.coordinates.to(device),
+            amplitude=self.amplitude.to(device),
+            constant=self.constant.to(device),
+            noise=self.noise.to(device),
+            scale=self.scale.to(device),
+            mean=self.mean.to(device),
+            position=None if position is None else position.to(device),
+            correction_position=(
+                None if correction_position is None else correction_position.to(device)
+            ),
         )
 
-    def _of_cells(self, change: Callable[[Tensor], Tensor]) -> "Field":
-        """With all that is (B, n, ...) changed."""
-        x, amplitude, shared, *rest = self
-        coordinates = torch.stack([change(space) for space in x])
-        rest = (None if part is None else change(part) for part in rest)
-        return Field(coordinates, amplitude, shared, *rest)
+    def select_images(self, indices: list[int]) -> "Field":
+        """Return the field of the images `indices` of the batch."""
+        return self._map_cells(lambda tensor: tensor[indices])
+
+    def gather(self, cells: Tensor) -> "Field":
+        """Return the field of some cells of each image, by their indices (B, N)."""
+        images = torch.arange(len(cells), device=cells.device)[:, None]
+        return self._map_cells(lambda tensor: tensor[images, cells])
+
+    def split(self, size: int) -> Iterator["Field"]:
+        """Yield the field in ranges of `size` cells."""
+        for start in range(0, self.scale.shape[1], size):
+            yield self._map_cells(lambda tensor, start=start: tensor[:, start : start + size])
+
+    def corrections(self) -> "Field":
+        """Return the field for corrections of a base image's colors, with zero mean."""
+        return self._replace(
+            amplitude=self.amplitude.flip(0),
+            constant=self.constant.flip(0),
+            mean=torch.zeros_like(self.mean),
+            position=self.correction_position,
+            correction_position=self.position,
+        )
+
+    def _map_cells(self, fn: Callable[[Tensor], Tensor]) -> "Field":
+        """Return a copy with `fn` applied to every per-cell tensor (B, n, ...)."""
+        return self._replace(
+            coordinates=torch.stack([fn(x) for x in self.coordinates]),
+            noise=fn(self.noise),
+            scale=fn(self.scale),
+            mean=fn(self.mean),
+            position=None if self.position is None else fn(self.position),
+            correction_position=(
+                None if self.correction_position is None else fn(self.correction_position)
+            ),
+        )
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Covariance exp(-d) + `mean`; d the distance in (y / reach, x / reach, L / light)."""
+    """Covariance exp(-d) + mean_variance with fixed constants.
 
-    reach: float
-    """Distance over which likeness falls by e, as part of the picture's diagonal."""
-    light: float
-    """The same in units of L."""
-    mean: float
-    """Variance of what all places share: the mean, unknown but about zero."""
-    noise: float
-    """Variance of what each hint has for itself."""
+    d is the Euclidean distance in (y / spatial_scale, x / spatial_scale, L / lightness_scale).
+    """
+
+    spatial_scale: float
+    """Length scale in the image plane, as a fraction of the image diagonal."""
+    lightness_scale: float
+    """Length scale in units of L."""
+    mean_variance: float
+    """Variance of the unknown mean color, whose prior mean is 0."""
+    noise_variance: float
+    """Observation noise of each hint."""
 
     def field(self, L: Tensor) -> Field:
-        """Of pictures with lightness L (B, 1, H, W) in 0..100."""
-        light = lightness(L)
-        one = torch.ones_like(light[..., 0])
-        place = places(*L.shape[2:], L.device) / self.reach
+        """Return the field of images with lightness L (B, 1, H, W) in 0..100."""
+        lightness = cell_lightness(L)
+        height, width = L.shape[2:]
+        yx = cell_coordinates(height, width, L.device) / self.spatial_scale
+        ones = torch.ones_like(lightness[..., 0])
         return Field(
-            torch.cat([place.expand(len(L), -1, -1), light / self.light], dim=-1)[None],
-            amplitude=one.new_ones(2, 1),
-            shared=one.new_full((2,), self.mean),
-            noise=self.noise * one,
-            spread=one,
-            mean=torch.zeros_like(light).expand(-1, -1, 2),
-            place=None,
-            nearby=None,
+            torch.cat([yx.expand(len(L), -1, -1), lightness / self.lightness_scale], dim=-1)[None],
+            amplitude=ones.new_ones(2, 1),
+            constant=ones.new_full((2,), self.mean_variance),
+            noise=self.noise_variance * ones,
+            scale=ones,
+            mean=torch.zeros_like(lightness).expand(-1, -1, 2),
+            position=None,
+            correction_position=None,
         )
 
 
-def places(height: int, width: int, device: torch.device) -> Tensor:
-    """(n, 2): y and x of the cells of a picture, as parts of its diagonal."""
+def cell_coordinates(height: int, width: int, device: torch.device) -> Tensor:
+    """Return y and x of the cell centers of an image (n, 2), as fractions of its diagonal."""
     h, w = -(-height // CELL), -(-width // CELL)
     y, x = (torch.arange(n, device=device) * CELL + CELL / 2 for n in (h, w))
     grid = torch.stack([y[:, None].expand(-1, w), x[None].expand(h, -1)], dim=-1)
     return grid.flatten(0, 1) / (height**2 + width**2) ** 0.5
 
 
-def lightness(L: Tensor) -> Tensor:
-    """Lightness (B, 1, H, W) of a picture -> of its cells: (B, n, 1), float32."""
+def cell_lightness(L: Tensor) -> Tensor:
+    """Average lightness (B, 1, H, W) over the cells: (B, n, 1) float32."""
     return F.avg_pool2d(L.float(), CELL, ceil_mode=True).flatten(2).mT
 
 
-# For colours: constants of the strongest classical method for few random hints.
-COLORS = Kernel(reach=1.0, light=50.0, mean=0.3, noise=0.02)
-# For corrections of colours that are known by other means: these reach less far.
-CORRECTIONS = Kernel(reach=0.3, light=20.0, mean=0.0, noise=0.02)
+# Colors: constants of the strongest classical method for few random hints. Corrections of a base
+# image's colors reach less far.
+COLOR_KERNEL = Kernel(
+    spatial_scale=1.0, lightness_scale=50.0, mean_variance=0.3, noise_variance=0.02
+)
+CORRECTION_KERNEL = Kernel(
+    spatial_scale=0.3, lightness_scale=20.0, mean_variance=0.0, noise_variance=0.02
+)
 
 
 def krige(
-    L: Tensor, centres: Tensor, ab: Tensor, valid: Tensor, kernel: Kernel | Field = COLORS
+    L: Tensor, centers: Tensor, ab: Tensor, valid: Tensor, kernel: Kernel | Field = COLOR_KERNEL
 ) -> Tensor:
-    """Values between hints: ab(q) = m(q) + k(q, P) (k(P, P) + noise I)^-1 (ab(P) - m(P)).
+    """Interpolate hints: ab(q) = m(q) + k(q, P) (k(P, P) + noise I)^-1 (ab(P) - m(P)).
 
     Args:
-        L: (B, 1, H, W) lightness in 0..100, of the working images.
-        centres: (B, N, 2) y and x of the hints' centres, in pixels.
-        ab: (B, N, 2) their colours, or corrections of colours, in Lab units.
-        valid: (B, N) False where a row holds no hint.
-        kernel: its constants; or what a network says of these pictures.
+        L: (B, 1, H, W) lightness of the working images, 0..100.
+        centers: (B, N, 2) y and x of the hint centers in pixels.
+        ab: (B, N, 2) their colors, or corrections of colors, in Lab units.
+        valid: (B, N) False for rows without a hint.
+        kernel: constants, or the field that a network predicts for these images.
     Returns:
-        (B, 2, H, W) in Lab units, smooth within cells; without hints the mean m.
+        (B, 2, H, W) in Lab units, interpolated bilinearly between cells; the prior mean m if there
+        are no hints.
     """
     H, W = L.shape[2:]
     h, w = -(-H // CELL), -(-W // CELL)
     field = kernel.field(L) if isinstance(kernel, Kernel) else kernel
-    cell = (centres / CELL).long()
-    row = cell[..., 0].clamp(0, h - 1) * w + cell[..., 1].clamp(0, w - 1)
-    found, _ = tell(field, learn(field.cells(row), ab, valid))
-    found = found.movedim(-1, 1).unflatten(2, (h, w))
-    return F.interpolate(found, scale_factor=CELL, mode="bilinear")[:, :, :H, :W]
+    cell = (centers / CELL).long()
+    indices = cell[..., 0].clamp(0, h - 1) * w + cell[..., 1].clamp(0, w - 1)
+    cell_ab, _ = predict(field, fit(field.gather(indices), ab, valid))
+    cell_ab = cell_ab.movedim(-1, 1).unflatten(2, (h, w))
+    return F.interpolate(cell_ab, scale_factor=CELL, mode="bilinear")[:, :, :H, :W]
 
 
-class Known(NamedTuple):
-    """What hints say, of whatever picture; the same for all pictures that are told it."""
+class Posterior(NamedTuple):
+    """Gaussian process conditioned on hints; applies to any image."""
 
     cells: Field
-    """Those with hints: (B, N)."""
+    """Field of the N cells that hold hints."""
     weights: Tensor
     """(k(P, P) + noise I)^-1 (ab(P) - m(P)): (B, N, 2)."""
 
 
-def learn(cells: Field, ab: Tensor, valid: Tensor) -> Known:
+def fit(cells: Field, ab: Tensor, valid: Tensor) -> Posterior:
     """Solve for the weights of hints.
 
     Args:
-        cells: (B, N) the cells that hints are at.
-        ab, valid: (B, N, 2), (B, N) as for `krige`.
+        cells: field of the cells (B, N) that hold hints.
+        ab: (B, N, 2) their colors, or corrections of colors, in Lab units.
+        valid: (B, N) False for rows without a hint.
     """
     with torch.autocast(ab.device.type, enabled=False):
-        there = valid.float()[..., None]
+        mask = valid.float()[..., None]
         noise = torch.where(valid, cells.noise, 1.0)
-        system = _covariance(cells, cells) * there * there.mT + noise.diag_embed()
-        weights = torch.linalg.solve(system, (ab.float() - cells.mean) * there) * there
-    return Known(cells, weights)
+        system = _covariance(cells, cells) * mask * mask.mT + noise.diag_embed()
+        weights = torch.linalg.solve(system, (ab.float() - cells.mean) * mask) * mask
+    return Posterior(cells, weights)
 
 
-def joined(fields: Sequence[Field]) -> Field:
-    """Cells of several pictures as those of one, which have no place in it."""
-    first = fields[0]
-    return first._replace(
+def concat_fields(fields: Sequence[Field]) -> Field:
+    """Concatenate the cells of several images into one field without positions."""
+    return fields[0]._replace(
         coordinates=torch.cat([field.coordinates for field in fields], dim=2),
         noise=torch.cat([field.noise for field in fields], dim=1),
-        spread=torch.cat([field.spread for field in fields], dim=1),
+        scale=torch.cat([field.scale for field in fields], dim=1),
         mean=torch.cat([field.mean for field in fields], dim=1),
-        place=None,
-        nearby=None,
+        position=None,
+        correction_position=None,
     )
 
 
-def tell(field: Field, known: Known) -> tuple[Tensor, Tensor]:
-    """Values of all cells of pictures, and how alike they are to the cell that is most like them.
+def predict(field: Field, posterior: Posterior) -> tuple[Tensor, Tensor]:
+    """Return the posterior mean of every cell and its highest correlation with a hint.
 
     Args:
-        known: of as many pictures as the field, or of one for all.
+        posterior: for each image of `field`, or one for all.
     Returns:
-        m(q) + k(q, P) weights: (B, n, 2); largest correlation with one of P: (B, n) in 0..1.
+        m(q) + k(q, P) weights: (B, n, 2); highest correlation with a cell of P: (B, n) in 0..1.
     """
-    count = known.weights.shape[1]
+    count = posterior.weights.shape[1]
     if not count:
-        return field.mean, torch.zeros_like(field.spread)
-    step = max(1, AT_ONCE // (len(field.mean) * count * len(field.coordinates)))
-    told, alike = [], []
+        return field.mean, torch.zeros_like(field.scale)
+    step = max(1, MAX_PAIRS // (len(field.mean) * count * len(field.coordinates)))
+    means: list[Tensor] = []
+    correlations: list[Tensor] = []
+    hints = posterior.cells
     with torch.autocast(field.mean.device.type, enabled=False):
-        for some in field.split(step):
-            covariance = _covariance(some, known.cells)
-            told.append(some.mean + covariance @ known.weights)
+        for cells in field.split(step):
+            covariance = _covariance(cells, hints)
+            means.append(cells.mean + covariance @ posterior.weights)
             with torch.no_grad():
-                alike.append((covariance / known.cells.spread[:, None]).amax(-1) / some.spread)
-        most = field.shared[0] + field.amplitude[0].sum()
-        return torch.cat(told, dim=1), torch.cat(alike, dim=1) / most.detach()
+                scaled = covariance / hints.scale[:, None]
+                correlations.append(scaled.amax(-1) / cells.scale)
+        variance = field.constant[0] + field.amplitude[0].sum()
+        return torch.cat(means, dim=1), torch.cat(correlations, dim=1) / variance.detach()
 
 
 def _covariance(a: Field, b: Field) -> Tensor:
-    """k of cells (B, m) and cells (B, N): (B, m, N)."""
-    alike = a.shared[0]
+    """Return k of cells (B, m) and cells (B, N): (B, m, N)."""
+    covariance = a.constant[0]
     for x, y, amplitude in zip(a.coordinates, b.coordinates, a.amplitude[0], strict=True):
-        d = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-        alike = alike + amplitude * torch.exp(-d)
-    if a.place is not None:
-        d = torch.cdist(a.place, b.place, compute_mode="donot_use_mm_for_euclid_dist")
-        alike = alike * torch.exp(-d)
-    return alike * a.spread[..., None] * b.spread[:, None]
+        covariance = covariance + amplitude * torch.exp(-_distance(x, y))
+    if a.position is not None and b.position is not None:
+        covariance = covariance * torch.exp(-_distance(a.position, b.position))
+    return covariance * a.scale[..., None] * b.scale[:, None]
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return Euclidean distances (B, m, N); matrix products are too imprecise for small ones."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

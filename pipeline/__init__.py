@@ -1,1 +1,1 @@
-"""What nodes, command line and trainers share: engines, hints, references, memories, films."""
+"""Colorizers, hints, references, color memories and videos: what all front ends share."""

@@ -1,344 +1,203 @@
-"""A network with all that is needed to run it: pictures in, coloured pictures out."""
+"""Automatic colorization: photos in, colored photos out."""
 
-import copy
-import logging
-import math
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Literal
+from copy import copy
+from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..model_defs.spec import Spec
+from ..model_defs.protocols import AutomaticNetwork, MemoryNetwork
+from ..model_defs.spec import MemoryEntries
 from ..ops import color, resize
-from ..ops.tensors import as_batch, as_masks, part_of, repaired
-from . import reference_postprocess as published_script
-from .color_memory.memory import ColorMemory, refuse_unless_fits, sample_fusion_weights
-from .device_manager import Placement
-from .postprocess import Finish, apply_finish, faded
-
-log = logging.getLogger(__name__)
-# Full-size sRGB (b, 3, H, W), lightness of its working image (b, 1, h, w), geometry, which pictures
-# of the batch these are -> one or more maps of chroma (b, 2, h, w).
-Predict = Callable[[Tensor, Tensor, resize.Geometry, slice], Iterator[Tensor]]
+from ..ops.resize import Geometry
+from ..ops.tensors import Image, ImageT, as_batch
+from .color_memory.memory import ColorMemory, check_memory_fits, sample_fusion_weights
+from .colorize import PhotoBatch, colorize_images
+from .loaded_network import LoadedNetwork
+from .postprocess import Finish, FinishOption, select_renderer, suppress_low_chroma
 
 
-class Colorizer:
-    """A network with all that is needed to run it: the object that travels on a wire.
+@dataclass(eq=False, repr=False)
+class Colorizer(LoadedNetwork):
+    """Automatic network that is ready to color photos; travels on COLORIZER wires."""
 
-    Attributes:
-        spec: facts about the network.
-        info: the checkpoint's own metadata: config, training, licence ({} for published files).
-        name: what to call it in messages.
-        dtype: of the weights and activations; colour is always computed in float32.
-        placement: device and memory.
-        encoder: fingerprint of the encoder, where the network works with a color memory.
-        memory: a color memory used instead of the network's own, or None.
-    """
-
-    def __init__(
-        self,
-        spec: Spec,
-        *,
-        name: str,
-        info: dict,
-        dtype: torch.dtype,
-        placement: Placement,
-        encoder: str = "",
-    ):
-        self.spec, self.name, self.info = spec, name, info
-        self.dtype, self.placement = dtype, placement
-        self.encoder = encoder
-        self.memory: ColorMemory | None = None
+    memory: ColorMemory | None = field(default=None, init=False)
+    """Color memory used instead of the network's own."""
 
     def with_memory(self, memory: ColorMemory | None) -> "Colorizer":
-        """The same network with another color memory; None = its own.
+        """Return a colorizer that shares the network but uses `memory`; None = the network's own.
 
         Raises:
-            ValueError: the network has no color memory, or this one does not fit it.
+            ValueError: the network has no color memory, or `memory` does not fit it.
         """
         if memory is not None:
-            refuse_unless_fits(memory, self.spec.memory, self.encoder, self.name)
-        changed = copy.copy(self)
+            check_memory_fits(memory, self.spec.memory, self.encoder_id, self.name)
+        changed = copy(self)
         changed.memory = memory
         return changed
-
-    def memory_required(self, shape: resize.Geometry, images: int = 1, references: int = 0) -> int:
-        """Bytes of activations for one forward pass over `images` working images."""
-        side = max(shape.padded_height, shape.padded_width)
-        per_pixel = self.spec.activation_bytes_per_pixel
-        per_pixel += self.spec.attention_bytes * side * references
-        size = torch.finfo(self.dtype).bits / 32
-        return round(
-            (images * shape.working_pixels * per_pixel + self.spec.activation_bytes) * size
-        )
 
     @torch.inference_mode()
     def colorize(
         self,
-        rgb: Tensor | np.ndarray,
+        rgb: ImageT,
         *,
-        mask: Tensor | np.ndarray | None = None,
+        mask: Image | None = None,
         resolution: int | None = None,
-        finish: Finish | Literal["published"] | None = None,
+        finish: FinishOption = None,
         progress: Callable[[int], None] | None = None,
-    ) -> Tensor | np.ndarray:
-        """Colour pictures. Only their lightness is looked at, and it is kept.
+    ) -> ImageT:
+        """Color photos. The network sees only their lightness, and their lightness is kept.
 
         Args:
-            rgb: (B, H, W, C) or (H, W, C) float sRGB in 0..1; C = 1 (grey), 3 or 4 (alpha kept).
-            mask: (B or 1, H, W) or (H, W) in 0..1; 1 = colour here, 0 = leave as it is.
-            resolution: square root of the working image's area; None = the network's own.
-            finish: controls, or "published" for the official script's picture (squashed to a
-                square, nearest-neighbour chroma, channels clipped), for comparison.
-            progress: called after each chunk with the number of pictures done.
+            rgb: (B, H, W, C) or (H, W, C) float sRGB in 0..1; C = 1 (gray), 3 or 4 (alpha kept).
+            mask: (B or 1, H, W) or (H, W) in 0..1; 1 = color here, 0 = leave as it is.
+            resolution: square root of the working image's area; None = the network's default.
+            finish: controls, or "published" to reproduce the image of the network's official
+                program for comparison.
+            progress: called after each batch with the number of finished images.
         Returns:
-            the same kind (tensor or array), dtype, device and shape as `rgb`; grey input gains
-            colour channels (C = 3). With finish "published", where the official script's picture
-            has the network's working size (`spec.published_picture`), that size and C = 3: alpha
-            is not kept.
+            the same type (tensor or array), dtype, device and shape as `rgb`; gray input gains
+            color channels (C = 3). With finish "published" the official program determines the
+            size; where it differs from the photo's, alpha is dropped.
         Raises:
-            ValueError: shape, dtype, resolution or combination that cannot be used; colours that
-                are no numbers, as a network makes where float16 is too small for it.
-            MemoryError: one picture alone does not fit.
+            ValueError: unusable shape, dtype, resolution or combination; or the network predicts
+                NaN, which happens if float16 is too small for its activations.
+            MemoryError: a single image does not fit.
         """
-        picture, restore = as_batch(rgb)
-        out = self._paint(picture, mask, resolution, finish, progress, self._automatic(None))
+        images, restore = as_batch(rgb)
+        out = colorize_images(
+            self,
+            images,
+            lambda batch: [self.predict_ab(batch.working.L, batch.geometry)],
+            renderer=select_renderer(finish, self.spec),
+            mask=mask,
+            resolution=resolution,
+            progress=progress,
+        )
         return restore(out[:, 0])
 
     @torch.inference_mode()
     def vary(
         self,
-        rgb: Tensor | np.ndarray,
+        rgb: ImageT,
         *,
         count: int = 4,
         seed: int = 0,
         spread: float = 0.5,
-        mask: Tensor | np.ndarray | None = None,
+        mask: Image | None = None,
         resolution: int | None = None,
         finish: Finish | None = None,
         progress: Callable[[int], None] | None = None,
-    ) -> Tensor | np.ndarray:
-        """Several results of each picture: fusion weights sampled (ColorFormer supplement, 4).
+    ) -> ImageT:
+        """Color each photo several times with sampled fusion weights (ColorFormer supplement, 4).
 
-        The picture is encoded once. Result i leans towards one group of the memory's colours, each
-        group in turn in an order drawn from the seed; see `memory.sample_fusion_weights`.
+        Photos are encoded once. Result i leans towards one color group of the memory, each group in
+        turn in a random order; see `memory.sample_fusion_weights`.
 
         Args:
-            rgb: as for `colorize`.
-            count: results for each picture.
-            seed: 0 or more; the same seed gives the same results, whatever the batch.
-            spread: 0 = all as the network predicts; 1 = each result from one group only.
-            mask, resolution, finish: as for `colorize`.
-            progress: called after each result of a chunk with the number of results done, of
-                B count.
+            rgb: see `colorize`.
+            count: results per photo.
+            seed: 0 or more; equal seeds give equal results, whatever the batch.
+            spread: 0 = all results as the network predicts; 1 = each result from one group only.
+            mask, resolution, finish: see `colorize`.
+            progress: called after each result of a batch with the number of finished results, of
+                B * count.
         Returns:
-            (B count, H, W, C): all results of the first picture, then of the second, ...; of the
-            same kind, dtype and device as `rgb`.
+            (B * count, H, W, C): all results of the first photo, then of the second, ...; of the
+            type, dtype and device of `rgb`.
         Raises:
-            ValueError: the network has no color memory; count, seed or spread out of range; and
-                as `colorize`.
-            MemoryError: the results do not fit; and as `colorize`.
+            ValueError: the network has no color memory; count, seed or spread are out of range; see
+                also `colorize`.
+            MemoryError: the results do not fit; see also `colorize`.
         """
         if self.spec.memory is None:
             raise ValueError(
-                f"{self.name} ({self.spec.architecture}) has no color memory and so but one "
-                "result; choose a network with a color memory (such as colorformer-nano)."
+                f"{self.name} ({self.spec.architecture}) has no color memory and therefore only "
+                "one result; choose a network with a color memory (such as colorformer-nano)."
             )
         targets = sample_fusion_weights(self.spec.memory.groups, count, seed, spread)
-        picture, _ = as_batch(rgb)
-        predict = self._automatic((targets, spread))
-        out = self._paint(picture, mask, resolution, finish, progress, predict, count)
-        out = out.flatten(0, 1)
-        return out.numpy() if isinstance(rgb, np.ndarray) else out
 
-    def _paint(
-        self,
-        picture: Tensor,
-        mask: Tensor | np.ndarray | None,
-        resolution: int | None,
-        finish: Finish | Literal["published"] | None,
-        progress: Callable[[int], None] | None,
-        predict: Predict,
-        results: int = 1,
-        references: int = 0,
-    ) -> Tensor:
-        """(B, H, W, C) -> (B, N, H, W, C): each of the maps that `predict` gives, finished."""
-        masks = None if mask is None else as_masks(mask, picture)
-        resolution = resolution or self.spec.resolution
-        published = finish == "published"
-        if isinstance(finish, str) and not published:
-            raise ValueError(f"finish is '{finish}'; expected a Finish, or 'published'.")
-        if published and masks is not None:
-            raise ValueError(
-                "finish is 'published', the official script's picture; it takes no mask."
-            )
-        controls = Finish() if published or finish is None else finish
-        fit = resize.square if published else resize.fit
-        shape = fit(*picture.shape[1:3], resolution, self.spec.multiple)
-        size, channels = tuple(picture.shape[1:3]), max(3, picture.shape[3])
-        if published and self.spec.published_picture != "photo":
-            size, channels = (shape.scaled_height, shape.scaled_width), 3
-        out = self._room(picture, results, size, channels)
-        each = self.memory_required(shape, references=references)
-        done, count = 0, self.placement.images_at_once(each)
-        while done < len(picture):
-            self.placement.check_interrupt()
-            part = slice(done, done + count)
-            many = len(picture[part])
-            fits = True
-            try:
-                some_masks = part_of(masks, part)
-                some = picture[part], out[part], some_masks
-                chroma = partial(predict, part=part)
-                for i in self._chunk(*some, shape, controls, published, chroma):
-                    if progress:
-                        progress(done * results + many * (i + 1))
-                    if i + 1 < results:
-                        self.placement.check_interrupt()
-            except Exception as error:
-                if not self.placement.is_out_of_memory(error):
-                    raise
-                fits = False
-            if not fits:  # out here `error` is gone, and with it the tensors its traceback held
-                count = self._fewer(many, shape, references)
-                continue
-            done += many
-        return out
+        def predict_ab(batch: PhotoBatch) -> Iterator[Tensor]:
+            return self.predict_variations(batch.working.L, batch.geometry, targets, spread)
 
-    def _room(self, picture: Tensor, results: int, size: tuple[int, int], channels: int) -> Tensor:
-        """Memory for all results, (B, N, H, W, C)."""
-        try:
-            return picture.new_empty(len(picture), results, *size, channels)
-        except Exception as error:
-            if not self.placement.is_out_of_memory(error):
-                raise
-        count = len(picture) * results
-        raise MemoryError(
-            f"{self.name}: no memory for {count} results of {size[1]}x{size[0]} "
-            f"({count * math.prod(size) * channels * picture.itemsize / 1e9:.1f} GB). Ask for "
-            "fewer results or smaller pictures at once."
-        )
-
-    def _fewer(self, count: int, shape: resize.Geometry, references: int) -> int:
-        self.placement.release()
-        if count > 1:
-            fewer = count // 2
-            log.warning(
-                "%s: out of memory with %d pictures at once; trying %d.", self.name, count, fewer
-            )
-            return fewer
-        raise MemoryError(
-            f"{self.name}: out of memory on one picture of {shape.width}x{shape.height} "
-            f"(working size {shape.padded_width}x{shape.padded_height}). Lower the resolution, "
-            f"choose bfloat16, {'give fewer references, ' if references > 1 else ''}or free memory."
-        )
-
-    def _chunk(
-        self,
-        picture: Tensor,
-        out: Tensor,
-        mask: Tensor | None,
-        shape: resize.Geometry,
-        controls: Finish,
-        published: bool,
-        chroma: Callable[[Tensor, Tensor, resize.Geometry], Iterator[Tensor]],
-    ) -> Iterator[int]:
-        """Colour (b, H, W, C) into `out` (b, N, H, W, 3 or 4); yields each i of N once done."""
-        rgb = repaired(picture, self.name).movedim(-1, 1)
-        if rgb.shape[1] == 1:
-            rgb = rgb.expand(-1, 3, -1, -1)
-        if out.shape[-1] == 4:
-            out[..., 3] = rgb[:, None, 3]
-        rgb = rgb[:, :3]
-        device = self.placement.device
-        small = self._published(rgb, shape) if published else resize.shrink(rgb, shape, device)
-        L = color.lightness(small)
-        for i, ab in enumerate(chroma(rgb, L, shape)):
-            target = out[:, i, ..., :3].movedim(-1, 1)
-            if published:
-                if self.spec.published_picture == "middle":
-                    target.copy_(published_script.join_xcnet(small, ab))
-                else:
-                    same = out.shape[2:4] == small.shape[2:]
-                    whole = small if same else rgb.to(device, torch.float32)
-                    target.copy_(published_script.join(whole, ab))
-            else:
-                apply_finish(rgb, ab, L, controls, target, mask)
-            yield i
-
-    def _published(self, rgb: Tensor, shape: resize.Geometry) -> Tensor:
-        """(b, 3, H, W) -> the working picture that the network's official script makes of it."""
-        size = (shape.scaled_height, shape.scaled_width)
-        rgb, kind = rgb.to(self.placement.device, torch.float32), self.spec.published_picture
-        if kind == "working":
-            return published_script.resize_bytes(rgb, size)
-        if kind == "middle":
-            return published_script.middle(rgb, size[0])
-        return F.interpolate(rgb, size=size, mode="bilinear")
-
-    def _automatic(self, fusion: tuple[Tensor, float] | None) -> Predict:
-        """What predicts chroma from lightness alone; one map for each row of sampled weights."""
-
-        def predict(
-            rgb: Tensor, L: Tensor, shape: resize.Geometry, part: slice
-        ) -> Iterator[Tensor]:
-            for ab in self.predict(resize.pad(L, shape), shape, fusion):
-                yield resize.unpad(ab, shape)
-
-        return predict
+        images, _ = as_batch(rgb)
+        out = colorize_images(
+            self,
+            images,
+            predict_ab,
+            renderer=select_renderer(finish, self.spec),
+            mask=mask,
+            resolution=resolution,
+            progress=progress,
+            results=count,
+        ).flatten(0, 1)
+        return cast(ImageT, out.numpy() if isinstance(rgb, np.ndarray) else out)
 
     def chroma(self, rgb: Tensor, resolution: int | None = None) -> Tensor:
-        """Chroma of (b, 3, H, W) at the network's own working size: (b, 2, h, w) in Lab units."""
-        resolution = resolution or self.spec.resolution
-        shape = resize.fit(*rgb.shape[2:], resolution, self.spec.multiple)
-        L = color.lightness(resize.shrink(rgb, shape, self.placement.device))
-        return resize.unpad(next(self.predict(resize.pad(L, shape), shape)), shape)
+        """Predict the chroma of photos at the network's own working size.
 
-    def predict(
-        self,
-        L: Tensor,
-        shape: resize.Geometry,
-        fusion: tuple[Tensor, float] | None = None,
-    ) -> Iterator[Tensor]:
-        """Run the network: L (b, 1, h, w) in 0..100, padded -> ab (b, 2, h, w) float32.
-
-        One map, or one for each row of sampled fusion weights.
-
-        Raises:
-            ValueError: the network answers with NaN or infinite numbers.
+        Args:
+            rgb: (b, 3, H, W) sRGB in 0..1.
+            resolution: None = the network's default.
+        Returns:
+            (b, 2, h, w) in Lab units.
         """
-        network = self.placement.acquire(self.memory_required(shape, len(L)))
-        model_input = color.gray_rgb(L) if self.spec.model_input == "gray_rgb" else L
-        model_input = model_input.to(self.dtype)
+        resolution = resolution or self.spec.resolution
+        height, width = rgb.shape[2:]
+        geometry = resize.working_geometry(height, width, resolution, self.spec.multiple)
+        working_rgb = resize.downscale(rgb, geometry, self.device_manager.device)
+        return self.predict_ab(color.lightness(working_rgb), geometry)
+
+    def predict_ab(self, L: Tensor, geometry: Geometry) -> Tensor:
+        """Run the network on working images.
+
+        Args:
+            L: (b, 1, h, w) lightness in 0..100, before padding.
+            geometry: of the working images.
+        Returns:
+            (b, 2, h, w) float32 in Lab units.
+        Raises:
+            ValueError: the network predicts NaN or infinite values.
+        """
+        network, model_input = self._prepare_network(L, geometry)
         if self.spec.memory is None:
-            yield self._read(network(model_input))
-            return
-        memory = self.memory and self.memory.entries(L.device)
-        if fusion is None:
-            yield self._read(network(model_input, memory))
-            return
-        targets, spread = fusion
+            ab = cast(AutomaticNetwork, network)(model_input)
+        else:
+            ab = cast(MemoryNetwork, network)(model_input, self._memory_entries(L.device))
+        return self._decode_output(ab, geometry)
+
+    def predict_variations(
+        self, L: Tensor, geometry: Geometry, targets: Tensor, spread: float
+    ) -> Iterator[Tensor]:
+        """Encode working images once and yield one prediction per row of fusion weights.
+
+        Args:
+            L, geometry: see `predict_ab`.
+            targets: (N, groups) fusion weights; each row sums to 1.
+            spread: 0 = the predicted weights, 1 = `targets`.
+        """
+        network, model_input = self._prepare_network(L, geometry)
+        network = cast(MemoryNetwork, network)
+        memory = self._memory_entries(L.device)
         encoded = network.encode(model_input)
         for target in targets.to(encoded.weights):
             weights = encoded.weights.lerp(target, spread)
-            yield self._read(network.decode(encoded, memory, weights))
+            yield self._decode_output(network.decode(encoded, memory, weights), geometry)
 
-    def _read(self, ab: Tensor) -> Tensor:
-        """A network's answer as its spec says it is to be read."""
-        return self.spec.gain * faded(self._numbers(ab), self.spec.fade)
+    def _prepare_network(self, L: Tensor, geometry: Geometry) -> tuple[nn.Module, Tensor]:
+        """Return the network on its device, with room for `L`, and its padded input."""
+        network = self.device_manager.acquire(self.memory_required(geometry, len(L)))
+        padded = resize.pad(L, geometry)
+        model_input = color.gray_rgb(padded) if self.spec.model_input == "gray_rgb" else padded
+        return network, model_input.to(self.dtype)
 
-    def _numbers(self, ab: Tensor) -> Tensor:
-        """`ab` as float32. Raises ValueError where it holds NaN or infinite numbers."""
-        if ab.isfinite().all():
-            return ab.float()
-        advice = "choose float32 or bfloat16"
-        if self.dtype != torch.float16:
-            advice = "its weights or its color memory are damaged"
-        dtype = str(self.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{self.name}: the network gives colours that are NaN or infinite in {dtype}; {advice}."
-        )
+    def _memory_entries(self, device: torch.device) -> MemoryEntries | None:
+        return None if self.memory is None else self.memory.entries(device)
+
+    def _decode_output(self, ab: Tensor, geometry: Geometry) -> Tensor:
+        """Apply the network's own fade and gain, and remove the padding."""
+        ab = self.spec.gain * suppress_low_chroma(ab.float(), self.spec.fade)
+        return resize.unpad(self.require_finite(ab), geometry)

@@ -1,173 +1,208 @@
-"""Colour by point hints: hints and, if wanted, a first colour in; the shared finish behind."""
+"""Colorization by point hints, with or without the colors of an automatic network as a base."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..model_defs.protocols import HintNetwork
+from ..model_defs.spec import AB_SCALE
 from ..ops import color, gaussian_process, resize
 from ..ops.chroma_upsampling import Upsampler
-from ..ops.tensors import as_batch, as_masks, repaired
+from ..ops.resize import Geometry
+from ..ops.tensors import Image, ImageT, as_batch, as_masks, sanitize
 from .automatic import Colorizer
-from .hints import rasterize
-from .hints import schema as hint_schema
-from .hints.schema import Hint
-from .postprocess import Finish, apply_finish
+from .colorize import PhotoBatch, colorize_images
+from .hints.rasterize import rasterize
+from .hints.schema import Hint, HintInput, parse_hints
+from .loaded_network import LoadedNetwork
+from .postprocess import Finish, apply_finish, select_renderer
 
-Pictures = Tensor | np.ndarray
-Hints = str | Mapping | Sequence[Hint | Mapping]
-AB = 110.0  # Lab units of an a or b of 1 in the network's input
-PREVIEW = 512  # square root of the area of the largest preview
+PREVIEW_SIDE = 512  # square root of the area of the largest preview
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One photo with all that does not depend on hints. Made by `PointHintColorizer.prepare`."""
+class PreparedImage:
+    """Everything about a photo that does not depend on hints.
+
+    Created by `PointHintColorizer.prepare`. All tensors are on the CPU.
+    """
 
     rgb: Tensor
-    """(h, w, 3) float sRGB in 0..1 on the CPU: the photo, no larger than a preview; a copy."""
+    """(h, w, 3) float sRGB in 0..1: a copy of the photo, reduced to preview size."""
     size: tuple[int, int]
     """Width and height of the photo."""
     L: Tensor
-    """(1, 1, h, w) lightness of the working image, on the CPU."""
-    base: Tensor | None
-    """(1, 2, h, w) chroma that the hints correct, on the CPU."""
+    """(1, 1, h, w) lightness of the working image."""
+    base_ab: Tensor | None
+    """(1, 2, h, w) chroma that the hints correct."""
     field: gaussian_process.Field | None
-    """How alike its places are, by the network; on the CPU."""
+    """Covariance that the network's kernel predicts for the photo."""
     mask: Tensor | None
-    """(1, h, w) where to colour, of the preview's size."""
+    """(1, h, w) where to color, at preview size."""
 
 
-class PointHintColorizer(Colorizer):
-    """A network that spreads the colours of points; see `Colorizer` for the rest."""
+@dataclass(eq=False, repr=False)
+class PointHintColorizer(LoadedNetwork):
+    """Network that propagates the colors of points; travels on POINT_HINT_COLORIZER wires."""
 
     @torch.inference_mode()
     def colorize(
         self,
-        rgb: Pictures,
+        rgb: ImageT,
         *,
-        hints: Hints = "",
-        each: Sequence[Hints] | None = None,
+        hints: HintInput = None,
+        hints_per_image: Sequence[HintInput] | None = None,
         base: Colorizer | None = None,
-        prepared: Prepared | None = None,
-        mask: Pictures | None = None,
+        prepared: PreparedImage | None = None,
+        mask: Image | None = None,
         resolution: int | None = None,
         finish: Finish | None = None,
         progress: Callable[[int], None] | None = None,
-    ) -> Pictures:
-        """Colour pictures as points of them are to be coloured. See `Colorizer.colorize`.
+    ) -> ImageT:
+        """Color photos according to point hints. See `Colorizer.colorize`.
 
         Args:
-            rgb: (B, H, W, C) or (H, W, C) float sRGB in 0..1; only its lightness is looked at.
-            hints: as `schema.read` takes them: their JSON, or a list of points. They serve all
-                pictures. None at all is allowed: the network then colours as it thinks best.
-            each: in place of `hints` those of each picture, such as `tracking.Follower` gives.
-            base: an automatic colorizer whose colours the hints correct. Without hints the result
-                has its colours, as they are at this network's working size.
-            prepared: what `prepare` made of the first picture with the same base and resolution;
-                the base's colours are then taken from it.
-            mask, resolution, finish, progress: as for `Colorizer.colorize`.
+            rgb: (B, H, W, C) or (H, W, C) float sRGB in 0..1; the network sees only its lightness.
+            hints: hints for all photos, see `schema.parse_hints`. Without any, the network chooses
+                the colors.
+            hints_per_image: replaces `hints`: the hints of each photo, such as those of
+                `tracking.HintTracker`.
+            base: automatic colorizer whose colors the hints correct. Without hints the result has
+                the base's colors at this network's working size.
+            prepared: result of `prepare` for the first photo with the same base and resolution,
+                so that the base does not run again.
+            mask, resolution, finish, progress: see `Colorizer.colorize`.
         Returns:
             as `Colorizer.colorize`.
         Raises:
-            ValueError: as `schema.read` and `Colorizer.colorize`; a base that is no automatic one,
-                or that this network was not trained with; a finish that is no `Finish`; hints for
-                another number of pictures.
+            ValueError: see `schema.parse_hints` and `Colorizer.colorize`; the base is not an
+                automatic network or not supported by this one; hints for another number of photos.
         """
-        self._check(base, finish)
-        picture, restore = as_batch(rgb)
-        points = [hint_schema.read(own) for own in ([hints] if each is None else each)]
-        if each is not None and len(points) != len(picture):
-            raise ValueError(
-                f"there are hints for {len(points)} pictures, but {len(picture)} pictures."
-            )
+        self._check_base(base)
+        images, restore = as_batch(rgb)
+        if hints_per_image is None:
+            shared_hints, image_hints = parse_hints(hints), None
+        else:
+            shared_hints, image_hints = [], [parse_hints(each) for each in hints_per_image]
+            if len(image_hints) != len(images):
+                raise ValueError(
+                    f"there are hints for {len(image_hints)} images, but {len(images)} images."
+                )
 
-        def predict(
-            rgb: Tensor, L: Tensor, shape: resize.Geometry, part: slice
-        ) -> Iterator[Tensor]:
-            known = None
-            first = prepared is not None and part.start == 0
+        def predict_ab(batch: PhotoBatch) -> Iterator[Tensor]:
+            L = batch.working.L
+            reusable = prepared if batch.indices.start == 0 else None
+            base_ab = None
             if base is not None:
-                maps = [prepared.base.to(L.device)] if first else []
-                if len(rgb) > len(maps):
-                    maps.append(base_chroma(base, rgb[len(maps) :], L[len(maps) :]))
-                known = torch.cat(maps)
-            field = prepared.field if first and len(L) == 1 else None
-            if each is None:
-                yield self._answer(L, known, points[0], field)
+                base_ab = _predict_base_batch(base, batch.rgb, L, reusable)
+            field = reusable.field if reusable and len(L) == 1 else None
+            if image_hints is None:
+                yield self.predict_ab(L, shared_hints, base_ab, field)
                 return
-            yield torch.cat(
-                [
-                    self._answer(one, None if known is None else known[i : i + 1], own, field)
-                    for i, (one, own) in enumerate(zip(L.split(1), points[part], strict=True))
-                ]
-            )
+            bases = [None] * len(L) if base_ab is None else base_ab.split(1)
+            rows = zip(L.split(1), image_hints[batch.indices], bases, strict=True)
+            yield torch.cat([self.predict_ab(*row, field) for row in rows])
 
-        out = self._paint(picture, mask, resolution, finish, progress, predict)
+        out = colorize_images(
+            self,
+            images,
+            predict_ab,
+            renderer=select_renderer(finish, self.spec),
+            mask=mask,
+            resolution=resolution,
+            progress=progress,
+        )
         return restore(out[:, 0])
 
     @torch.inference_mode()
     def prepare(
         self,
-        rgb: Pictures,
+        rgb: Image,
         *,
         base: Colorizer | None = None,
-        mask: Pictures | None = None,
+        mask: Image | None = None,
         resolution: int | None = None,
-    ) -> Prepared:
-        """Do once what previews of one photo share.
+    ) -> PreparedImage:
+        """Compute everything that previews of one photo share.
 
         Args:
-            rgb: (H, W, C) or (1, H, W, C); base, mask, resolution: as for `colorize`.
+            rgb: (H, W, C) or (1, H, W, C).
+            base, mask, resolution: see `colorize`.
         """
-        self._check(base, None)
-        picture, _ = as_batch(rgb)
-        if len(picture) != 1:
-            raise ValueError(f"a preview is of one picture; {len(picture)} were given.")
-        masks = None if mask is None else as_masks(mask, picture)
-        whole = repaired(picture.movedim(-1, 1), self.name)[:, :3].expand(-1, 3, -1, -1)
-        height, width = whole.shape[2:]
-        shape = resize.fit(height, width, resolution or self.spec.resolution, self.spec.multiple)
-        L = color.lightness(resize.shrink(whole, shape, self.placement.device))
-        if masks is not None:
-            masks = shown(masks[:1, None])[:, 0]
-        kernel = self._ready(L).kernel
-        field = kernel and kernel(L)
-        return Prepared(
-            rgb=shown(whole)[0].movedim(0, -1).contiguous(),
+        self._check_base(base)
+        images, _ = as_batch(rgb)
+        if len(images) != 1:
+            raise ValueError(f"a preview needs a single image; {len(images)} were given.")
+        masks = None if mask is None else as_masks(mask, images)
+        photo = sanitize(images.movedim(-1, 1), self.name)[:, :3].expand(-1, 3, -1, -1)
+        height, width = photo.shape[2:]
+        resolution = resolution or self.spec.resolution
+        geometry = resize.working_geometry(height, width, resolution, self.spec.multiple)
+        L = color.lightness(resize.downscale(photo, geometry, self.device_manager.device))
+        kernel = self._acquire(L).kernel
+        field = kernel(L).to("cpu") if kernel else None
+        return PreparedImage(
+            rgb=to_preview(photo)[0].movedim(0, -1).contiguous(),
             size=(width, height),
             L=L.cpu(),
-            base=base and base_chroma(base, whole, L).cpu(),
-            field=field and field.to("cpu"),
-            mask=masks,
+            base_ab=None if base is None else predict_base_ab(base, photo, L).cpu(),
+            field=field,
+            mask=None if masks is None else to_preview(masks[:1, None])[:, 0],
         )
 
     @torch.inference_mode()
-    def preview(self, prepared: Prepared, hints: Hints, finish: Finish | None = None) -> Tensor:
-        """(h, w, 3) on the CPU: what `colorize` gives, at the size of `prepared.rgb`.
+    def preview(
+        self, prepared: PreparedImage, hints: HintInput, finish: Finish | None = None
+    ) -> Tensor:
+        """Color a prepared photo at preview size.
 
-        The chroma of the working image is the same, number for number; so is the picture where the
-        photo is no larger than a preview.
+        The chroma of the working image equals that of `colorize` exactly. So does the image if the
+        photo is not larger than a preview.
+
+        Returns:
+            (h, w, 3) float32 on the CPU, of the size of `prepared.rgb`.
         """
-        self._check(None, finish)
-        device, base = self.placement.device, prepared.base
-        L = prepared.L.to(device)
-        base = None if base is None else base.to(device)
-        ab = self._answer(L, base, hint_schema.read(hints), prepared.field)
+        L = prepared.L.to(self.device_manager.device)
+        base_ab = None if prepared.base_ab is None else prepared.base_ab.to(L.device)
+        ab = self.predict_ab(L, parse_hints(hints), base_ab, prepared.field)
         rgb = prepared.rgb.movedim(-1, 0)[None]
         out = torch.empty_like(rgb)
         apply_finish(rgb, ab, L, finish or Finish(), out, prepared.mask)
         return out[0].movedim(0, -1)
 
-    def _check(self, base: Colorizer | None, finish: object) -> None:
-        if finish is not None and not isinstance(finish, Finish):
-            raise ValueError(
-                f"finish is {finish!r}; expected a Finish: nobody has published a program of "
-                "point-hint networks, so there is no picture of it to compare with."
-            )
+    def predict_ab(
+        self,
+        L: Tensor,
+        hints: Sequence[Hint],
+        base_ab: Tensor | None,
+        field: gaussian_process.Field | None = None,
+    ) -> Tensor:
+        """Run the network on working images that share their hints.
+
+        Args:
+            L: (b, 1, h, w) lightness in 0..100.
+            hints: user hints.
+            base_ab: (b, 2, h, w) chroma that the hints correct.
+            field: covariance of these images; None = the network's kernel predicts it.
+        Returns:
+            (b, 2, h, w) float32 in Lab units.
+        """
+        if base_ab is not None and not hints:
+            return base_ab
+        network = self._acquire(L)
+        if field is not None:
+            field = field.to(L.device)
+        elif network.kernel:
+            field = network.kernel(L)
+        ab, mask = encode_hints(L, hints, base_ab, prior=self.spec.prior, field=field)
+        return self.require_finite(network(network_input(L, ab, mask)))
+
+    def _check_base(self, base: Colorizer | None) -> None:
+        """Raise ValueError unless hints of this network can correct the colors of `base`."""
         if base is None:
             return
         if base.spec.role != "automatic":
@@ -177,120 +212,134 @@ class PointHintColorizer(Colorizer):
             )
         if not self.spec.prior:
             raise ValueError(
-                f"{self.name} was trained on hints alone and cannot correct the colours of a base; "
-                "leave the base out, or choose another network (such as pointhint-nano)."
+                f"{self.name} was trained on hints alone and cannot correct the colors of a base; "
+                "leave out the base, or choose another network (such as pointhint-nano)."
             )
 
-    def _answer(
-        self,
-        L: Tensor,
-        base: Tensor | None,
-        points: Sequence[Hint],
-        field: gaussian_process.Field | None,
-    ) -> Tensor:
-        """Chroma (b, 2, h, w) of working images L (b, 1, h, w), whose field may be known."""
-        if base is not None and not points:
-            return base
-        network = self._ready(L)
-        field = field.to(L.device) if field else network.kernel and network.kernel(L)
-        x = network_input(L, *spread(L, points, base, prior=self.spec.prior, field=field))
-        return self._numbers(network(x))
-
-    def _ready(self, L: Tensor) -> nn.Module:
-        """The network, with room for L."""
+    def _acquire(self, L: Tensor) -> HintNetwork:
+        """Return the network on its device, with room for working images L (b, 1, h, w)."""
         h, w = L.shape[2:]
-        padded = (-(-n // self.spec.multiple) * self.spec.multiple for n in (h, w))
-        shape = resize.Geometry(h, w, h, w, *padded)  # the network pads by itself
-        return self.placement.acquire(self.memory_required(shape, len(L)))
+        # The network pads its input itself.
+        padded_h, padded_w = (
+            -(-side // self.spec.multiple) * self.spec.multiple for side in (h, w)
+        )
+        geometry = Geometry(h, w, h, w, padded_h, padded_w)
+        network = self.device_manager.acquire(self.memory_required(geometry, len(L)))
+        return cast(HintNetwork, network)
 
 
-def base_chroma(base: Colorizer, rgb: Tensor, L: Tensor) -> Tensor:
-    """The base's chroma of (b, 3, H, W) at the size of L (b, 1, h, w), along its edges."""
+def predict_base_ab(base: Colorizer, rgb: Tensor, L: Tensor) -> Tensor:
+    """Predict the base's chroma of photos and upsample it to another working size.
+
+    Args:
+        base: automatic colorizer; works at its own resolution.
+        rgb: (b, 3, H, W) photos.
+        L: (b, 1, h, w) lightness of their working images.
+    Returns:
+        (b, 2, h, w) in Lab units, upsampled along the edges of L.
+    """
     ab = base.chroma(rgb).to(L.device)
-    own = F.interpolate(L, size=ab.shape[2:], mode="bilinear", antialias=True)
-    return Upsampler(ab, own, L.shape[2:]).rows(0, L.shape[2], L)
+    height, width = L.shape[2:]
+    base_L = F.interpolate(L, size=ab.shape[2:], mode="bilinear", antialias=True)
+    return Upsampler(ab, base_L, (height, width)).rows(0, height, L)
 
 
-def shown(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> a copy, float32 on the CPU, no larger than a preview; 0..1 stays 0..1."""
+def _predict_base_batch(
+    base: Colorizer, rgb: Tensor, L: Tensor, prepared: PreparedImage | None
+) -> Tensor:
+    """Predict the base's chroma of a batch, reusing that of its prepared first photo."""
+    if prepared is None or prepared.base_ab is None:
+        return predict_base_ab(base, rgb, L)
+    first = prepared.base_ab.to(L.device)
+    if len(rgb) == 1:
+        return first
+    return torch.cat([first, predict_base_ab(base, rgb[1:], L[1:])])
+
+
+def to_preview(image: Tensor) -> Tensor:
+    """Return a float32 copy of (B, C, H, W) on the CPU, reduced to preview size if larger."""
     height, width = image.shape[2:]
-    if height * width <= PREVIEW**2:
+    if height * width <= PREVIEW_SIDE**2:
         return image.to("cpu", torch.float32, copy=True)
-    return resize.shrink(image, resize.fit(height, width, PREVIEW, 1), "cpu").clamp(0, 1)
+    geometry = resize.working_geometry(height, width, PREVIEW_SIDE, 1)
+    return resize.downscale(image, geometry, "cpu").clamp(0, 1)
 
 
-def spread(
+def encode_hints(
     L: Tensor,
-    points: Sequence[Hint],
-    base: Tensor | None,
+    hints: Sequence[Hint],
+    base_ab: Tensor | None,
     *,
     prior: bool,
     field: gaussian_process.Field | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What is known of the chroma of L (b, 1, h, w), and where it was said; see `fill`.
+    """Return the hint channels of the network's input.
 
+    Args:
+        L: (b, 1, h, w) lightness of the working images.
+        hints: hints that all images share.
+        base_ab: (b, 2, h, w) chroma that the hints correct.
+        prior: fill the area between hints with `interpolate_prior` instead of zeros.
+        field: see `interpolate_prior`.
     Returns:
-        ab (b, 2, h, w) in Lab units: at hints their colours; elsewhere 0, or with `prior` a guess,
-        `gaussian_process`; mask (b, 1, h, w), 1 at hints.
+        ab (b, 2, h, w) in Lab units; mask (b, 1, h, w), 1 at hints.
     """
     batch, _, h, w = L.shape
-    ab, mask = (x.to(L.device).expand(batch, -1, -1, -1) for x in rasterize.raster(points, h, w))
+    ab, mask, centers, values = (x.to(L.device) for x in rasterize(hints, h, w))
+    ab, mask = (x.expand(batch, -1, -1, -1) for x in (ab, mask))
     if not prior:
         return ab, mask
-    points = rasterize.on_top(points, h, w)
-    places = torch.from_numpy(rasterize.cells(points, h, w)).to(L.device, torch.float32)
-    centres = (places[:, :2] + places[:, 2:]) / 2
-    values = torch.tensor([hint.ab for hint in points], device=L.device).view(-1, 2)
-    return fill(
+    ab = interpolate_prior(
         L,
         ab,
         mask,
-        centres.expand(batch, -1, -1),
+        centers.expand(batch, -1, -1),
         values.expand(batch, -1, -1),
-        torch.ones(batch, len(points), dtype=torch.bool, device=L.device),
-        base,
+        torch.ones(batch, len(centers), dtype=torch.bool, device=L.device),
+        base_ab,
         field,
     )
+    return ab, mask
 
 
-def fill(
+def interpolate_prior(
     L: Tensor,
     ab: Tensor,
     mask: Tensor,
-    centres: Tensor,
+    centers: Tensor,
     values: Tensor,
     valid: Tensor,
-    base: Tensor | None,
+    base_ab: Tensor | None,
     field: gaussian_process.Field | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The guess between hints: their colours kriged, or a base with the kriged corrections of it.
+) -> Tensor:
+    """Fill the area between hints by kriging their colors, or their corrections of a base.
 
     Args:
         L: (b, 1, h, w) in 0..100.
-        ab, mask: (b, 2, h, w), (b, 1, h, w) as `rasterize.raster` gives them.
-        centres, values, valid: (b, N, 2), (b, N, 2), (b, N) of the same hints, see
+        ab, mask: (b, 2, h, w), (b, 1, h, w) rasterized hints.
+        centers, values, valid: (b, N, 2), (b, N, 2), (b, N) of the same hints, see
             `gaussian_process.krige`.
-        base: (b, 2, h, w) or None.
-        field: how alike places are; None = by place and lightness.
+        base_ab: (b, 2, h, w) or None.
+        field: predicted covariance; None = fixed kernels over position and lightness.
     Returns:
-        ab filled where mask is 0, in the range that a network's input has; mask.
+        (b, 2, h, w): `ab` where mask is 1, elsewhere the prior in -AB_SCALE..AB_SCALE.
     """
-    if base is None:
-        guess = gaussian_process.krige(
-            L, centres, values, valid, gaussian_process.COLORS if field is None else field
-        )
+    if base_ab is None:
+        kernel = gaussian_process.COLOR_KERNEL if field is None else field
+        prior = gaussian_process.krige(L, centers, values, valid, kernel)
+    elif not values.shape[1]:
+        prior = base_ab
     else:
-        guess = base
-        if values.shape[1]:
-            h, w = L.shape[2:]
-            at = centres.long()
-            row = at[..., 0].clamp(0, h - 1) * w + at[..., 1].clamp(0, w - 1)
-            own = base.flatten(2).gather(2, row[:, None].expand(-1, 2, -1)).movedim(1, -1)
-            kernel = gaussian_process.CORRECTIONS if field is None else field.corrections()
-            guess = base + gaussian_process.krige(L, centres, values - own, valid, kernel)
-    return torch.where(mask > 0, ab, guess.clamp(-AB, AB)), mask
+        h, w = L.shape[2:]
+        row, column = centers.long().unbind(-1)
+        indices = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
+        base_values = base_ab.flatten(2).gather(2, indices[:, None].expand(-1, 2, -1))
+        corrections = values - base_values.movedim(1, -1)
+        kernel = gaussian_process.CORRECTION_KERNEL if field is None else field.corrections()
+        prior = base_ab + gaussian_process.krige(L, centers, corrections, valid, kernel)
+    return torch.where(mask > 0, ab, prior.clamp(-AB_SCALE, AB_SCALE))
 
 
 def network_input(L: Tensor, ab: Tensor, mask: Tensor) -> Tensor:
-    """(b, 4, h, w) as the networks take it: L / 50 - 1, ab / 110, mask; float32."""
-    return torch.cat([L / 50 - 1, ab / AB, mask], dim=1)
+    """Return the input of a point-hint network (b, 4, h, w): L / 50 - 1, ab / AB_SCALE, mask."""
+    return torch.cat([L / 50 - 1, ab / AB_SCALE, mask], dim=1)

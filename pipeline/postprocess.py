@@ -1,38 +1,44 @@
-"""From predicted chroma to the finished picture: the photo's own lightness, at full size.
+"""Turn predicted chroma into the output image: the photo's own lightness at full size.
 
-Every engine ends here. `Finish` holds the controls a user sees.
+Every colorizer ends here. `Finish` holds the controls that users see, `ExactRenderer` applies them,
+and `select_renderer` decides between it and the renderer of the network's official program.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..ops import color
+from ..model_defs.rendering import Renderer, WorkingImage
+from ..model_defs.spec import Spec
+from ..ops import color, resize
 from ..ops.chroma_upsampling import METHODS, Upsampler
-from ..ops.resize import strips
+from ..ops.resize import Geometry
 
-# C* between which existing colour counts as grey (0) ... as colour (1)
-KEEP_FROM, KEEP_TO = 4.0, 14.0
+# With `keep_color`: C* up to which existing color counts as gray, and from which it is kept fully.
+GRAY_CHROMA, KEPT_CHROMA = 4.0, 14.0
+FINISHES = ("exact", "published")
+"""Choices of `finish` in nodes and on the command line; see `finish_choice`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """Controls shared by all engines."""
+    """Controls shared by all colorizers."""
 
     strength: float = 1.0
-    """0 leaves the photo as it is, 1 gives the full new colour."""
+    """0 leaves the photo as it is, 1 applies the new color fully."""
     saturation: float = 1.0
-    """Factor on the predicted chroma, 0..4."""
+    """Factor on the predicted chroma, 0 to 4."""
     chroma_ceiling: float = 0.0
-    """Largest C* of the new colour, bent softly; 0 = no ceiling."""
+    """Soft limit for the chroma C* of the new color, 0 to 200; 0 = no limit."""
     fade: float = 0.0
-    """C* of the predicted colour of which half is left; weaker, more doubtful colour goes to
-    neutral, stronger stays. 0 = none fades."""
+    """Chroma C* that is reduced by half, 0 to 50. Weaker, less certain color fades to neutral,
+    stronger color stays. 0 = off."""
     keep_color: float = 0.0
-    """How much colour the photo already has is kept where it has any, 0..1."""
+    """How far color that the photo already has is kept, 0 to 1."""
     upsample: str = METHODS[0]
-    """How chroma is brought to full size."""
+    """Method that brings chroma to full size."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -50,67 +56,159 @@ class Finish:
             )
 
 
+FinishOption = Finish | Literal["published"] | None
+"""Values of `finish` in Python: controls, "published", or None for the default controls."""
+
+
+@dataclass(frozen=True)
+class ExactRenderer:
+    """Keep size, aspect ratio and lightness of the photo; see `Renderer` for the methods."""
+
+    finish: Finish = Finish()
+
+    adjustable = True
+
+    def geometry(self, height: int, width: int, resolution: int, multiple: int) -> Geometry:
+        """Return a working geometry that keeps the aspect ratio."""
+        return resize.working_geometry(height, width, resolution, multiple)
+
+    def reference_geometry(
+        self, height: int, width: int, target: Geometry, *, multiple: int, aligned: bool
+    ) -> Geometry:
+        """Return the geometry of a reference: the target's area, or its exact size if `aligned`.
+
+        References are not padded. They are stretched by a few pixels to a multiple instead.
+        """
+        if aligned:
+            h, w = target.padded_height, target.padded_width
+        else:
+            side = round((target.scaled_height * target.scaled_width) ** 0.5)
+            fitted = resize.working_geometry(height, width, max(side, multiple), multiple)
+            h, w = (
+                max(multiple, multiple * round(length / multiple))
+                for length in (fitted.scaled_height, fitted.scaled_width)
+            )
+        return Geometry(height, width, h, w, h, w)
+
+    def output_shape(
+        self, height: int, width: int, channels: int, geometry: Geometry
+    ) -> tuple[int, int, int]:
+        """Return the photo's shape."""
+        return height, width, channels
+
+    def preprocess(
+        self, rgb: Tensor, geometry: Geometry, device: torch.device | str
+    ) -> WorkingImage:
+        """Scale with antialiasing, strip by strip."""
+        return WorkingImage.from_rgb(resize.downscale(rgb, geometry, device))
+
+    def rgb_to_lab(self, rgb: Tensor) -> Tensor:
+        """Convert to Lab (D65)."""
+        return color.rgb_to_lab(rgb)
+
+    def render(
+        self, rgb: Tensor, working: WorkingImage, ab: Tensor, out: Tensor, mask: Tensor | None
+    ) -> None:
+        """See `apply_finish`."""
+        apply_finish(rgb, ab, working.L, self.finish, out, mask)
+
+
+def select_renderer(finish: FinishOption, spec: Spec) -> Renderer:
+    """Return the renderer for a value of `finish` and a network.
+
+    Raises:
+        ValueError: `finish` has another value, or the network has no official program.
+    """
+    if finish is None or isinstance(finish, Finish):
+        return ExactRenderer(finish or Finish())
+    if finish != "published":
+        raise ValueError(f"finish is {finish!r}; expected a Finish or 'published'.")
+    if spec.official is None:
+        raise ValueError(
+            f"finish is 'published', but {spec.architecture} networks have no official program to "
+            "reproduce; expected a Finish."
+        )
+    return spec.official
+
+
+def finish_choice(name: str, controls: Finish) -> FinishOption:
+    """Return the value of `finish` for a user's choice of FINISHES: exact applies `controls`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    options: dict[str, FinishOption] = {"exact": controls, "published": "published"}
+    if name not in options:
+        raise ValueError(f"finish is '{name}'; expected {' or '.join(FINISHES)}.")
+    return options[name]
+
+
 def apply_finish(
-    rgb: Tensor, ab: Tensor, L: Tensor, controls: Finish, out: Tensor, mask: Tensor | None = None
+    rgb: Tensor, ab: Tensor, L: Tensor, finish: Finish, out: Tensor, mask: Tensor | None = None
 ) -> None:
-    """Join full-size lightness with working-size chroma, strip by strip, into `out`.
+    """Combine full-size lightness with working-size chroma, strip by strip, into `out`.
 
     Args:
-        rgb: (B, 3, H, W) sRGB in 0..1, on any device; its L is kept.
+        rgb: (B, 3, H, W) sRGB in 0..1 on any device; its lightness is kept.
         ab: (B, 2, h, w) predicted chroma of the working image, on the device that computes.
         L: (B, 1, h, w) lightness of the working image.
-        controls: see `Finish`.
-        out: (B, 3, H, W), written; any device.
-        mask: (B or 1, H, W) in 0..1, 1 = take the new colour; None = everywhere.
+        finish: user controls.
+        out: (B, 3, H, W) on any device; overwritten.
+        mask: (B or 1, H, W) in 0..1, 1 = use the new color; None = everywhere.
     """
-    ab = shape_chroma(ab, controls)
-    upsampler = Upsampler(ab, L, rgb.shape[2:], controls.upsample)
-    for top, bottom in strips(*rgb.shape[2:], rgb.shape[0]):
-        rows = rgb[:, :, top:bottom].to(ab.device, torch.float32).contiguous()
-        rows_mask = None if mask is None else mask[:, None, top:bottom].to(ab.device, torch.float32)
-        out[:, :, top:bottom] = compose(rows, upsampler, top, controls, rows_mask)
+    batch, _, height, width = rgb.shape
+    upsampler = Upsampler(adjust_chroma(ab, finish), L, (height, width), finish.upsample)
+    for top, bottom in resize.row_ranges(height, width, batch):
+        strip = rgb[:, :, top:bottom].to(ab.device, torch.float32).contiguous()
+        strip_mask = (
+            None if mask is None else mask[:, None, top:bottom].to(ab.device, torch.float32)
+        )
+        out[:, :, top:bottom] = _compose(strip, upsampler, top, finish, strip_mask)
 
 
-def compose(
-    rgb: Tensor, upsampler: Upsampler, top: int, controls: Finish, mask: Tensor | None
+def _compose(
+    rgb: Tensor, upsampler: Upsampler, top: int, finish: Finish, mask: Tensor | None
 ) -> Tensor:
-    """One strip: (B, 3, n, W) sRGB rows from `top` on -> the same, coloured: equal L, in gamut."""
-    plain = controls.strength == 1 and not controls.keep_color and mask is None
-    if plain:
+    """Color one strip (B, 3, n, W) that starts at row `top`: equal lightness, within the gamut."""
+    bottom = top + rgb.shape[2]
+    if finish.strength == 1 and not finish.keep_color and mask is None:
         L = color.lightness(rgb)
-        ab = upsampler.rows(top, top + rgb.shape[2], L)
-        return color.to_gamut(torch.cat([L, ab], dim=1))
+        return color.to_gamut(torch.cat([L, upsampler.rows(top, bottom, L)], dim=1))
     lab = color.rgb_to_lab(rgb)
-    L, own = lab[:, :1], lab[:, 1:]
-    weight = torch.full_like(L, controls.strength)
+    L, photo_ab = lab[:, :1], lab[:, 1:]
+    weight = torch.full_like(L, finish.strength)
     if mask is not None:
         weight = weight * mask.clamp(0, 1)
-    if controls.keep_color:
-        has_color = ((color.chroma(own) - KEEP_FROM) / (KEEP_TO - KEEP_FROM)).clamp(0, 1)
-        weight = weight * (1 - controls.keep_color * has_color)
-    ab = torch.lerp(own, upsampler.rows(top, top + rgb.shape[2], L), weight)
-    colored = color.to_gamut(torch.cat([L, ab], dim=1))
-    return torch.where(weight > 0, colored, rgb)
+    if finish.keep_color:
+        colored = (color.chroma(photo_ab) - GRAY_CHROMA) / (KEPT_CHROMA - GRAY_CHROMA)
+        weight = weight * (1 - finish.keep_color * colored.clamp(0, 1))
+    ab = torch.lerp(photo_ab, upsampler.rows(top, bottom, L), weight)
+    result = color.to_gamut(torch.cat([L, ab], dim=1))
+    return torch.where(weight > 0, result, rgb)
 
 
-def faded(ab: Tensor, fade: float) -> Tensor:
-    """Chroma (B, 2, h, w) without what is weak: C* becomes C*^3 / (C*^2 + fade^2).
+def suppress_low_chroma(ab: Tensor, half_chroma: float) -> Tensor:
+    """Reduce weak chroma: C* becomes C*^3 / (C*^2 + half_chroma^2).
 
-    A network that has learned by the squared error answers with the mean of the colours that it
-    holds possible: the less it knows, the nearer to grey. What is left of many colours is a tint
-    that is wrong more often than right (docs/training-log.md).
+    A network trained with a squared error predicts the mean of all plausible colors, so uncertain
+    colors come out close to gray. The remaining tint is wrong more often than right
+    (docs/development/training-log.md).
+
+    Args:
+        ab: (B, 2, h, w) in Lab units.
+        half_chroma: C* that is reduced by half; 0 = off.
     """
-    if not fade:
+    if not half_chroma:
         return ab
     square = ab.square().sum(1, keepdim=True)
-    return ab * (square / (square + fade**2))
+    return ab * (square / (square + half_chroma**2))
 
 
-def shape_chroma(ab: Tensor, controls: Finish) -> Tensor:
-    """Fade, saturation, ceiling on (B, 2, h, w): hue stays, C* is bent, scaled, bent again."""
-    ab = faded(ab, controls.fade) * controls.saturation
-    if not controls.chroma_ceiling:
+def adjust_chroma(ab: Tensor, finish: Finish) -> Tensor:
+    """Apply fade, saturation and chroma ceiling to ab (B, 2, h, w); hue stays."""
+    ab = suppress_low_chroma(ab, finish.fade) * finish.saturation
+    if not finish.chroma_ceiling:
         return ab
     c = color.chroma(ab)
-    ceiling = controls.chroma_ceiling
+    ceiling = finish.chroma_ceiling
     return ab * (ceiling * torch.tanh(c / ceiling) / c.clamp_min(1e-6))

@@ -1,4 +1,4 @@
-"""Gives the checkout its import name: tests test these files, whatever the folder is called."""
+"""Make the checkout importable as `comfyui_colorist`, and provide miniature networks."""
 
 import dataclasses
 import runpy
@@ -12,13 +12,13 @@ runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The checkout."""
+    """Root folder of the checkout."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The full golden outputs, beside the checkout on machines that have them."""
+    """Folder of the full golden outputs, next to the checkout; skips without it."""
     folder = ROOT.parent / "shared" / "reference"
     if not folder.is_dir():
         pytest.skip("needs the full golden outputs in ../shared/reference")
@@ -27,7 +27,7 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def mini_config():
-    """A DDColor of a few thousand parameters: the real code in milliseconds."""
+    """Config of a DDColor with a few thousand parameters, which runs in milliseconds."""
     from comfyui_colorist.model_defs import ddcolor
 
     return ddcolor.Config(
@@ -43,21 +43,21 @@ def mini_config():
 
 @pytest.fixture(scope="session")
 def mini_network(mini_config):
-    """Seeded weights, eval mode."""
+    """Miniature DDColor with seeded weights, in eval mode."""
     import torch
     from comfyui_colorist.model_defs import ddcolor, registry
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = registry.build("ddcolor", mini_config)
-        ddcolor.initialise(network)
-        torch.nn.init.normal_(network.fusion.conv.weight, std=3)  # colours that can be seen
+        ddcolor.initialize(network)
+        torch.nn.init.normal_(network.fusion.conv.weight, std=3)  # visible colors
     return network.eval()
 
 
 @pytest.fixture(scope="session")
 def mini_file(mini_network, tmp_path_factory) -> Path:
-    """The miniature as one of our checkpoint files."""
+    """Checkpoint file of the miniature DDColor."""
     from comfyui_colorist.model_defs import checkpoint
 
     path = tmp_path_factory.mktemp("models") / "mini.safetensors"
@@ -68,7 +68,7 @@ def mini_file(mini_network, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def mini(mini_file):
-    """The miniature, ready to colour."""
+    """Colorizer of the miniature DDColor."""
     import comfyui_colorist
 
     return comfyui_colorist.load(mini_file, device="cpu")
@@ -76,7 +76,7 @@ def mini(mini_file):
 
 @pytest.fixture(scope="session")
 def mini_colorformer_config():
-    """A ColorFormer with a color memory of 16 entries, whose file keeps the projection."""
+    """Config of a ColorFormer with 16 memory entries and a stored projection."""
     from comfyui_colorist.model_defs import colorformer
 
     return colorformer.Config(
@@ -97,7 +97,7 @@ def mini_colorformer_config():
 
 @pytest.fixture(scope="session")
 def mini_colorformer_network(mini_colorformer_config):
-    """Seeded weights, eval mode; attention that looks at few entries, colours that can be seen."""
+    """Miniature ColorFormer with seeded weights, selective attention and visible colors."""
     return _mini_colorformer(mini_colorformer_config)
 
 
@@ -111,7 +111,7 @@ def _mini_colorformer(config):
         for name, parameter in network.named_parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-            elif not name.endswith("weight"):  # not the norms' gains
+            elif not name.endswith("weight"):  # keep the gains of norms
                 torch.nn.init.normal_(parameter, std=0.1)
         memory = network.memory
         memory.keys.normal_()
@@ -125,7 +125,7 @@ def _mini_colorformer(config):
 
 @pytest.fixture(scope="session")
 def mini_colorformer_file(mini_colorformer_network, tmp_path_factory) -> Path:
-    """The miniature ColorFormer as one of our checkpoint files."""
+    """Checkpoint file of the miniature ColorFormer."""
     path = tmp_path_factory.mktemp("models") / "mini-colorformer.safetensors"
     return _write_colorformer(mini_colorformer_network, path)
 
@@ -140,7 +140,7 @@ def _write_colorformer(network, path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def mini_lite_colorformer_config(mini_colorformer_config):
-    """The miniature ColorFormer on an EfficientNet-Lite."""
+    """Config of a miniature ColorFormer with an EfficientNet-Lite encoder."""
     return dataclasses.replace(
         mini_colorformer_config,
         encoder="efficientnet-lite",
@@ -151,20 +151,20 @@ def mini_lite_colorformer_config(mini_colorformer_config):
 
 @pytest.fixture(scope="session")
 def mini_lite_colorformer_network(mini_lite_colorformer_config):
-    """Its seeded weights, eval mode."""
+    """Miniature ColorFormer on EfficientNet-Lite with seeded weights."""
     return _mini_colorformer(mini_lite_colorformer_config)
 
 
 @pytest.fixture(scope="session")
 def mini_lite_colorformer_file(mini_lite_colorformer_network, tmp_path_factory) -> Path:
-    """The same as one of our checkpoint files."""
+    """Checkpoint file of the miniature ColorFormer on EfficientNet-Lite."""
     path = tmp_path_factory.mktemp("models") / "mini-lite-colorformer.safetensors"
     return _write_colorformer(mini_lite_colorformer_network, path)
 
 
 @pytest.fixture(scope="session")
 def mini_colorformer(mini_colorformer_file):
-    """The miniature ColorFormer, ready to colour."""
+    """Colorizer of the miniature ColorFormer."""
     import comfyui_colorist
 
     return comfyui_colorist.load(mini_colorformer_file, device="cpu")
@@ -172,11 +172,17 @@ def mini_colorformer(mini_colorformer_file):
 
 @pytest.fixture(scope="session")
 def mini_exemplar_config():
-    """An exemplar network with axial attention over three small levels, and a kernel."""
+    """Config of an exemplar network with axial attention at three small levels, and a kernel."""
     from comfyui_colorist.model_defs import gp_kernel, xcnet
 
     kernel = gp_kernel.Config(
-        stem=4, dims=(8, 8, 16), depths=(1, 1, 1), width=8, spaces=2, learned=3, sideways=False
+        stem=4,
+        dims=(8, 8, 16),
+        depths=(1, 1, 1),
+        width=8,
+        kernel_count=2,
+        embedding_width=3,
+        use_x=False,
     )
 
     return xcnet.Config(
@@ -191,20 +197,20 @@ def mini_exemplar_config():
         second_kv="fused",
         full_res_head=False,
         kernel=kernel,
-        told=32,
+        cells_per_reference=32,
     )
 
 
 @pytest.fixture(scope="session")
 def mini_exemplar_network(mini_exemplar_config):
-    """Seeded weights, eval mode; attention that looks at few cells, colours that can be seen."""
+    """Miniature exemplar network with seeded weights, selective attention and visible colors."""
     import torch
     from comfyui_colorist.model_defs import registry, xcnet
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = registry.build("exemplar", mini_exemplar_config)
-        xcnet.initialise(network)
+        xcnet.initialize(network)
         for name, parameter in network.named_parameters():
             if parameter.ndim > 1:
                 gain = {"attention": 2, "heads": 0.4}.get(name.split(".")[0], 1)
@@ -214,7 +220,7 @@ def mini_exemplar_network(mini_exemplar_config):
 
 @pytest.fixture(scope="session")
 def mini_exemplar_file(mini_exemplar_network, tmp_path_factory) -> Path:
-    """The miniature exemplar network as one of our checkpoint files."""
+    """Checkpoint file of the miniature exemplar network."""
     from comfyui_colorist.model_defs import checkpoint
 
     path = tmp_path_factory.mktemp("models") / "mini-exemplar.safetensors"
@@ -226,7 +232,7 @@ def mini_exemplar_file(mini_exemplar_network, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def mini_exemplar(mini_exemplar_file):
-    """The miniature exemplar network, ready to colour."""
+    """Colorizer of the miniature exemplar network."""
     import comfyui_colorist
 
     return comfyui_colorist.load(mini_exemplar_file, device="cpu")
@@ -234,11 +240,11 @@ def mini_exemplar(mini_exemplar_file):
 
 @pytest.fixture(scope="session")
 def mini_pointhint_config():
-    """A point-hint network of narrow blocks; its stream is as wide as any."""
+    """Config of a point-hint network with narrow blocks and the usual residual width."""
     from comfyui_colorist.model_defs import gp_kernel, pointhint
 
     kernel = gp_kernel.Config(
-        stem=4, dims=(8, 8, 16), depths=(1, 1, 1), width=8, spaces=2, learned=3
+        stem=4, dims=(8, 8, 16), depths=(1, 1, 1), width=8, kernel_count=2, embedding_width=3
     )
     return pointhint.Config(
         inner=(4, 4, 4, 4), depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), kernel=kernel
@@ -247,7 +253,7 @@ def mini_pointhint_config():
 
 @pytest.fixture(scope="session")
 def mini_pointhint_network(mini_pointhint_config):
-    """Seeded weights, eval mode; every layer adds a little to the stream."""
+    """Miniature point-hint network with seeded weights and small residuals."""
     import torch
     from comfyui_colorist.model_defs import registry
 
@@ -262,7 +268,7 @@ def mini_pointhint_network(mini_pointhint_config):
 
 @pytest.fixture(scope="session")
 def mini_pointhint_file(mini_pointhint_network, tmp_path_factory) -> Path:
-    """The miniature point-hint network as one of our checkpoint files; it reads a first guess."""
+    """Checkpoint file of the miniature point-hint network, which uses a color prior."""
     from comfyui_colorist.model_defs import checkpoint
 
     path = tmp_path_factory.mktemp("models") / "mini-pointhint.safetensors"
@@ -274,7 +280,7 @@ def mini_pointhint_file(mini_pointhint_network, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def mini_pointhint(mini_pointhint_file):
-    """The miniature point-hint network, ready to colour."""
+    """Colorizer of the miniature point-hint network."""
     import comfyui_colorist
 
     return comfyui_colorist.load(mini_pointhint_file, device="cpu")

@@ -1,4 +1,4 @@
-"""A small server of one file, with the ways of servers that downloads have to live with."""
+"""A server of one file that can misbehave as real servers do, for tests of downloads."""
 
 import contextlib
 import hashlib
@@ -8,16 +8,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FileServer:
-    """Serves `content` at every address on 127.0.0.1; change its attributes between requests."""
+    """Serve `content` at every path on 127.0.0.1; attributes may change between requests."""
 
     def __init__(self, content: bytes):
         self.content = content
-        self.ranges = True  # answers Range
-        self.cut = 0  # closes the connection after so many bytes
+        self.ranges = True  # support Range requests
+        self.cut = 0  # close the connection after this many bytes; 0 = never
         self.stall = 0.0  # seconds before the body
-        self.status = []  # answers to give first, instead of the file
-        self.headers = {}  # to send instead of its own
-        self.asked = []  # the Range of each request, or ""
+        self.status = []  # status codes to send first, instead of the file
+        self.headers = {}  # headers that replace the default ones
+        self.asked = []  # Range header of each request, or ""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,20 +52,20 @@ class FileServer:
             request.send_header(name, value)
         request.end_headers()
         time.sleep(self.stall)
-        with contextlib.suppress(OSError):  # the other side may have gone
+        with contextlib.suppress(OSError):  # the client may have disconnected
             request.wfile.write(body[: self.cut or None])
 
     def known(self, **facts: object) -> dict:
-        """What the table would say of the file."""
+        """Return the catalog entry of the file."""
         return {
             "name": "mine",
             "file": "mine.safetensors",
             "role": "automatic",
-            "what": "a miniature",
-            "licence": "MIT",
-            "get": "https://example.org/mine",
-            "path": "somebody/models/resolve/1/mine",
-            "bytes": len(self.content),
+            "description": "a miniature",
+            "license": "MIT",
+            "source": "https://example.org/mine",
+            "hub_path": "somebody/models/resolve/1/mine",
+            "size": len(self.content),
             "sha256": hashlib.sha256(self.content).hexdigest(),
         } | facts
 

@@ -1,4 +1,4 @@
-"""The tests of the front end's pure parts, which run in plain Node."""
+"""Tests of the front end that run in plain Node."""
 
 import re
 import shutil
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-OLDEST = 18  # its test runner
+MIN_NODE = 18  # has the test runner
 FILES = sorted((Path(__file__).parent / "js").rglob("*.test.mjs"))
 
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """Node, where it is new enough."""
+    """Path of Node; skips if it is missing or too old."""
     program = shutil.which("node")
     if program:
-        asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
-        found = re.match(r"v(\d+)", asked.stdout)
-        if found and int(found[1]) >= OLDEST:
+        run = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
+        version = re.match(r"v(\d+)", run.stdout)
+        if version and int(version[1]) >= MIN_NODE:
             return program
-    pytest.skip(f"needs node {OLDEST} or newer on PATH")
+    pytest.skip(f"needs node {MIN_NODE} or newer on PATH")
 
 
 def test_there_are_files():

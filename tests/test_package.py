@@ -1,4 +1,4 @@
-"""The package as a whole: what it imports, what it declares, what it must not contain."""
+"""The package as a whole: imports, declared metadata, bundled weights."""
 
 import json
 import re
@@ -39,10 +39,10 @@ def test_packages_are_the_folders_that_hold_code(project, root):
 
 
 def test_upper_floors_import_lower_ones(root):
-    """The contracts of pyproject.toml, on this checkout, whichever is installed."""
+    """Run the contracts of pyproject.toml on this checkout, not on an installed package."""
     pytest.importorskip("importlinter")
     standalone, file = str(root / "trainers" / "_standalone.py"), str(root / "pyproject.toml")
-    script = (  # a process of its own, because the linter switches off loggers
+    script = (  # a separate process, because the linter disables loggers
         f"import runpy, sys; runpy.run_path({standalone!r})['package']();"
         "from importlinter.cli import lint_imports;"
         f"sys.exit(lint_imports(config_filename={file!r}, no_cache=True, no_logo=True))"
@@ -51,7 +51,7 @@ def test_upper_floors_import_lower_ones(root):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_requirements_ask_nothing_of_the_host(root):
+def test_requirements_are_empty(root):
     lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert all(line.startswith("#") for line in lines if line.strip())
 
@@ -90,8 +90,8 @@ def test_public_names(root):
 
 
 @pytest.mark.parametrize("name", ["ddcolor-nano", "colorformer-nano"])
-def test_a_boxed_network_knows_colours(root, name):
-    """Its scores are in the metadata, and it makes a plain sky bluer than the meadow below it."""
+def test_bundled_automatic_models_work(root, name):
+    """Scores are in the metadata, and a plain sky becomes bluer than the meadow below it."""
     import comfyui_colorist
     import torch
 
@@ -108,7 +108,7 @@ def test_a_boxed_network_knows_colours(root, name):
 
 
 def test_texts_state_the_working_size_of_the_network(root):
-    """Help page, first workflow and training guide say what resolution 0 means."""
+    """Help page, first workflow and training guide state the meaning of resolution 0."""
     from comfyui_colorist.model_defs import checkpoint
 
     def size(name):
@@ -116,9 +116,10 @@ def test_texts_state_the_working_size_of_the_network(root):
 
     automatic = size("ddcolor-nano")
     help_page = (root / "web" / "docs" / "ColoristColorize.md").read_text(encoding="utf-8")
-    assert f"0 is {automatic} for ddcolor-nano, {size('colorformer-nano')} for co" in help_page
+    meaning = f"0 is {automatic} for ddcolor-nano, {size('colorformer-nano')} for co"
+    assert meaning in " ".join(help_page.split())
     workflow = (root / "example_workflows" / "first-photo.json").read_text(encoding="utf-8")
-    assert f"(0 is {automatic} for this network)" in workflow
+    assert f"(0 is {automatic} for this model)" in workflow
     guide = (root / "docs" / "training.md").read_text(encoding="utf-8")
     assert f"({automatic} for `ddcolor-nano`)" in guide
 
@@ -140,8 +141,8 @@ def test_the_listed_photos_are_those_that_the_network_was_trained_on(root):
     assert info["training"]["photos"] == len(keys)
 
 
-def test_the_boxed_point_hint_network_is_better_than_its_guess(root):
-    """Its scores are in the metadata, and it stops a colour at an edge."""
+def test_the_bundled_point_hint_model_works(root):
+    """Scores are in the metadata, and colors stop at an edge."""
     import comfyui_colorist
     import torch
 
@@ -161,16 +162,16 @@ def test_the_boxed_point_hint_network_is_better_than_its_guess(root):
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "weights").glob("*.safetensors")), ids=lambda p: p.stem
 )
-def test_boxed_weights_say_where_they_come_from(path):
+def test_bundled_weights_state_their_origin(path):
     info = checkpoint.read_info(path)
     assert "research terms" in info["licence"] or "photo-sources.csv" in info["licence"]
     training = info["training"]
     assert training["photos"] > 1000 and training["steps"] > 500 and training["seconds"] > 60
     assert training["scores"] and training["config"]
     assert not re.search(r"[/\\](home|root|Users|work|tmp)[/\\]", json.dumps(info))
-    if "confidence" in info["config"]:  # fitted, not the start values
+    if "confidence" in info["config"]:  # fitted, not the initial values
         assert tuple(info["config"]["confidence"]) != xcnet.Config().confidence
 
 
-def test_the_box_is_small():
+def test_bundled_weights_are_small():
     assert sum(path.stat().st_size for path in (ROOT / "weights").iterdir()) <= 64_000_000

@@ -1,4 +1,4 @@
-"""What a user gets: the tracked files that .comfyignore lets through, and the registry's page."""
+"""The shipped files (tracked and not in .comfyignore), and the rules of the node registry."""
 
 import ast
 import re
@@ -13,16 +13,16 @@ tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tom
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "https://raw.githubusercontent.com/comfyui-colorist/comfyui-colorist/main/"
-# The registry takes no pack that calls these (docs.comfy.org/registry/standards).
+# The registry rejects packs that call these (docs.comfy.org/registry/standards).
 CALLS = {"eval", "exec", "compile", "__import__"}
 MODULES = {"subprocess", "pty", "pip", "marshal", "dill", "cloudpickle"}
-OF_OS = {"system", "popen", "fork", "startfile"}
-PREFIXES = ("exec", "spawn", "posix_spawn")  # of more of os
+OS_FUNCTIONS = {"system", "popen", "fork", "startfile"}
+OS_PREFIXES = ("exec", "spawn", "posix_spawn")
 
 
 @pytest.fixture(scope="module")
 def shipped() -> list[Path]:
-    """As the registry's publisher packs them; new files of a working tree included."""
+    """Files as the registry's publisher packs them, including new files of the working tree."""
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout")
 
@@ -31,9 +31,9 @@ def shipped() -> list[Path]:
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         return set(filter(None, ran.stdout.split("\0")))
 
-    there = listed("--cached", "--others", "--exclude-standard")
+    existing = listed("--cached", "--others", "--exclude-standard")
     left_out = listed("--cached", "--others", "--ignored", "--exclude-from=.comfyignore")
-    return sorted(ROOT / name for name in there - left_out if (ROOT / name).is_file())
+    return sorted(ROOT / name for name in existing - left_out if (ROOT / name).is_file())
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_all_code_of_the_package_is_shipped(shipped, declared):
 
 
 def test_the_archive_is_small(shipped):
-    """Nearly all of it weights, which do not get smaller in an archive."""
+    """Weights, which do not compress, make up nearly all of the archive."""
     others = [path for path in shipped if path.parent.name != "weights"]
     assert sum(path.stat().st_size for path in others) < 5e6
 
@@ -77,8 +77,8 @@ def _forbidden(node: ast.AST) -> bool:
         case ast.Import(names=names):
             return any(alias.name.split(".")[0] in MODULES for alias in names)
         case ast.ImportFrom(module=str(module), level=0, names=names):
-            of_os = module == "os" and any(_starts(alias.name) for alias in names)
-            return of_os or module.split(".")[0] in MODULES
+            from_os = module == "os" and any(_starts(alias.name) for alias in names)
+            return from_os or module.split(".")[0] in MODULES
         case ast.Attribute(value=ast.Name(id="os"), attr=name):
             return _starts(name)
         case ast.Attribute(value=ast.Name(id="pickle"), attr=name):
@@ -87,7 +87,7 @@ def _forbidden(node: ast.AST) -> bool:
 
 
 def _starts(name: str) -> bool:
-    return name in OF_OS or name.startswith(PREFIXES)
+    return name in OS_FUNCTIONS or name.startswith(OS_PREFIXES)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def _starts(name: str) -> bool:
     ["eval('1')", "import subprocess", "from subprocess import run", "os.system('')"]
     + ["from os import popen", "os.execv('', [])", "pickle.load(f)", "__import__('os')"],
 )
-def test_the_look_finds(code):
+def test_forbidden_code_is_found(code):
     assert any(map(_forbidden, ast.walk(ast.parse(code))))
 
 
 @pytest.mark.parametrize("code", ["network.eval()", "re.compile('')", "os.environ", "os.path"])
-def test_the_look_spares(code):
+def test_allowed_code_is_not_found(code):
     assert not any(map(_forbidden, ast.walk(ast.parse(code))))
 
 

@@ -1,19 +1,20 @@
-"""Find the five best references of every photo among the others, for training by reference.
+r"""Find the five best references for each photo among the others, for exemplar training.
 
-    # A folder, or shards with an index of licences
+    # A folder, or shards with an index of licenses
     python trainers/build_reference_pairs.py --photos photos/ --out pairs.json
-    python trainers/build_reference_pairs.py --photos shard-*.tar --index index.csv \\
+    python trainers/build_reference_pairs.py --photos shard-*.tar --index index.csv \
         --skip-licences unstated --out pairs.json
-    # Then
+    # Use the table
     python trainers/train_exemplar.py --photos photos/ --pairs pairs.json --out runs/exemplar
 
-The recommendation of section 4.1, over all photos as one class. 10,000 photos of 160 pixels take
-three to six minutes on one CPU core, and 22 kB of memory each. `pairs.json` holds
+This is the recommendation of the XCNet paper, section 4.1, with all photos as one class. 10,000
+photos of 160 pixels need three to six minutes on one CPU core, and 22 kB of memory each.
+`pairs.json` holds
 
-    {"version": 1, "encoder": ..., "keys": [stem of each photo], "top": [[places in keys], ...],
+    {"version": 1, "encoder": ..., "keys": [stem of each photo], "top": [[indices of keys], ...],
      "skipped": {"grey": [keys], "unreadable": [keys]}}
 
-with the best reference first. Grey photos are nobody's reference; unreadable ones have none either.
+with the best references first. Gray photos serve as targets only; unreadable photos are left out.
 """
 
 if not __package__:  # run by path
@@ -25,41 +26,42 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..console import checks, output
-from ..media import atomic
+from ..console.progress import Progress
+from ..media.atomic import write_atomic
 from ..pipeline import loader
-from ..pipeline.references import descriptors
-from ..pipeline.references import search as reference_search
-from .build_color_memory import Pictures
-from .data.photos import Photos
-from .runtime import settings
+from ..pipeline.references import descriptors, search
+from .data.photos import PhotoInputs, Photos
+from .runtime.command_line import run_script
 
-PRESETS: dict[str, dict] = {}
+PRESETS: dict[str, dict[str, Any]] = {}
 
 
 @dataclass
 class Config:
-    """Settings of one table of pairs."""
+    """Settings of a table of pairs."""
 
     photos: tuple[str, ...] = ()
-    """Folders and .tar shards of colour photos."""
+    """Folders and .tar shards of color photos."""
     out: Path = Path("pairs.json")
+    """File to write, ending in .json."""
     index: tuple[Path, ...] = ()
     """CSV files with `key` and `licence_kind` of the photos."""
     skip_licences: tuple[str, ...] = ()
-    """Licence kinds to leave out."""
+    """Values of `licence_kind` to leave out."""
     limit: int = 0
-    """Use only the first photos; 0 = all."""
+    """Number of photos to use; 0 = all."""
     encoder: str = descriptors.ENCODER
-    """File, boxed or installed network whose encoder looks at the photos."""
+    """Model whose encoder describes the photos: file, bundled or installed model."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """PyTorch device."""
     overwrite: bool = False
-    """Replace `out` if it is there."""
+    """Replace an existing file."""
 
     def __post_init__(self) -> None:
         if not self.photos:
@@ -68,38 +70,38 @@ class Config:
             raise ValueError(f"out is {self.out}; the name must end in .json.")
 
 
-def main(config: Config) -> dict:
-    """Make the table, write it to `config.out` and return it; the pace is printed.
+def main(config: Config) -> dict[str, Any]:
+    """Build the table, write it to `config.out` and return it.
 
     Raises:
-        Refusal: a file cannot be written to `config.out`, or is there already.
-        ValueError, OSError, MemoryError: see `search.rank_all`.
+        UsageError: `config.out` exists or cannot be written.
+        ValueError, OSError, MemoryError: see `search.rank_gallery`.
     """
-    checks.refuse_existing(config.out, config.overwrite)
-    checks.refuse_unwritable(config.out.parent)
+    checks.check_output_file(config.out, config.overwrite)
+    checks.check_writable(config.out.parent, "--out")
     photos = Photos(config.photos, config.index, config.skip_licences)
-    pictures = Pictures(photos, config.limit)
+    inputs = PhotoInputs(photos, config.limit)
     colorizer = loader.load(config.encoder, device=config.device)
-    began = time.monotonic()
-    tell = output.pace(partial(print, flush=True), every=10)
-    pairs = reference_search.rank_all(pictures, colorizer, progress=tell)
-    keys = list(photos.keys)[: len(pictures)]
+    start = time.monotonic()
+    with Progress("photos", " photos") as bar:
+        pairs = search.rank_gallery(inputs, colorizer, progress=bar.report)
+    keys = photos.keys[: len(inputs)]
     table = {
         "version": 1,
         "encoder": descriptors.encoder_name(colorizer),
         "keys": keys,
-        "top": [[place for place in row if place >= 0] for row in pairs.top.tolist()],
+        "top": [[index for index in row if index >= 0] for row in pairs.top.tolist()],
         "skipped": {
-            "grey": [keys[place] for place in pairs.grey],
-            "unreadable": [keys[place] for place in pairs.unreadable],
+            "grey": [keys[index] for index in pairs.gray],
+            "unreadable": [keys[index] for index in pairs.unreadable],
         },
     }
-    atomic.write_whole(config.out, json.dumps(table).encode())
-    print(f"{config.out}: {len(keys)} photos, {time.monotonic() - began:.1f} s")
-    if line := output.left_out(len(pairs.grey), len(pairs.unreadable)):
+    write_atomic(config.out, json.dumps(table).encode())
+    print(f"{config.out}: {len(keys)} photos, {time.monotonic() - start:.1f} s")
+    if line := output.skipped_summary(len(pairs.gray), len(pairs.unreadable)):
         print(line)
     return table
 
 
 if __name__ == "__main__":
-    sys.exit(settings.script(main, Config, PRESETS, __doc__))
+    sys.exit(run_script(main, Config, PRESETS, __doc__))

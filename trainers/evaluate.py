@@ -1,17 +1,17 @@
-"""Measure networks on colour photos: their grey versions are coloured and compared with them.
+"""Score models on color photos: their gray versions are colorized and compared with the photos.
 
-    # A folder or shards; a file, boxed or installed network, several beside each other
+    # Folders or shards; model files, bundled or installed models, several side by side
     python trainers/evaluate.py --photos photos/ --model ddcolor-nano runs/nano/weights.safetensors
     python trainers/evaluate.py --photos shard-*.tar --model ddcolor-nano --inception inception_fid
-    # By points (1, 10 and 50 of them) and by reference
+    # With hint points (1, 10 and 50 of them) and with references
     python trainers/evaluate.py --photos photos/ --model pointhint-nano --sheet sheet.jpg
     python trainers/evaluate.py --photos photos/ --model exemplar-nano --pairs photos/pairs.json
     colorist evaluate --photos photos/ --model ddcolor-nano --json scores.json   # installed
 
-Prints a table for each role among the networks: FID, colourfulness and delta-CF, PSNR, SSIM,
-CIEDE2000; for references HIS, for points PEV and B-PSNR; top-1 and top-5 where a classifier is
-given. What needs no network stands beside it. docs/evaluation.md says what each number means and
-how the papers take it. Results are rounded to 8 bits, as files are, before they are measured.
+Prints a table for each role of models: FID, colorfulness and delta-CF, PSNR, SSIM and CIEDE2000;
+HIS with references, PEV and B-PSNR with hint points, top-1 and top-5 with a classifier. Baselines
+that need no network are listed, too. docs/evaluation.md explains the scores and the protocols of
+the papers. Results are quantized to 8 bits, as in files, before they are scored.
 """
 
 if not __package__:  # run by path
@@ -21,13 +21,11 @@ if not __package__:  # run by path
 
 import importlib.util
 import json
-import logging
-import math
 import platform
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,213 +33,198 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__
-from ..console import checks, errors, output
-from ..media.atomic import write_whole
-from ..metrics import fid
+from ..console import checks
+from ..media.atomic import write_atomic
 from ..metrics import image as image_metrics
 from ..model_defs import checkpoint
 from ..model_store import resolve
 from ..pipeline import loader
-from ..pipeline.automatic import Colorizer
+from ..pipeline.loader import AnyColorizer
 from . import pretrained_files
 from .data.photos import Photos
 from .evaluation.config import Config
-from .evaluation.contact_sheet import contact_sheet, save
-from .evaluation.scorers import Judges
-from .evaluation.tables import _csv, table
-from .evaluation.tasks import PROTOCOLS, SIDES, TRUTH, Item, Study, read_ahead
-from .runtime import provenance, settings
+from .evaluation.contact_sheet import contact_sheet, save_sheet
+from .evaluation.samples import Sample, prefetch
+from .evaluation.scorers import FeatureScorers
+from .evaluation.scores import TaskScores
+from .evaluation.tables import Summary, to_csv, to_markdown
+from .evaluation.tasks import GRAY, GROUND_TRUTH, PAPER_SIZES, TASKS, EvaluationTask
+from .runtime import provenance
+from .runtime.command_line import run_script
 
-PRESETS: dict[str, dict] = {}
-log = logging.getLogger(__name__)
+PRESETS: dict[str, dict[str, Any]] = {}
+SHEET_PHOTOS = 4  # photos in each group of a contact sheet
 
 
-def main(config: Config) -> dict:
-    """Measure, print the tables, write what was asked for.
+def main(config: Config) -> dict[str, Any]:
+    """Score the models, print the tables and write the requested files.
 
     Returns:
-        what --json writes: {"results": {role: {method: {score: value}}}, "protocol", "missing",
+        the content of --json: {"results": {role: {method: {score: value}}}, "protocol", "missing",
         "skipped"}.
     Raises:
-        ValueError, CheckpointError: networks, labels or pairs that cannot be used; no photos left.
-        Refusal: a file cannot be written where it was asked for.
+        ValueError, CheckpointError: models, labels or pairs that cannot be used, or no photos left.
+        UsageError: an output file cannot be written.
     """
     if importlib.util.find_spec("tqdm") is None:
         raise ValueError("evaluation needs tqdm: pip install tqdm")
-    for path in (config.json, config.csv, config.sheet):
+    for option, path in (
+        ("--json", config.json),
+        ("--csv", config.csv),
+        ("--sheet", config.sheet),
+    ):
         if path:
-            checks.refuse_unwritable(path.parent)
-    engines = {
+            checks.check_writable(path.parent, option)
+    models = {
         name: loader.load(name, device=config.device, dtype=config.dtype) for name in config.model
     }
-    for name, colorizer in engines.items():
+    for name, colorizer in models.items():
         if config.stamp and not colorizer.info:
-            raise ValueError(f"{name}: not a file of ours, so it has no metadata for scores.")
-    roles = dict.fromkeys(colorizer.spec.role for colorizer in engines.values())
-    size = config.size if config.size is not None else min(SIDES[role] for role in roles)
+            raise ValueError(
+                f"{name}: a published checkpoint has no metadata for scores; convert it with "
+                "`colorist models convert`, or leave out --stamp."
+            )
+    roles = list(dict.fromkeys(colorizer.spec.role for colorizer in models.values()))
+    size = config.size if config.size is not None else min(PAPER_SIZES[role] for role in roles)
     if config.finish == "published":
-        refuse_unless_published(engines, config.resolution, size)
+        check_published_size(models, config.resolution, size)
     photos = Photos(config.photos)
-    judges = Judges.load(config, photos)
+    scorers = FeatureScorers.load(config, photos)
     skipped: dict[str, str] = {}
-    results, rows, sets, sheets = {}, [], [], {}
+    results: dict[str, Summary] = {}
+    rows: list[dict[str, str | float]] = []
+    photo_counts: list[int] = []
+    sheets: dict[Path, Image.Image] = {}
     for role in roles:
-        some = {name: own for name, own in engines.items() if own.spec.role == role}
-        study = PROTOCOLS[role](photos, some, config, size, skipped)
-        found = run(study, judges, config, skipped)
-        results[role] = found.summary()
-        print(f"\n{study.title(len(found.keys), size)}\n\n{table(results[role])}")
-        sets.append(found.keys)
-        rows += found.rows(role)
+        task = TASKS[role](photos, models, config, size, skipped)
+        scores = score_task(task, scorers, config, skipped)
+        results[role] = scores.summary()
+        print(f"\n{task.title(len(scores.keys), size)}\n\n{to_markdown(results[role])}")
+        photo_counts.append(len(scores.keys))
+        rows += scores.rows(role)
         if config.sheet:
-            sheets[_sheet_file(config.sheet, role, roles)] = sheet(study, found, config)
-    for note in judges.notes(min(map(len, sets))):
+            sheets[_sheet_path(config.sheet, role, roles)] = draw_sheet(task, scores, config)
+    for note in scorers.notes(min(photo_counts)):
         print(f"\n{note}")
     report = {
         "results": results,
-        "protocol": protocol(config, engines, judges, size),
-        "missing": judges.missing(),
+        "protocol": protocol(config, models, scorers, size),
+        "missing": scorers.missing(),
         "skipped": skipped,
     }
     if config.json:
-        write_whole(config.json, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(config.json, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     if config.csv:
-        write_whole(config.csv, _csv(rows).encode())
-    for path, picture in sheets.items():
-        save(picture, path)
+        write_atomic(config.csv, to_csv(rows).encode())
+    for path, sheet in sheets.items():
+        save_sheet(sheet, path)
     if config.stamp:
-        for name, colorizer in engines.items():
-            own = stamped(results[colorizer.spec.role], name)
-            stamp(resolve.locate(name), {"size": size, **own})
+        for name, colorizer in models.items():
+            own = scores_of_model(results[colorizer.spec.role], name)
+            stamp(resolve.model_path(name), {"size": size, **own})
     return report
 
 
-def refuse_unless_published(engines: dict[str, Colorizer], resolution: int, size: int) -> None:
-    """ValueError where a network has no published picture, or one of another size."""
-    for name, colorizer in engines.items():
-        spec = colorizer.spec
-        if spec.role == "pointhint":
+def check_published_size(models: Mapping[str, AnyColorizer], resolution: int, size: int) -> None:
+    """Check that the official programs return images of the size of the photos.
+
+    Args:
+        models: name -> model.
+        resolution: working resolution; 0 = the network's default.
+        size: side of the squares that photos are resized to; 0 = original size.
+    Raises:
+        ValueError: a model has no official program, or its result has another size.
+    """
+    for name, model in models.items():
+        spec = model.spec
+        if spec.official is None:
             raise ValueError(
-                "finish is 'published', which networks for points do not have; use finish ours."
+                f"finish is 'published', but {name} ({spec.role}) has no published finish; use "
+                "--finish ours."
             )
         side = resolution or spec.resolution
-        if spec.published_picture != "photo" and side != size:
+        photo = size or 2 * side  # of original sizes any other than the working size
+        geometry = spec.official.geometry(photo, photo, side, spec.multiple)
+        height, width, _ = spec.official.output_shape(photo, photo, 3, geometry)
+        if (height, width) != (photo, photo):
             raise ValueError(
-                f"the published picture of {name} is of {side}x{side} pixels, but the size is "
+                f"the published result of {name} has {width}x{height} pixels, but the size is "
                 f"{size}. Give --size {side}, or --resolution {size}."
             )
 
 
-# --- The run -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Findings:
-    """Scores of all photos and methods of a study."""
-
-    places: list[int] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Method -> score -> of each photo; NaN where it has none."""
-    moments: dict[str, fid.Moments] = field(default_factory=dict)
-    """Method -> Inception's features."""
-
-    def add(self, name: str, scores: dict[str, Tensor]) -> None:
-        """Scores (B,) of the next photos."""
-        own = self.scores.setdefault(name, {})
-        for score_name, values in scores.items():
-            own.setdefault(score_name, []).extend(values.tolist())
-
-    def add_features(self, name: str, features: Tensor) -> None:
-        """Inception's (B, D) of the next photos."""
-        if name not in self.moments:
-            self.moments[name] = fid.Moments(features.shape[1])
-        self.moments[name].add(features)
-
-    def summary(self) -> dict[str, dict[str, float | int | None]]:
-        """Method -> score -> mean over the photos; FID and delta-CF of the whole set."""
-        summary = {}
-        true_colorful = np.array(self.scores[TRUTH]["colorfulness"])
-        for name, scores in self.scores.items():
-            colorful = np.array(scores["colorfulness"])
-            row: dict[str, float | int | None] = {"photos": len(self.keys)}
-            for score_name, values in scores.items():
-                known = np.array(values)[~np.isnan(values)]
-                if score_name in ("top1", "top5"):
-                    row["photos_with_class"] = len(known)
-                    known = 100 * known
-                row[score_name] = float(known.mean()) if len(known) else None
-            row["delta_colorfulness"] = abs(float(colorful.mean() - true_colorful.mean()))
-            row["photo_delta_colorfulness"] = float(np.abs(colorful - true_colorful).mean())
-            if name in self.moments and len(self.keys) > 1:
-                row["fid"] = fid.frechet_distance(self.moments[TRUTH], self.moments[name])
-            summary[name] = row
-        return summary
-
-    def rows(self, role: str) -> list[dict]:
-        """A row for each photo and method."""
-        return [
-            {"role": role, "photo": key, "method": name}
-            | {
-                score_name: round(values[i], 5)
-                for score_name, values in scores.items()
-                if not math.isnan(values[i])
-            }
-            for i, key in enumerate(self.keys)
-            for name, scores in self.scores.items()
-        ]
+# --- Scores --------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
-def run(study: Study, judges: Judges, config: Config, skipped: dict[str, str]) -> Findings:
-    """Colour and measure all photos of a study."""
-    found = Findings()
-    for items in batches(study, config, skipped):
-        true = torch.stack([item.true for item in items]).to(config.device)
-        wanted = None
-        if items[0].reference is not None:
-            histograms = [image_metrics.ab_histogram(item.reference[None]) for item in items]
-            wanted = torch.cat(histograms).to(config.device)
-        for name, made in study.made(items, config.device):
-            scores = image_metrics.scores(made, true, wanted, study.patches)
-            if judges.classifier is not None:
-                scores |= judges.hits(made, [item.place for item in items])
-            found.add(name, scores)
-            if judges.inception is not None:
-                found.add_features(name, judges.inception(made))
-        found.places += [item.place for item in items]
-        found.keys += [item.key for item in items]
-    if not found.keys:
-        raise ValueError("not one of the photos could be read.")
-    return found
+def score_task(
+    task: EvaluationTask, scorers: FeatureScorers, config: Config, skipped: dict[str, str]
+) -> TaskScores:
+    """Colorize and score all samples of a task.
+
+    Raises:
+        ValueError: none of the photos can be read.
+    """
+    result = TaskScores()
+    for samples in sample_batches(task, config.batch, skipped):
+        truth = torch.stack([sample.truth for sample in samples]).to(config.device)
+        histograms = _reference_histograms(samples)
+        if histograms is not None:
+            histograms = histograms.to(config.device)
+        for method, rgb in task.results(samples, config.device):
+            scores = image_metrics.score_batch(rgb, truth, histograms, task.patches)
+            if scorers.classifier is not None:
+                scores |= scorers.topk_accuracy(rgb, [sample.index for sample in samples])
+            result.add(method, scores)
+            if scorers.inception is not None:
+                result.add_features(method, scorers.inception(rgb))
+        result.indices += [sample.index for sample in samples]
+        result.keys += [sample.key for sample in samples]
+    if not result.keys:
+        raise ValueError("none of the photos can be read.")
+    return result
 
 
-def batches(study: Study, config: Config, skipped: dict[str, str]) -> Iterator[list[Item]]:
-    """Up to `config.batch` photos of one shape, in order."""
-    items: list[Item] = []
-    for item in read_ahead(study.photos, study.places, study.load, skipped, study.role):
-        if items and (len(items) == config.batch or items[0].true.shape != item.true.shape):
-            yield items
-            items = []
-        items.append(item)
-    if items:
-        yield items
+def sample_batches(
+    task: EvaluationTask, batch: int, skipped: dict[str, str]
+) -> Iterator[list[Sample]]:
+    """Yield up to `batch` consecutive samples of equal size."""
+    samples: list[Sample] = []
+    for sample in prefetch(task.photos, task.indices, task.load, skipped, task.role):
+        if samples and (len(samples) == batch or samples[0].truth.shape != sample.truth.shape):
+            yield samples
+            samples = []
+        samples.append(sample)
+    if samples:
+        yield samples
 
 
-def protocol(config: Config, engines: dict[str, Colorizer], judges: Judges, size: int) -> dict:
-    """All that must be equal for numbers to be comparable, and what has made them."""
+def _reference_histograms(samples: Sequence[Sample]) -> Tensor | None:
+    references = [sample.reference for sample in samples if sample.reference is not None]
+    if not references:
+        return None
+    return torch.cat([image_metrics.ab_histogram(rgb[None]) for rgb in references])
+
+
+# --- Report --------------------------------------------------------------------------------------
+
+
+def protocol(
+    config: Config, models: Mapping[str, AnyColorizer], scorers: FeatureScorers, size: int
+) -> dict[str, Any]:
+    """Return the settings, files and versions that must agree for scores to be comparable."""
     networks = {}
-    for name, colorizer in engines.items():
+    for name, colorizer in models.items():
         networks[name] = {
             "role": colorizer.spec.role,
             "architecture": colorizer.spec.architecture,
             "resolution": config.resolution or colorizer.spec.resolution,
-            "sha256": pretrained_files.fingerprint(resolve.locate(name)),
+            "sha256": pretrained_files.file_digest(resolve.model_path(name)),
         }
     return {
         "networks": networks,
-        "judges": judges.files,
-        "settings": provenance.jsonable(config) | {"size": size},
+        "judges": scorers.files,
+        "settings": provenance.portable_settings(config) | {"size": size},
         "versions": {
             "colorist": __version__,
             "commit": _commit(),
@@ -254,92 +237,91 @@ def protocol(config: Config, engines: dict[str, Colorizer], judges: Judges, size
 
 
 def _commit() -> str:
-    """Short hash of the checkout, "" outside of one."""
+    """Return the short hash of the checkout, "" for installations.
+
+    The files of git are read because shipped code must not start programs.
+    """
     git = Path(__file__).resolve().parents[1] / ".git"
     try:
         head = (git / "HEAD").read_text(encoding="utf-8").strip()
-        name = head.removeprefix("ref: ")
-        if name == head:  # no branch
+        branch = head.removeprefix("ref: ")
+        if branch == head:  # detached
             return head[:7]
-        if (git / name).is_file():
-            return (git / name).read_text(encoding="utf-8")[:7]
+        if (git / branch).is_file():
+            return (git / branch).read_text(encoding="utf-8")[:7]
         packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
-    except OSError:  # no checkout, or a work tree elsewhere
+    except OSError:  # not a checkout, or a linked work tree
         return ""
-    return next((line[:7] for line in packed if line.endswith(f" {name}")), "")
+    return next((line[:7] for line in packed if line.endswith(f" {branch}")), "")
 
 
-def stamped(summary: dict[str, dict], name: str) -> dict:
-    """What a network's file keeps of a study: its own scores, by number of hints where it has."""
-    start = f"{name}, "
-    hinted = {
-        method.removeprefix(start): row
+def scores_of_model(summary: Summary, name: str) -> dict[str, Any]:
+    """Return the scores of one model; those of point-hint models by number of hints."""
+    prefix = f"{name}, "
+    by_hints = {
+        method.removeprefix(prefix): row
         for method, row in summary.items()
-        if method.startswith(start)
+        if method.startswith(prefix)
     }
-    return summary.get(name) or hinted
+    return summary.get(name) or by_hints
 
 
-def stamp(path: Path, scores: dict) -> None:
-    """Put `scores` into the metadata of one of our files."""
+def stamp(path: Path, scores: dict[str, Any]) -> None:
+    """Write `scores` into the metadata of one of our model files."""
     state, info = checkpoint.read(path)
 
-    def short(value: object) -> object:
+    def rounded(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: short(inner) for key, inner in value.items()}
+            return {key: rounded(inner) for key, inner in value.items()}
         return round(value, 4) if isinstance(value, float) else value
 
-    info["training"] = info.get("training", {}) | {"scores": short(scores)}
-    write_whole(path, checkpoint.to_bytes(state, info))
+    info["training"] = info.get("training", {}) | {"scores": rounded(scores)}
+    write_atomic(path, checkpoint.to_bytes(state, info))
 
 
 @torch.inference_mode()
-def sheet(study: Study, found: Findings, config: Config, each: int = 4) -> Image.Image:
-    """A contact sheet of the photos on which the first network is best, in the middle, and worst.
+def draw_sheet(
+    task: EvaluationTask, scores: TaskScores, config: Config, group: int = SHEET_PHOTOS
+) -> Image.Image:
+    """Return a contact sheet of the first model's best, median and worst photos by PSNR.
 
-    They are coloured again: no more pictures are in memory than the sheet shows.
+    The photos are colorized again, so that only the images on the sheet are in memory.
+
+    Args:
+        task: the samples and methods.
+        scores: their scores.
+        config: settings of the evaluation.
+        group: photos in each group.
     """
-    first = study.networks[0]
-    order = np.argsort(-np.array(found.scores[first]["psnr"]), kind="stable").tolist()
-    groups = {f"All photos, best first, by the PSNR of {first}": order}
-    if len(order) > 3 * each:
-        middle = (len(order) - each) // 2
+    model = task.models[0]
+    order = np.argsort(-np.array(scores.scores[model]["psnr"]), kind="stable").tolist()
+    groups = {f"All photos, best first, by the PSNR of {model}": order}
+    if len(order) > 3 * group:
+        middle = (len(order) - group) // 2
         groups = {
-            f"Best by the PSNR of {first}": order[:each],
-            "In the middle": order[middle : middle + each],
-            "Worst": order[-each:],
+            f"Best by the PSNR of {model}": order[:group],
+            "Median": order[middle : middle + group],
+            "Worst": order[-group:],
         }
-    rows, captions, headings = [], [], {}
-    for heading, indices in groups.items():
+    rows: list[list[Tensor]] = []
+    captions: list[list[str]] = []
+    headings: dict[int, str] = {}
+    for heading, numbers in groups.items():
         headings[len(rows)] = heading
-        for i in indices:
-            item = study.load(found.places[i])
-            made = dict(study.made([item], config.device))
-            extras = [show(item) for show in study.extras.values()]
-            rows.append([made.pop("grey"), *extras, *made.values()])
-            decibels = [f"{found.scores[name]['psnr'][i]:.1f} dB" for name in study.methods]
-            captions.append([item.key, *[""] * len(extras), *decibels, ""])
-    names = ["grey", *study.extras, *study.methods, TRUTH]
+        for i in numbers:
+            sample = task.load(scores.indices[i])
+            results = dict(task.results([sample], config.device))
+            extras = [image(sample) for image in task.extras.values()]
+            rows.append([results.pop(GRAY), *extras, *results.values()])
+            psnr = [f"{scores.scores[name]['psnr'][i]:.1f} dB" for name in task.methods]
+            captions.append([sample.key, *[""] * len(extras), *psnr, ""])
+    names = [GRAY, *task.extras, *task.methods, GROUND_TRUTH]
     return contact_sheet(rows, names, captions, headings)
 
 
-def _sheet_file(path: Path, role: str, roles: Sequence[str]) -> Path:
+def _sheet_path(path: Path, role: str, roles: Sequence[str]) -> Path:
     return path if len(roles) == 1 else path.with_stem(f"{path.stem}-{role}")
 
 
-def command(arguments: list[str] | None = None) -> int:
-    """The script: `main` with what the command line says, and its exit code."""
-    try:
-        main(settings.parse(Config, PRESETS, arguments, __doc__))
-    except (errors.Refusal, *errors.FAILURES) as error:
-        output.say(f"error: {errors.sentence(error)}")
-        return errors.FAILED
-    except KeyboardInterrupt:
-        output.say("stopped.")
-        return errors.STOPPED
-    return errors.DONE
-
-
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
-    sys.exit(command())
+    sys.exit(run_script(main, Config, PRESETS, __doc__))

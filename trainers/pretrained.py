@@ -1,113 +1,118 @@
-"""Backbone starts: ImageNet weights of others put into our encoders before training.
+"""Initialize our encoders from pretrained networks: ImageNet weights, or our other models.
 
 DDColor's encoder is a ConvNeXt (Liu et al., CVPR 2022, arXiv:2201.03545) or an EfficientNet-Lite
-(Tan, Le, ICML 2019, arXiv:1905.11946), ColorFormer's an EfficientNet-Lite or a Swin-T
-(Liu et al., ICCV 2021, arXiv:2103.14030) whose every other block also looks at the pooled map, the
-exemplar network's backbone VGG-19. Each naming, the authors', timm's, torchvision's, is a table.
-The weights stay with the user, see `pretrained_files.find`.
+(Tan, Le, ICML 2019, arXiv:1905.11946), ColorFormer's an EfficientNet-Lite or a Swin-T (Liu et al.,
+ICCV 2021, arXiv:2103.14030) whose even blocks also attend to a pooled map, and the exemplar
+network's backbone is VGG-19. ImageNet files name their tensors as the authors, timm or torchvision
+do; each format has one table of these names. Files stay with the user, see
+`pretrained_files.locate`.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 
-from ..model_defs import checkpoint, registry
+from ..model_defs import checkpoint, gp_kernel, registry
 from ..model_defs.checkpoint import CheckpointError
+from ..model_defs.ddcolor import ConvNeXt, DDColor
 from ..model_defs.efficientnet_lite import VARIANTS, EfficientNetLite
-from ..model_defs.layers import SmallBackbone, rename
+from ..model_defs.layers import SmallBackbone, rename_key
+from ..model_defs.pointhint import PointHint
+from ..model_defs.xcnet import XCNet
 from ..model_store import resolve
 
-Kind = Literal["convnext", "efficientnet-lite", "swin", "vgg19"]
+Renames = list[tuple[str, str]]
+"""(pattern of their name, our name); the first match at the beginning of a key wins."""
+BackboneKind = Literal["convnext", "efficientnet-lite", "swin", "vgg19"]
 
 
-class Naming(NamedTuple):
-    """How somebody calls the tensors of a backbone."""
+class KeyMapping(NamedTuple):
+    """Tensor names of one source and their counterparts in our encoder."""
 
-    whose: str
-    telltale: str
-    """A name that only this naming has."""
-    table: list[tuple[str, str]]
-    """Their name -> ours; first match wins."""
+    source: str
+    """Whose names they are, for error messages."""
+    signature_key: str
+    """A name that only this source has."""
+    renames: Renames
     dropped: tuple[str, ...] = ()
-    """Beginnings of names that our encoder has no place for: the classifier, mostly."""
+    """Prefixes of tensors that our encoder lacks: mostly the classifier."""
 
 
-_DERIVED = (".relative_position_index", ".attn_mask")  # the same numbers in every file of a size
-_ENCODER = ("encoder.arch.", "encoder.", "backbone.")  # where whole networks keep theirs
+# Buffers that are derived from the sizes.
+DERIVED_SUFFIXES = (".relative_position_index", ".attn_mask")
+# Prefixes of the encoder in files of whole colorizers.
+ENCODER_PREFIXES = ("encoder.arch.", "encoder.", "backbone.")
 
 
-def _renamed(path: str | Path, namings: list[Naming], what: str) -> dict[str, Tensor]:
-    """The tensors of a file under our names, without what we have no place for.
+def _layer_renames(block: str, our_block: str, layers: Mapping[str, str]) -> Renames:
+    """Return renames of the layers of a block.
 
-    Raises:
-        CheckpointError: none of the namings.
+    Args:
+        block: pattern of their name of a block, up to and including the last dot.
+        our_block: our name of it, with references to groups of the pattern.
+        layers: our layer -> theirs.
     """
-    state, _ = checkpoint.read(path)
-    count, first = len(state), next(iter(state))
-    for prefix in _ENCODER:
-        if any(key.startswith(prefix) for key in state):
-            state = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
-            break
-    naming = next((naming for naming in namings if naming.telltale in state), None)
-    if naming is None:
-        raise CheckpointError(
-            f"{Path(path).name}: no {what} under a known naming ({count} tensors, first: "
-            f"'{first}'). Known: {', '.join(naming.whose for naming in namings)}."
-        )
-    return {
-        rename(key, naming.table): tensor
-        for key, tensor in state.items()
-        if not key.startswith(naming.dropped) and not key.endswith(_DERIVED)
-    }
+    return [
+        (rf"^{block}{re.escape(theirs)}\b", our_block + ours) for ours, theirs in layers.items()
+    ]
+
+
+def _column(table: Mapping[str, Sequence[str]], number: int) -> dict[str, str]:
+    """Return our name -> the name in one column of a table, without empty entries."""
+    return {ours: names[number] for ours, names in table.items() if names[number]}
 
 
 # --- ConvNeXt --------------------------------------------------------------------------------
 
+_CONVNEXT_LAYERS = {  # ours: the authors', timm's, torchvision's
+    "depthwise": ("dwconv", "conv_dw", "block.0"),
+    "norm": ("norm", "norm", "block.2"),
+    "expand": ("pwconv1", "mlp.fc1", "block.3"),
+    "project": ("pwconv2", "mlp.fc2", "block.5"),
+    "gamma": ("gamma", "gamma", "layer_scale"),
+}
 _CONVNEXT = [
-    Naming("our own", "stages.0.0.expand.weight", []),
-    Naming(
-        "the authors'",  # published DDColor files, too, once `encoder.arch.` is off
+    KeyMapping("our own", "stages.0.0.expand.weight", []),
+    KeyMapping(
+        "the authors'",  # as well as official DDColor files, without `encoder.arch.`
         "stages.0.0.dwconv.weight",
         [
             (r"^downsample_layers\.", "downsample."),
-            (r"^stages\.(\d)\.(\d+)\.dwconv\.", r"stages.\1.\2.depthwise."),
-            (r"^stages\.(\d)\.(\d+)\.pwconv1\.", r"stages.\1.\2.expand."),
-            (r"^stages\.(\d)\.(\d+)\.pwconv2\.", r"stages.\1.\2.project."),
+            *_layer_renames(
+                r"stages\.(\d)\.(\d+)\.", r"stages.\1.\2.", _column(_CONVNEXT_LAYERS, 0)
+            ),
             (r"^norm(\d)\.", r"norms.\1."),
         ],
         ("norm.", "head.", "head_cls."),
     ),
-    Naming(
+    KeyMapping(
         "timm's",
         "stages.0.blocks.0.conv_dw.weight",
         [
             (r"^stem\.", "downsample.0."),
             (r"^stages\.(\d)\.downsample\.", r"downsample.\1."),
-            (r"^stages\.(\d)\.blocks\.(\d+)\.conv_dw\.", r"stages.\1.\2.depthwise."),
-            (r"^stages\.(\d)\.blocks\.(\d+)\.mlp\.fc1\.", r"stages.\1.\2.expand."),
-            (r"^stages\.(\d)\.blocks\.(\d+)\.mlp\.fc2\.", r"stages.\1.\2.project."),
-            (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+            *_layer_renames(
+                r"stages\.(\d)\.blocks\.(\d+)\.", r"stages.\1.\2.", _column(_CONVNEXT_LAYERS, 1)
+            ),
         ],
         ("norm_pre.", "head."),
     ),
-    Naming(
+    KeyMapping(
         "torchvision's",
         "features.1.0.block.0.weight",
         [
             *((rf"^features\.{2 * i}\.", f"downsample.{i}.") for i in range(4)),
             *(
-                (rf"^features\.{2 * i + 1}\.(\d+)\.{theirs}", rf"stages.{i}.\1.{ours}")
+                rename
                 for i in range(4)
-                for theirs, ours in (
-                    (r"block\.0\.", "depthwise."),
-                    (r"block\.2\.", "norm."),
-                    (r"block\.3\.", "expand."),
-                    (r"block\.5\.", "project."),
-                    ("layer_scale", "gamma"),
+                for rename in _layer_renames(
+                    rf"features\.{2 * i + 1}\.(\d+)\.",
+                    rf"stages.{i}.\1.",
+                    _column(_CONVNEXT_LAYERS, 2),
                 )
             ),
         ],
@@ -116,49 +121,48 @@ _CONVNEXT = [
 ]
 
 
-def convnext(path: str | Path) -> dict[str, Tensor]:
-    """ImageNet weights of a ConvNeXt under the names of `ddcolor.ConvNeXt`.
+def read_convnext(path: str | Path) -> dict[str, Tensor]:
+    """Read ImageNet weights of a ConvNeXt under the names of `ddcolor.ConvNeXt`.
 
-    Its norms behind each stage are not among them: a ConvNeXt has only one, behind the pooling.
+    The norms after each stage are missing: a ConvNeXt classifier has a single one, after pooling.
     """
-    return _renamed(path, _CONVNEXT, "ConvNeXt")
+    return _read_renamed(path, _CONVNEXT, "ConvNeXt")
 
 
 # --- EfficientNet-Lite -----------------------------------------------------------------------
 
+_LITE_STEM = {  # ours: the PyTorch port's, timm's
+    "stem": ("_conv_stem", "conv_stem"),
+    "stem_norm": ("_bn0", "bn1"),
+}
+_LITE_LAYERS = {  # ours: the PyTorch port's, timm's
+    "expand": ("_expand_conv", "conv_pw"),
+    "expand_norm": ("_bn0", "bn1"),
+    "depthwise": ("_depthwise_conv", "conv_dw"),
+    "depthwise_norm": ("_bn1", "bn2"),
+    "project": ("_project_conv", "conv_pwl"),
+    "project_norm": ("_bn2", "bn3"),
+}
+# timm counts the layers of the first stage, which has no expansion, differently.
+_LITE_FIRST_STAGE = {"depthwise_norm": "bn1", "project": "conv_pw", "project_norm": "bn2"}
 _LITE = [
-    Naming("our own", "stem.weight", []),
-    Naming(
-        "the PyTorch port's",  # blocks are counted through
+    KeyMapping("our own", "stem.weight", []),
+    KeyMapping(
+        "the PyTorch port's",  # blocks are numbered across stages, see `_group_by_stage`
         "_blocks.0._depthwise_conv.weight",
         [
-            (r"^_conv_stem\.", "stem."),
-            (r"^_bn0\.", "stem_norm."),
-            (r"^_blocks\.0\._bn1\.", "blocks.0.depthwise_norm."),
-            (r"^_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand."),
-            (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand_norm."),
-            (r"^_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise."),
-            (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise_norm."),
-            (r"^_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project."),
-            (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project_norm."),
+            *_layer_renames("", "", _column(_LITE_STEM, 0)),
+            *_layer_renames(r"_blocks\.(\d+)\.", r"blocks.\1.", _column(_LITE_LAYERS, 0)),
         ],
         ("_conv_head.", "_bn1.", "_fc."),
     ),
-    Naming(
+    KeyMapping(
         "timm's",
         "blocks.0.0.conv_dw.weight",
         [
-            (r"^conv_stem\.", "stem."),
-            (r"^bn1\.", "stem_norm."),
-            (r"^blocks\.0\.(\d+)\.conv_pw\.", r"stages.0.\1.project."),
-            (r"^blocks\.0\.(\d+)\.bn1\.", r"stages.0.\1.depthwise_norm."),
-            (r"^blocks\.0\.(\d+)\.bn2\.", r"stages.0.\1.project_norm."),
-            (r"^blocks\.(\d)\.(\d+)\.conv_pw\.", r"stages.\1.\2.expand."),
-            (r"^blocks\.(\d)\.(\d+)\.bn1\.", r"stages.\1.\2.expand_norm."),
-            (r"^blocks\.(\d)\.(\d+)\.conv_dw\.", r"stages.\1.\2.depthwise."),
-            (r"^blocks\.(\d)\.(\d+)\.bn2\.", r"stages.\1.\2.depthwise_norm."),
-            (r"^blocks\.(\d)\.(\d+)\.conv_pwl\.", r"stages.\1.\2.project."),
-            (r"^blocks\.(\d)\.(\d+)\.bn3\.", r"stages.\1.\2.project_norm."),
+            *_layer_renames("", "", _column(_LITE_STEM, 1)),
+            *_layer_renames(r"blocks\.0\.(\d+)\.", r"stages.0.\1.", _LITE_FIRST_STAGE),
+            *_layer_renames(r"blocks\.(\d)\.(\d+)\.", r"stages.\1.\2.", _column(_LITE_LAYERS, 1)),
         ],
         ("conv_head.", "bn2.", "classifier."),
     ),
@@ -166,22 +170,22 @@ _LITE = [
 _LITE_EPSILON = 1e-3  # of its batch norms
 
 
-def efficientnet_lite(path: str | Path) -> dict[str, Tensor]:
-    """ImageNet weights of an EfficientNet-Lite under the names of `EfficientNetLite`.
+def read_efficientnet_lite(path: str | Path) -> dict[str, Tensor]:
+    """Read ImageNet weights of an EfficientNet-Lite under the names of `EfficientNetLite`.
 
-    Batch norm is folded into the convolution before it.
+    Batch norms are folded into the convolutions before them.
 
     Raises:
-        CheckpointError: another network, or a norm of which a tensor is missing.
+        CheckpointError: another network, or a tensor of a norm is missing.
     """
-    state = _blocks_by_stage(_renamed(path, _LITE, "EfficientNet-Lite"))
+    state = _group_by_stage(_read_renamed(path, _LITE, "EfficientNet-Lite"))
     folded = {}
     for key, tensor in state.items():
-        layer, _, kind = key.rpartition(".")
+        layer, _, parameter = key.rpartition(".")
         norm = f"{layer}_norm."
         if layer.endswith("_norm"):
             continue
-        if kind != "weight" or not any(name.startswith(norm) for name in state):
+        if parameter != "weight" or not any(name.startswith(norm) for name in state):
             folded[key] = tensor
             continue
         try:
@@ -189,133 +193,133 @@ def efficientnet_lite(path: str | Path) -> dict[str, Tensor]:
             folded[layer + ".bias"] = state[norm + "bias"] - state[norm + "running_mean"] * scale
         except KeyError as error:
             raise CheckpointError(
-                f"{Path(path).name}: the batch norm behind {layer} has no {error}; the file is cut "
-                "short or damaged. Get it again."
+                f"{Path(path).name}: the batch norm after {layer} has no {error}; the file is "
+                "truncated or damaged. Download it again."
             ) from error
         folded[key] = tensor * scale.view(-1, 1, 1, 1)
     return folded
 
 
-def open_lite(path: str | Path) -> EfficientNetLite:
-    """An EfficientNet-Lite of the sizes in `path`, without its classifier.
-
-    Raises:
-        CheckpointError: another network, or one of unknown sizes.
-    """
-    state = efficientnet_lite(path)
-    sizes = _sizes(state)
-    known = {name: v for name, v in VARIANTS.items() if sizes == tuple(map(list, v))}
-    if not known:
-        raise CheckpointError(
-            f"{Path(path).name}: an EfficientNet-Lite of {_told(sizes)}; expected one of "
-            f"{', '.join(VARIANTS)}."
-        )
-    encoder = EfficientNetLite(*next(iter(known.values())))
-    checkpoint.load_strict(encoder, state, Path(path).name)
-    return encoder
-
-
-def _blocks_by_stage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """blocks.N -> stages.STAGE.BLOCK: a stage begins where the width of blocks changes."""
+def _group_by_stage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename blocks.N to stages.STAGE.BLOCK: a stage begins where the width of blocks changes."""
     widths = {
         int(key.split(".")[1]): len(tensor)
         for key, tensor in state.items()
         if re.match(r"blocks\.\d+\.project\.weight$", key)
     }
-    place, stage, block, before = {}, -1, 0, None
+    prefixes, stage, block, previous_width = {}, -1, 0, 0
     for number in sorted(widths):
-        if widths[number] != before:
-            stage, block, before = stage + 1, 0, widths[number]
-        place[str(number)] = f"stages.{stage}.{block}."
+        if widths[number] != previous_width:
+            stage, block, previous_width = stage + 1, 0, widths[number]
+        prefixes[str(number)] = f"stages.{stage}.{block}."
         block += 1
     renamed = {}
     for key, tensor in state.items():
         first, _, rest = key.partition(".")
         number, _, name = rest.partition(".")
-        renamed[place[number] + name if first == "blocks" and number in place else key] = tensor
+        if first == "blocks" and number in prefixes:
+            key = prefixes[number] + name
+        renamed[key] = tensor
     return renamed
+
+
+def load_efficientnet_lite(path: str | Path) -> EfficientNetLite:
+    """Build an EfficientNet-Lite of the size in `path`, without its classifier.
+
+    Raises:
+        CheckpointError: another network, or one of unknown size.
+    """
+    state = read_efficientnet_lite(path)
+    sizes = _stage_sizes(state)
+    for variant in VARIANTS.values():
+        if sizes == (list(variant.depths), list(variant.dims)):
+            encoder = EfficientNetLite(*variant)
+            checkpoint.load_strict(encoder, state, Path(path).name)
+            return encoder
+    raise CheckpointError(
+        f"{Path(path).name}: an EfficientNet-Lite of {_describe(sizes)}; expected one of "
+        f"{', '.join(VARIANTS)}."
+    )
 
 
 # --- Swin, GLH-Transformer -------------------------------------------------------------------
 
-_BLOCK = r"^layers\.(\d)\.blocks\.(\d+)\."
-_SWIN_BLOCKS = [
-    (r"^patch_embed\.proj\.", "patches."),
-    (r"^patch_embed\.norm\.", "patch_norm."),
-    (rf"{_BLOCK}attn\.relative_position_bias_table$", r"stages.\1.\2.attention.position_bias"),
-    (rf"{_BLOCK}attn\.qkv\.", r"stages.\1.\2.attention.qkv."),
-    (rf"{_BLOCK}attn\.proj\.", r"stages.\1.\2.attention.project."),
-    (rf"{_BLOCK}attn\.norm\.", r"stages.\1.\2.attention.global_norm."),
-    (rf"{_BLOCK}attn\.kv\.", r"stages.\1.\2.attention.global_kv."),
-    (rf"{_BLOCK}mlp\.fc1\.", r"stages.\1.\2.mlp.0."),
-    (rf"{_BLOCK}mlp\.fc2\.", r"stages.\1.\2.mlp.2."),
-    (rf"{_BLOCK}norm", r"stages.\1.\2.norm"),
+_SWIN_STEM = {  # ours: the authors' and timm's, torchvision's
+    "patches": ("patch_embed.proj", "features.0.0"),
+    "patch_norm": ("patch_embed.norm", "features.0.2"),
+    "norms.3": ("norm", "norm"),  # the final norm; Swin has it before its pooling
+}
+_SWIN_LAYERS = {  # ours: the authors' and timm's, torchvision's
+    "attention.position_bias": ("attn.relative_position_bias_table",) * 2,
+    "attention.qkv": ("attn.qkv", "attn.qkv"),
+    "attention.project": ("attn.proj", "attn.proj"),
+    "attention.global_norm": ("attn.norm", ""),  # of the GLH-Transformer alone
+    "attention.global_kv": ("attn.kv", ""),
+    "mlp.0": ("mlp.fc1", "mlp.0"),
+    "mlp.2": ("mlp.fc2", "mlp.3"),
+    "norm1": ("norm1", "norm1"),
+    "norm2": ("norm2", "norm2"),
+}
+_SWIN_AUTHORS = [
+    *_layer_renames("", "", _column(_SWIN_STEM, 0)),
+    *_layer_renames(r"layers\.(\d)\.blocks\.(\d+)\.", r"stages.\1.\2.", _column(_SWIN_LAYERS, 0)),
 ]
 _MERGING_LAST = (r"^layers\.(\d)\.downsample\.", r"merging.\1.")  # at the end of a stage
-_MERGING_FIRST = [  # timm since 0.9: at the beginning of the next
+_MERGING_FIRST = [  # timm since 0.9: at the beginning of the next stage
     (rf"^layers\.{i + 1}\.downsample\.", f"merging.{i}.") for i in range(3)
 ]
-_LAST_NORM = (r"^norm\.", "norms.3.")  # Swin has the same one there, before its pooling
-
 _SWIN = [
-    Naming("our own", "stages.0.0.attention.qkv.weight", []),
-    Naming(
-        "the GLH classifier's",  # published ColorFormer files, too, once `encoder.arch.` is off
+    KeyMapping("our own", "stages.0.0.attention.qkv.weight", []),
+    KeyMapping(
+        "the GLH classifier's",  # as well as official ColorFormer files, without `encoder.arch.`
         "layers.0.blocks.0.attn.kv.weight",
-        [*_SWIN_BLOCKS, _MERGING_LAST, (r"^norm(\d)\.", r"norms.\1.")],
+        [*_SWIN_AUTHORS, _MERGING_LAST, (r"^norm(\d)\.", r"norms.\1.")],
         ("norm.", "head.", "norm_cls.", "head_cls."),
     ),
-    Naming(
+    KeyMapping(
         "the authors'",
         "layers.0.downsample.reduction.weight",
-        [*_SWIN_BLOCKS, _MERGING_LAST, _LAST_NORM],
+        [*_SWIN_AUTHORS, _MERGING_LAST],
         ("head.",),
     ),
-    Naming(
+    KeyMapping(
         "timm's",
         "layers.1.downsample.reduction.weight",
-        [*_SWIN_BLOCKS, *_MERGING_FIRST, _LAST_NORM],
+        [*_SWIN_AUTHORS, *_MERGING_FIRST],
         ("head.",),
     ),
-    Naming(
+    KeyMapping(
         "torchvision's",
         "features.1.0.attn.qkv.weight",
         [
-            (r"^features\.0\.0\.", "patches."),
-            (r"^features\.0\.2\.", "patch_norm."),
+            *_layer_renames("", "", _column(_SWIN_STEM, 1)),
             *((rf"^features\.{2 * i + 2}\.", f"merging.{i}.") for i in range(3)),
             *(
-                (rf"^features\.{2 * i + 1}\.(\d+)\.{theirs}", rf"stages.{i}.\1.{ours}")
+                rename
                 for i in range(4)
-                for theirs, ours in (
-                    (r"attn\.relative_position_bias_table$", "attention.position_bias"),
-                    (r"attn\.qkv\.", "attention.qkv."),
-                    (r"attn\.proj\.", "attention.project."),
-                    (r"mlp\.0\.", "mlp.0."),
-                    (r"mlp\.3\.", "mlp.2."),
-                    ("norm", "norm"),
+                for rename in _layer_renames(
+                    rf"features\.{2 * i + 1}\.(\d+)\.", rf"stages.{i}.\1.", _column(_SWIN_LAYERS, 1)
                 )
             ),
-            _LAST_NORM,
         ],
         ("head.",),
     ),
 ]
 
 
-def swin(path: str | Path) -> dict[str, Tensor]:
-    """ImageNet weights of Swin or GLH-Transformer under the names of `colorformer.GLHTransformer`.
+def read_swin(path: str | Path) -> dict[str, Tensor]:
+    """Read Swin or GLH-Transformer weights under the names of `colorformer.GLHTransformer`.
 
-    Swin knows no pooled tokens: their keys and values start from the k and v rows of its qkv, so
-    that a global token is read as a local one is. Their norm, and the norms behind the first three
-    stages, are not among the weights.
+    Swin has no pooled tokens. Their keys and values start as the k and v rows of its qkv, so that a
+    global token is read like a local one. Missing are their norm, and the norms after the first
+    three stages.
     """
-    state = _renamed(path, _SWIN, "Swin")
+    state = _read_renamed(path, _SWIN, "Swin")
     if any(".global_kv." in key for key in state):
         return state
     for key, tensor in list(state.items()):
         block = re.match(r"stages\.\d+\.(\d+)\.attention\.qkv\.", key)
-        if block and int(block[1]) % 2 == 0:  # the others shift their windows and pool nothing
+        if block and int(block[1]) % 2 == 0:  # odd blocks shift their windows and pool nothing
             third = len(tensor) // 3
             state[key.replace(".qkv.", ".global_kv.")] = tensor[third:].clone()
     return state
@@ -324,8 +328,8 @@ def swin(path: str | Path) -> dict[str, Tensor]:
 # --- VGG-19 ----------------------------------------------------------------------------------
 
 _VGG19 = [
-    Naming(
-        "torchvision's",  # and timm's, and ours
+    KeyMapping(
+        "torchvision's",  # as well as timm's and ours
         "features.34.weight",
         [],
         ("classifier.", "pre_logits.", "head."),
@@ -333,144 +337,116 @@ _VGG19 = [
 ]
 
 
-def vgg19(path: str | Path) -> dict[str, Tensor]:
-    """ImageNet weights of VGG-19 under the names of `xcnet.VGG19`."""
-    state = _renamed(path, _VGG19, "VGG-19")
+def read_vgg19(path: str | Path) -> dict[str, Tensor]:
+    """Read ImageNet weights of VGG-19 under the names of `xcnet.VGG19`."""
+    state = _read_renamed(path, _VGG19, "VGG-19")
     if any(key.endswith("running_mean") for key in state):
         raise CheckpointError(
-            f"{Path(path).name}: this VGG has batch norm; expected plain VGG-19, as the paper."
+            f"{Path(path).name}: this VGG has batch norm; expected plain VGG-19, as in the paper."
         )
     return state
 
 
+def _read_renamed(
+    path: str | Path, mappings: Sequence[KeyMapping], network: str
+) -> dict[str, Tensor]:
+    """Read a file and return its tensors under our names, without those that our encoder lacks.
+
+    Raises:
+        CheckpointError: the names are unknown.
+    """
+    state, _ = checkpoint.read(path)
+    count, first = len(state), next(iter(state))
+    for prefix in ENCODER_PREFIXES:
+        if any(key.startswith(prefix) for key in state):
+            state = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
+            break
+    mapping = next((mapping for mapping in mappings if mapping.signature_key in state), None)
+    if mapping is None:
+        raise CheckpointError(
+            f"{Path(path).name}: contains no {network} with known tensor names ({count} tensors, "
+            f"first: '{first}'). Known: {', '.join(mapping.source for mapping in mappings)}."
+        )
+    return {
+        rename_key(key, mapping.renames): tensor
+        for key, tensor in state.items()
+        if not key.startswith(mapping.dropped) and not key.endswith(DERIVED_SUFFIXES)
+    }
+
+
 # --- Into an encoder -------------------------------------------------------------------------
 
-_READERS = {
-    "convnext": convnext,
-    "efficientnet-lite": efficientnet_lite,
-    "swin": swin,
-    "vgg19": vgg19,
+
+@dataclass(frozen=True)
+class BackboneFormat:
+    """The rules to read files for one kind of encoder."""
+
+    read: Callable[[str | Path], dict[str, Tensor]]
+    """Returns the tensors of a file under our names."""
+    missing: str | None = None
+    """Pattern of tensors that no file has; they keep their initial values."""
+    may_be_longer: bool = False
+    """True if files may have more layers than the encoder."""
+
+
+BACKBONES: dict[BackboneKind, BackboneFormat] = {
+    "convnext": BackboneFormat(read_convnext, missing=r"norms\."),
+    "efficientnet-lite": BackboneFormat(read_efficientnet_lite),
+    "swin": BackboneFormat(read_swin, missing=r"norms\.[012]\.|.*\.global_norm\."),
+    "vgg19": BackboneFormat(read_vgg19, may_be_longer=True),
 }
-# colorformer.Config.encoder -> kind
-COLORFORMER: dict[str, Kind] = {"glh": "swin", "efficientnet-lite": "efficientnet-lite"}
-_NEW = {  # what the files cannot have, and the encoder starts as it is built
-    "convnext": r"norms\.",
-    "efficientnet-lite": r"$.",
-    "swin": r"norms\.[012]\.|.*\.global_norm\.",
-    "vgg19": r"$.",
+# `colorformer.Config.encoder` -> kind
+COLORFORMER_BACKBONES: dict[str, BackboneKind] = {
+    "glh": "swin",
+    "efficientnet-lite": "efficientnet-lite",
 }
 
 
-def take(encoder: nn.Module, path: str | Path, kind: Kind) -> str:
-    """Put ImageNet weights into an encoder, in place.
+def load_backbone(encoder: nn.Module, path: str | Path, kind: str) -> str:
+    """Load ImageNet weights into an encoder, in place.
 
     Args:
         encoder: `ddcolor.ConvNeXt`, `EfficientNetLite`, `colorformer.GLHTransformer` or
             `xcnet.VGG19`.
-        path: weights, see `pretrained_files.find`.
-        kind: convnext, efficientnet-lite, swin or vgg19.
+        path: weights, see `pretrained_files.locate`.
+        kind: key of BACKBONES.
     Returns:
-        One sentence for the log: what was taken, and what keeps its start values.
+        a sentence for the log: what was loaded, and what keeps its initial values.
     Raises:
-        CheckpointError: another network, or one of other sizes.
+        CheckpointError: the file holds another network, or one of another size.
     """
-    if kind not in _READERS:
-        raise ValueError(f"kind is '{kind}'; expected one of {', '.join(_READERS)}.")
-    name, start, given = Path(path).name, encoder.state_dict(), _READERS[kind](path)
-    if kind == "vgg19":  # the backbone may end before the file does
-        given = {key: tensor for key, tensor in given.items() if key in start}
-    if (have := _sizes(given)) != (want := _sizes(start)):
+    if kind not in BACKBONES:
+        raise ValueError(f"kind is '{kind}'; expected one of {', '.join(BACKBONES)}.")
+    backbone = BACKBONES[kind]
+    name, initial, loaded = Path(path).name, encoder.state_dict(), backbone.read(path)
+    if backbone.may_be_longer:
+        loaded = {key: tensor for key, tensor in loaded.items() if key in initial}
+    if (sizes := _stage_sizes(loaded)) != (expected := _stage_sizes(initial)):
         raise CheckpointError(
-            f"{name}: a {kind} of {_told(have)}; this encoder has {_told(want)}. Give weights of "
-            "the encoder's own size."
+            f"{name}: a {kind} of {_describe(sizes)}; this encoder has {_describe(expected)}. Give "
+            "weights of the same size as the encoder."
         )
-    kept = [key for key in start if key not in given and re.match(_NEW[kind], key)]
-    state = {key: start[key] for key in kept}
-    for key, tensor in given.items():
-        if key in start and _plain(tensor) == _plain(start[key]):
-            tensor = tensor.reshape(start[key].shape).to(start[key])
+    kept = [
+        key
+        for key in initial
+        if key not in loaded and backbone.missing and re.match(backbone.missing, key)
+    ]
+    state = {key: initial[key] for key in kept}
+    for key, tensor in loaded.items():
+        if key in initial and _squeezed_shape(tensor) == _squeezed_shape(initial[key]):
+            tensor = tensor.reshape(initial[key].shape).to(initial[key])
         state[key] = tensor
     checkpoint.load_strict(encoder, state, name)
     groups = sorted({re.sub(r"^stages\.\d+\.\d+\.", "", key.rpartition(".")[0]) for key in kept})
-    also = ""
+    copied = ""
     if kind == "swin" and any(key.endswith("global_norm.weight") for key in kept):
-        also = "; keys and values of the pooled tokens start as those of Swin's own"
-    rest = f"; start values kept: {', '.join(groups)}" if groups else ""
-    return f"{name}: {len(given)} tensors taken{also}{rest}."
+        copied = "; keys and values of the pooled tokens are copied from Swin's own"
+    rest = f"; initial values kept: {', '.join(groups)}" if groups else ""
+    return f"{name}: {len(loaded)} tensors loaded{copied}{rest}."
 
 
-def take_encoder(backbone: SmallBackbone, source: str, *, offline: bool = False) -> None:
-    """Put stages of a DDColor encoder, or a kernel's backbone, into a small backbone, in place.
-
-    DDColor takes grey RGB with ImageNet's mean and std, the backbone L / 50 - 1. Grey sRGB is about
-    L / 100, to a few hundredths, and so the three filters of the first layer become one.
-
-    Args:
-        backbone: its last stage may have fewer blocks than the encoder's.
-        source: file, boxed or installed name of a DDColor network, or of one with a kernel.
-        offline: download nothing.
-    Raises:
-        ValueError: no such network, or other sizes.
-    """
-    given, spec, _ = registry.load(resolve.locate(source, offline=offline))
-    if getattr(given, "kernel", None):
-        checkpoint.load_strict(backbone, given.kernel.backbone.state_dict(), source)
-        return
-    if spec.architecture == "ddcolor" and given.config.encoder != "convnext":
-        raise ValueError(
-            f"encoder is {source}, a DDColor with the encoder {given.config.encoder}; expected one "
-            "with a ConvNeXt, or a network with a kernel such as pointhint-nano."
-        )
-    if spec.architecture != "ddcolor":
-        raise ValueError(
-            f"encoder is {source}, a {spec.architecture} network; expected a DDColor, or one with "
-            "a kernel."
-        )
-    start, last = backbone.state_dict(), len(backbone.stages[-1])
-    state = {key: tensor for key, tensor in start.items() if key.startswith("stem.")}
-    for key, tensor in given.encoder.state_dict().items():
-        part, stage, block, *_ = key.split(".")
-        surplus = part == "stages" and stage == "2" and int(block) >= last
-        if stage in ("0", "1", "2") and not surplus:
-            state[key] = tensor
-    first = given.encoder.downsample[0][0]
-    mean, std = given.mean.flatten(), given.std.flatten()
-    filters = (first.weight * (0.5 / std).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    shift = (first.weight.sum(dim=(2, 3)) * ((0.5 - mean) / std)).sum(1)
-    state["downsample.0.0.weight"], state["downsample.0.0.bias"] = filters, first.bias + shift
-    checkpoint.load_strict(backbone, state, source)
-
-
-def with_kernel(
-    network: nn.Module, source: str, *, sideways: bool, offline: bool = False
-) -> nn.Module:
-    """A network with the kernel of another in place of its own, or of none.
-
-    Args:
-        network: a point-hint or exemplar network; it is not changed.
-        source: file, boxed or installed name of a network with a kernel.
-        sideways: see `gp_kernel.Config`.
-        offline: download nothing.
-    Returns:
-        a new one; what only networks with a kernel have starts as it is built.
-    Raises:
-        ValueError: no kernel there.
-    """
-    donor = getattr(registry.load(resolve.locate(source, offline=offline))[0], "kernel", None)
-    if donor is None:
-        raise ValueError(
-            f"kernel is {source}, a network without one; expected pointhint-nano, say."
-        )
-    sizes = replace(donor.config, sideways=sideways)
-    made = type(network)(replace(network.config, kernel=sizes))
-    kept = {k: t for k, t in network.state_dict().items() if not k.startswith("kernel.")}
-    taken = {f"kernel.{k}": t for k, t in donor.state_dict().items()}
-    made.load_state_dict(made.state_dict() | kept | taken)
-    return made
-
-
-def _sizes(state: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
-    """Blocks and channels of each stage; nothing for a VGG."""
+def _stage_sizes(state: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
+    """Return blocks and channels of each stage; two empty lists for a VGG."""
     blocks: dict[str, set[str]] = {}
     channels = {}
     for key, tensor in state.items():
@@ -483,11 +459,92 @@ def _sizes(state: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
     return [len(blocks[stage]) for stage in stages], [channels.get(stage, 0) for stage in stages]
 
 
-def _told(sizes: tuple[list[int], list[int]]) -> str:
+def _describe(sizes: tuple[list[int], list[int]]) -> str:
     blocks, channels = (", ".join(map(str, numbers)) for numbers in sizes)
     return f"{blocks} blocks of {channels} channels"
 
 
-def _plain(tensor: Tensor) -> list[int]:
-    """The shape without axes of length 1, by which layer scales and 1x1 convolutions differ."""
+def _squeezed_shape(tensor: Tensor) -> list[int]:
+    """Return the shape without axes of length 1, which 1x1 convolutions and layer scales add."""
     return [n for n in tensor.shape if n != 1]
+
+
+# --- From our own models ---------------------------------------------------------------------
+
+
+def transfer_encoder(backbone: SmallBackbone, source: str, *, offline: bool = False) -> None:
+    """Copy stages of a DDColor encoder, or the backbone of a kernel, into a small backbone.
+
+    DDColor reads gray RGB normalized by ImageNet's mean and std, the backbone L / 50 - 1. Gray sRGB
+    is about L / 100, within a few hundredths, so the three filters of the first layer are added up.
+
+    Args:
+        backbone: changed in place; its last stage may have fewer blocks than the encoder's.
+        source: file, or name of a bundled or installed model.
+        offline: download nothing.
+    Raises:
+        ValueError: the model has neither a ConvNeXt encoder nor a kernel, or other sizes.
+    """
+    donor, spec, _ = registry.load(resolve.model_path(source, offline=offline))
+    if kernel := _kernel_of(donor):
+        checkpoint.load_strict(backbone, kernel.backbone.state_dict(), source)
+        return
+    if not isinstance(donor, DDColor):
+        raise ValueError(
+            f"encoder is {source}, a {spec.architecture} network; expected a DDColor with a "
+            "ConvNeXt encoder, or a network with a kernel such as pointhint-nano."
+        )
+    encoder = donor.encoder
+    if not isinstance(encoder, ConvNeXt):
+        raise ValueError(
+            f"encoder is {source}, a DDColor with the encoder {donor.config.encoder}; expected one "
+            "with a ConvNeXt encoder, or a network with a kernel such as pointhint-nano."
+        )
+    initial, depth = backbone.state_dict(), len(cast(nn.Sequential, backbone.stages[-1]))
+    state = {key: tensor for key, tensor in initial.items() if key.startswith("stem.")}
+    for key, tensor in encoder.state_dict().items():
+        part, stage, block, *_ = key.split(".")
+        surplus = part == "stages" and stage == "2" and int(block) >= depth
+        if stage in ("0", "1", "2") and not surplus:
+            state[key] = tensor
+    first = cast(nn.Conv2d, encoder.get_submodule("downsample.0.0"))
+    mean, std = donor.mean.flatten(), donor.std.flatten()
+    filters = (first.weight * (0.5 / std).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    shift = (first.weight.sum(dim=(2, 3)) * ((0.5 - mean) / std)).sum(1)
+    state["downsample.0.0.weight"] = filters
+    state["downsample.0.0.bias"] = cast(Tensor, first.bias) + shift
+    checkpoint.load_strict(backbone, state, source)
+
+
+HintedNetworkT = TypeVar("HintedNetworkT", PointHint, XCNet)
+
+
+def transplant_kernel(
+    network: HintedNetworkT, source: str, *, use_x: bool, offline: bool = False
+) -> HintedNetworkT:
+    """Return a copy of a network with the kernel of another model.
+
+    Args:
+        network: point-hint or exemplar network, with or without a kernel; it is not changed.
+        source: file, or name of a bundled or installed model with a kernel.
+        use_x: see `gp_kernel.Config`.
+        offline: download nothing.
+    Raises:
+        ValueError: the model has no kernel.
+    """
+    donor = _kernel_of(registry.load(resolve.model_path(source, offline=offline))[0])
+    if donor is None:
+        raise ValueError(
+            f"kernel is {source}, a network without one; expected one such as pointhint-nano."
+        )
+    sizes = replace(donor.config, use_x=use_x)
+    result = type(network)(replace(network.config, kernel=sizes))
+    kept = {k: t for k, t in network.state_dict().items() if not k.startswith("kernel.")}
+    transplanted = {f"kernel.{k}": t for k, t in donor.state_dict().items()}
+    # Layers that only networks with a kernel have keep their initial weights.
+    result.load_state_dict(result.state_dict() | kept | transplanted)
+    return result
+
+
+def _kernel_of(network: nn.Module) -> gp_kernel.DeepKernel | None:
+    return network.kernel if isinstance(network, PointHint | XCNet) else None

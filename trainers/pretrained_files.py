@@ -1,8 +1,8 @@
-"""ImageNet networks for losses, scores and starts: found on this machine, or fetched once.
+"""Pretrained networks for losses, scores and encoders: located on this machine, or downloaded once.
 
-None of them comes with this package. A file of the user's own always goes first; a known name is
-looked for in the models folder, under `training/`, and downloaded there if need be: whole, with its
-SHA-256 checked, or not at all. COLORIST_OFFLINE=1 (or HF_HUB_OFFLINE=1) forbids downloads.
+None of them is part of this package. Files of the user take precedence. Names in CATALOG are looked
+up in the models folder, under `training/`, and downloaded into it if they are missing; a download
+is checked against its SHA-256. COLORIST_OFFLINE=1 (or HF_HUB_OFFLINE=1) forbids downloads.
 """
 
 import json
@@ -11,208 +11,225 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..media.atomic import write_whole
+from ..media.atomic import write_atomic
 from ..model_defs.checkpoint import SUFFIXES
-from ..model_store import download, paths
+from ..model_store import download, paths, resolve
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a known network comes from."""
+class PretrainedNetwork:
+    """A network that can be downloaded."""
 
-    what: str
-    """Which network, trained on what."""
-    use: str
-    """What it is for."""
+    description: str
+    """Architecture and training data."""
+    purpose: str
+    """What trainers and evaluation use it for."""
     licence: str
-    """As its publisher states it."""
+    """License as stated by the publisher."""
     repository: str = ""
-    """On the Hugging Face hub, which declares the SHA-256 of each file; or else `link`."""
+    """Repository on the Hugging Face hub, which declares the SHA-256; or else `download_url`."""
     file: str = "model.safetensors"
-    """Name in the repository."""
-    link: str = ""
+    """Name of the file in the repository."""
+    download_url: str = ""
+    """Address outside the hub."""
     sha256: str = ""
-    """Of what `link` gives."""
+    """Digest of the file at `download_url`."""
 
     @property
     def url(self) -> str:
-        """What a browser can fetch."""
-        return self.link or f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
+        """Address for a browser."""
+        hub_url = f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
+        return self.download_url or hub_url
 
     @property
     def suffix(self) -> str:
+        """Suffix of the file, with a dot."""
         return Path(self.url).suffix
 
 
-KNOWN = {
-    "vgg16_bn": Source(
-        what="VGG-16 with batch norm, ImageNet-1k",
-        use="perceptual loss, top-1/5",
+CATALOG = {
+    "vgg16_bn": PretrainedNetwork(
+        description="VGG-16 with batch norm, ImageNet-1k",
+        purpose="perceptual loss, top-1/5",
         licence="BSD-3-Clause",
         repository="timm/vgg16_bn.tv_in1k",
     ),
-    "vgg16": Source(
-        what="VGG-16, ImageNet-1k",
-        use="perceptual loss, top-1/5",
+    "vgg16": PretrainedNetwork(
+        description="VGG-16, ImageNet-1k",
+        purpose="perceptual loss, top-1/5",
         licence="BSD-3-Clause",
         repository="timm/vgg16.tv_in1k",
     ),
-    "vgg19": Source(
-        what="VGG-19, ImageNet-1k",
-        use="backbone of exemplar-vgg19, top-1/5",
+    "vgg19": PretrainedNetwork(
+        description="VGG-19, ImageNet-1k",
+        purpose="backbone of exemplar-vgg19, top-1/5",
         licence="BSD-3-Clause",
         repository="timm/vgg19.tv_in1k",
     ),
-    "inception_fid": Source(
-        what="Inception v3 of 2015-12-05, as the authors of FID took it",
-        use="FID",
+    "inception_fid": PretrainedNetwork(
+        description="Inception v3 of 2015-12-05, as used by the authors of FID",
+        purpose="FID",
         licence="Apache-2.0",
-        link="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        download_url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
         "pt_inception-2015-12-05-6726825d.pth",
         sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     ),
-    "inception_v3": Source(
-        what="Inception v3, ImageNet-1k",
-        use="top-1/5; a FID that compares with no other",
+    "inception_v3": PretrainedNetwork(
+        description="Inception v3, ImageNet-1k",
+        purpose="top-1/5, and a FID that is not comparable with published ones",
         licence="Apache-2.0",
         repository="timm/inception_v3.tv_in1k",
     ),
-    "convnext_large": Source(
-        what="ConvNeXt-L, ImageNet-22k",
-        use="start of ddcolor-large's encoder",
+    "convnext_large": PretrainedNetwork(
+        description="ConvNeXt-L, ImageNet-22k",
+        purpose="encoder of ddcolor-large",
         licence="Apache-2.0",
         repository="timm/convnext_large.fb_in22k",
     ),
-    "convnext_tiny": Source(
-        what="ConvNeXt-T, ImageNet-22k",
-        use="start of ddcolor-tiny's encoder",
+    "convnext_tiny": PretrainedNetwork(
+        description="ConvNeXt-T, ImageNet-22k",
+        purpose="encoder of ddcolor-tiny",
         licence="Apache-2.0",
         repository="timm/convnext_tiny.fb_in22k",
     ),
     **{
-        f"efficientnet_lite{size}": Source(
-            what=f"EfficientNet-Lite{size}, ImageNet-1k",
-            use="start of ddcolor-nano's and colorformer-nano's encoder, feature loss",
+        f"efficientnet_lite{size}": PretrainedNetwork(
+            description=f"EfficientNet-Lite{size}, ImageNet-1k",
+            purpose="encoders of ddcolor-nano and colorformer-nano, feature loss",
             licence="Apache-2.0",
             repository=f"timm/tf_efficientnet_lite{size}.in1k",
         )
         for size in range(3)
     },
-    "swin_tiny": Source(
-        what="Swin-T, windows of 7, ImageNet-22k",
-        use="start of colorformer's encoder",
+    "swin_tiny": PretrainedNetwork(
+        description="Swin-T, windows of 7, ImageNet-22k",
+        purpose="encoder of colorformer",
         licence="MIT",
         repository="timm/swin_tiny_patch4_window7_224.ms_in22k",
     ),
 }
 
 
-def folder() -> Path:
-    """Where known networks are kept."""
-    return paths.models_folder() / paths.TRAINING
+def training_folder() -> Path:
+    """Return the folder of downloaded networks."""
+    return paths.models_folder() / paths.TRAINING_FOLDER
 
 
-def find(source: str | Path, *, offline: bool = False) -> Path:
-    """The file that `source` means.
+def locate(source: str | Path, *, offline: bool = False) -> Path:
+    """Return the file that `source` names, after a download if it is missing.
 
     Args:
-        source: a file, the name of one in `folder()`, or a known name; known ones are downloaded.
+        source: path of a file, name of a file in `training_folder()`, or name in CATALOG.
         offline: download nothing.
     Raises:
-        ValueError: neither a file nor a known name, or it cannot be had; says where to get it and
-            where to put it.
+        ValueError: there is no such file or name, or the download fails; the message says where to
+            get the file and where to put it.
     """
-    if Path(source).is_file():
-        return Path(source)
-    name = str(source)
-    for candidate in (name, *(name + suffix for suffix in SUFFIXES)):
-        if (folder() / candidate).is_file():
-            return folder() / candidate
-    if name not in KNOWN:
+    folder, name = training_folder(), str(source)
+    installed = folder.iterdir() if folder.is_dir() else ()
+    library = resolve.Library(
+        kind="network",
+        files={path.name: path for path in installed if path.is_file()},
+        folder=folder,
+        advice="",
+        suffixes=SUFFIXES,
+        has_catalog=False,
+    )
+    if path := library.find(source):
+        return path
+    if name not in CATALOG:
         raise ValueError(
-            f"{source}: no such file, and no known name. Give the path of a file, or one of "
-            f"{', '.join(KNOWN)}."
+            f"{source}: no such file, and not a known name. Give the path of a file, or one of "
+            f"{', '.join(CATALOG)}."
         )
-    if switch := download.switched_off() or ("offline" if offline else ""):
-        raise ValueError(_missing(name, f"downloads are switched off ({switch})"))
+    if switch := download.offline_variable() or ("offline" if offline else ""):
+        raise ValueError(_missing_message(name, f"downloads are switched off ({switch})"))
     return _download(name)
 
 
 def _target(name: str) -> Path:
-    return folder() / (name + KNOWN[name].suffix)
+    return training_folder() / (name + CATALOG[name].suffix)
 
 
-def _missing(name: str, why: str) -> str:
-    known = KNOWN[name]
+def _missing_message(name: str, reason: str) -> str:
+    network = CATALOG[name]
     return (
-        f"{name} ({known.what}; for: {known.use}) is not on this machine, and {why}. Get "
-        f"{known.url} and put it at {_target(name)}, or give the path of your own file."
+        f"{name} ({network.description}; for: {network.purpose}) is not installed, and {reason}. "
+        f"Download {network.url} and put it at {_target(name)}, or give the path of your own file."
     )
 
 
 def _download(name: str) -> Path:
-    """Fetch a known network into `folder()`: whole, with the right SHA-256, or not at all."""
-    known, target = KNOWN[name], _target(name)
+    """Download a network into `training_folder()`; nothing is left behind on failure."""
+    network, target = CATALOG[name], _target(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    log.info("downloading %s (%s, %s) to %s", known.url, known.what, known.licence, target)
+    log.info(
+        "downloading %s (%s, %s) to %s",
+        *(network.url, network.description, network.licence, target),
+    )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
         try:
-            path, declared = (_from_link if known.link else _from_hub)(known, Path(scratch))
-        except Exception as error:  # of any kind: two libraries, and what they stand on
+            if network.download_url:
+                path, declared = _download_url(network, Path(scratch))
+            else:
+                path, declared = _download_from_hub(network, Path(scratch))
+        except Exception as error:  # two libraries and their transports raise many types
             reason = str(error).strip() or "no details"
             raise ValueError(
-                _missing(name, f"its download failed ({type(error).__name__}: {reason})")
+                _missing_message(name, f"its download failed ({type(error).__name__}: {reason})")
             ) from error
         digest = download.sha256(path)
         if digest != declared:
             raise ValueError(
-                f"{name}: what came from {known.url} has the SHA-256 {digest}, expected "
-                f"{declared}; refused and removed. Try again, or give the path of your own file."
+                f"{name}: the file from {network.url} has the SHA-256 {digest}, expected "
+                f"{declared}; it was removed. Try again, or give the path of your own file."
             )
         os.replace(path, target)
-    note = {"source": known.url, "licence": known.licence, "sha256": digest, **_stamp(target)}
-    write_whole(_note(target), json.dumps(note, indent=1).encode())
+    record = {"source": network.url, "licence": network.licence, "sha256": digest}
+    write_atomic(_digest_record(target), json.dumps(record | _stamp(target), indent=1).encode())
     return target
 
 
-def _from_hub(known: Source, scratch: Path) -> tuple[Path, str]:
-    """The file, and the SHA-256 that the hub declares for it."""
+def _download_from_hub(network: PretrainedNetwork, scratch: Path) -> tuple[Path, str]:
+    """Return the downloaded file and the SHA-256 that the hub declares for it."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    (declared,) = HfApi().get_paths_info(known.repository, [known.file])
-    path = hf_hub_download(known.repository, known.file, local_dir=scratch)
+    declared: Any = HfApi().get_paths_info(network.repository, [network.file])[0]
+    path = hf_hub_download(network.repository, network.file, local_dir=scratch)
     return Path(path), declared.lfs.sha256
 
 
-def _from_link(known: Source, scratch: Path) -> tuple[Path, str]:
-    path = scratch / Path(known.link).name
-    torch.hub.download_url_to_file(known.link, str(path), hash_prefix=known.sha256[:8])
-    return path, known.sha256
+def _download_url(network: PretrainedNetwork, scratch: Path) -> tuple[Path, str]:
+    """Return the downloaded file and its expected SHA-256."""
+    url, path = network.download_url, scratch / Path(network.download_url).name
+    torch.hub.download_url_to_file(url, str(path), hash_prefix=network.sha256[:8])
+    return path, network.sha256
 
 
-def fingerprint(path: str | Path) -> str:
-    """First 12 hex digits of a file's SHA-256: what says in metadata which network was used."""
+def file_digest(path: str | Path) -> str:
+    """Return the first 12 hex digits of a file's SHA-256, which identify a network in metadata."""
     path = Path(path)
     try:
-        note = json.loads(_note(path).read_bytes())
-        if _stamp(path).items() <= note.items():
-            return note["sha256"][:12]
+        record = json.loads(_digest_record(path).read_bytes())
+        if _stamp(path).items() <= record.items():
+            return record["sha256"][:12]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        pass  # no note, or not one of ours
+        pass  # there is no record, or it is a file of another program
     return download.sha256(path)[:12]
 
 
-def _note(path: Path) -> Path:
-    """The small file beside a downloaded one that remembers its SHA-256."""
+def _digest_record(path: Path) -> Path:
+    """Return the path of the JSON file beside a download that records its SHA-256."""
     return path.with_name(path.name + ".json")
 
 
 def _stamp(path: Path) -> dict[str, int]:
-    """What changes when a file does."""
+    """Return size and modification time, which tell whether a file has changed."""
     status = path.stat()
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

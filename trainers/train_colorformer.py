@@ -1,39 +1,39 @@
-"""Train ColorFormer on your own photos.
+r"""Train ColorFormer on your own photos.
 
     # The paper's settings, on one GPU; ImageNet weights for its encoder and its perceptual loss
-    python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --vgg vgg16_bn \\
+    python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --vgg vgg16_bn \
         --out runs/mine
     # With the paper's memory, built with the encoder that the training starts from
-    python trainers/build_color_memory.py --model colorformer --backbone swin_tiny --fresh \\
+    python trainers/build_color_memory.py --model colorformer --backbone swin_tiny --fresh \
         --photos photos/ --out memory.safetensors
-    python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --vgg vgg16_bn \\
+    python trainers/train_colorformer.py --photos photos/ --backbone swin_tiny --vgg vgg16_bn \
         --memory memory.safetensors --out runs/mine
-    # The same recipe on a card of 8 GB; on four GPUs; on shards of a web server
+    # The same recipe on a GPU with 8 GB; on four GPUs; on shards of a web server
     python trainers/train_colorformer.py --preset 8gb --photos photos/ --out runs/mine
-    accelerate launch --num_processes 4 trainers/train_colorformer.py --photos photos/ \\
+    accelerate launch --num_processes 4 trainers/train_colorformer.py --photos photos/ \
         --out runs/mine
-    python trainers/train_colorformer.py --photos 'https://host/photos-{000..099}.tar' \\
+    python trainers/train_colorformer.py --photos 'https://host/photos-{000..099}.tar' \
         --out runs/mine
-    # Published or own weights, your photos
-    colorist train colorformer --preset finetune --weights net_g_200000.pth --photos photos/ \\
+    # Fine-tune a published or your own model
+    colorist train colorformer --preset finetune --weights net_g_200000.pth --photos photos/ \
         --out tuned
-    # The bundled network: a memory of its ImageNet encoder, the decoder with both as they are, then
+    # The bundled model: a memory of its ImageNet encoder, then the decoder with both frozen, then
     # everything. --backbone also accepts a trained ddcolor-nano, for its encoder
-    python trainers/build_color_memory.py --model colorformer-nano --backbone efficientnet_lite1 \\
+    python trainers/build_color_memory.py --model colorformer-nano --backbone efficientnet_lite1 \
         --fresh --entries 256 --photos shard-*.tar --out runs/memory.safetensors
-    python trainers/train_colorformer.py --preset nano --backbone efficientnet_lite1 \\
+    python trainers/train_colorformer.py --preset nano --backbone efficientnet_lite1 \
         --memory runs/memory.safetensors --photos shard-*.tar --out runs/first
-    python trainers/train_colorformer.py --preset nano-last --photos shard-*.tar \\
+    python trainers/train_colorformer.py --preset nano-last --photos shard-*.tar \
         --weights runs/first/weights.safetensors --out runs/nano
 
-Started again with the same --out a run goes on where it stopped, bit for bit on a CPU. Result:
-OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows photos that
-are not trained on, OUT/tensorboard and OUT/log.jsonl the losses, OUT/state.safetensors holds what
-a resume needs. Ctrl-C saves and stops.
+A run started again with the same --out resumes where it stopped, bit for bit on a CPU. The result
+is OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows held-out
+photos, OUT/tensorboard and OUT/log.jsonl the losses; OUT/state.safetensors is needed to resume.
+Ctrl-C saves and stops.
 
 Objective (Ji et al. 2022, eq. 11): 0.1 content + 5 perceptual + 1 adversarial. The adversarial term
-is the published program's, a binary cross-entropy, where eq. 10 has an L1 distance. The perceptual
-loss needs VGG-16-BN weights (--vgg FILE or vgg16_bn); without them it is off, as the log says.
+is a binary cross-entropy, as in the official program; eq. 10 has an L1 distance. The perceptual
+loss needs VGG-16-BN weights (--vgg FILE or vgg16_bn) and is off without them.
 """
 
 if not __package__:  # run by path
@@ -42,134 +42,121 @@ if not __package__:  # run by path
     __package__ = _standalone.package("trainers")
 
 import logging
-import math
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..metrics import image as image_metrics
-from ..model_defs import colorformer, registry
-from ..model_defs.spec import Entries, Spec
+from ..model_defs import colorformer
+from ..model_defs.spec import MemoryEntries, Spec
 from ..ops import color
-from ..pipeline import loader
 from ..pipeline.color_memory import memory
 from . import losses, pretrained, pretrained_files
 from .data import batches, inputs
-from .data.photos import hold_out, open_photos
-from .runtime import (
-    distributed,
-    ema,
-    logger,
-    optimization,
-    provenance,
-    sample_grid,
-    session,
-    settings,
+from .runtime import distributed, ema, networks, optimization, sample_grid
+from .runtime.command_line import run_script
+from .runtime.session import TrainingSession
+from .runtime.settings import (
+    Settings,
+    require_choice,
+    validate_architecture,
+    validate_feature_loss,
 )
-from .runtime import state as checkpoints
 
 log = logging.getLogger("train_colorformer")
 
 
 @dataclass
-class Config(settings.Settings):
+class Config(Settings):
     """Settings of one run; the defaults are the paper's (section 4.1)."""
 
     out: Path = Path("runs/colorformer")
-    """Folder of the run."""
     architecture: str = "colorformer"
     """Preset of the network: colorformer, colorformer-nano."""
     backbone: str | None = None
-    """ImageNet weights for the encoder, as in the paper (section 3.4): a file, or the name of a
-    Swin-T (swin_tiny) or an EfficientNet-Lite (efficientnet_lite1), as the architecture has it."""
+    """ImageNet weights for the encoder: a file, or the name of a network of the encoder's type: a
+    Swin-T (swin_tiny) or an EfficientNet-Lite (efficientnet_lite1)."""
     memory: Path | None = None
-    """Color memory (build_color_memory.py --fresh; section 3.4); without it, and without one in
-    `weights`, the memory is random numbers, which the paper finds nearly as good (table 2)."""
+    """Color memory, built by build_color_memory.py --fresh with the same encoder. Default: that of
+    --weights, else random numbers (nearly as good according to the paper, table 2)."""
     freeze_encoder: bool = False
-    """Freeze all stages of the encoder, so that the memory's keys stay features of this encoder."""
+    """Freeze all stages of the encoder, so that the color memory keeps matching it."""
     frozen_stages: int = 0
-    """Stages of the encoder, from the input on, that keep their weights; with all of them frozen
-    (7 of an EfficientNet-Lite, 4 of a GLH-Transformer) only the decoder is trained."""
+    """Number of encoder stages to freeze, counted from the input. Freezing all (7 of an
+    EfficientNet-Lite, 4 of a GLH-Transformer) trains the decoder alone."""
     encoder_rate: float = 1.0
     """Factor on the learning rate of the encoder."""
     damage: float = 0.0
-    """Part of the photos whose gray input is damaged as old prints and scans are: grain, blur,
-    scratches, faded tones, borders, ... (trainers/data/damage.py); the colors of the photo stay."""
+    """Fraction of photos whose gray input is damaged like old prints and scans (grain, blur,
+    scratches, faded tones, borders). Target colors are not changed."""
     recolor: float = 0.0
-    """Part of the batches in which memory and photos are recoloured alike: the network then learns
-    to take its colours from the memory, so that another one changes them. 0 in the paper."""
+    """Fraction of batches in which color memory and photos are recolored alike. The network then
+    learns to take its colors from the memory, so that another memory changes them."""
     teacher: str | None = None
-    """Trained automatic network whose answers are part of the target colors (distillation): a
-    file, or a bundled or installed name."""
+    """Trained automatic model to learn from (distillation): a file, or the name of a bundled or
+    installed model. Its answers are blended into the target colors."""
     teacher_share: float = 0.5
-    """Weight of the answers of `teacher` in the target colors; 0 = the photos alone."""
+    """Weight of the teacher's answers in the target colors; 0 = photos only."""
     vgg: str | None = None
-    """ImageNet weights of VGG-16 for the perceptual loss: file, or vgg16_bn."""
+    """ImageNet weights of VGG-16 for the perceptual loss: a file, or vgg16_bn."""
     fade: float | None = None
-    """C* of which half is left when the result colours photos: weaker colour goes to neutral. Not
-    part of the training; None = as `weights`, or 0 = all is left."""
+    """Chroma C* that the trained model reduces by half when it colors photos; weaker colors turn
+    gray. Does not affect training. Default: as in --weights, else 0 = off."""
     gain: float | None = None
-    """Factor on the colour then; None = as `weights`, or 1."""
+    """Factor on the chroma of the trained model's results. Does not affect training. Default: as in
+    --weights, else 1."""
     steps: int = 200_000
     batch: int = 16
-    """Photos in a step, over all processes."""
-    crop: tuple[int, ...] = (256,)
-    """Side of the training square in pixels; several sides are taken in turn, smallest first."""
-    smallest: float = 1.0
-    """Smallest crop, as part of the photo's shorter side; 1 = the whole side (the paper resizes
-    whole photos)."""
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    """0 makes AdamW the paper's Adam."""
     schedule: str = "halving"
-    """halving: at 80k, 120k and 160k steps (paper); cosine: down to zero at `steps`."""
+    """Learning rate: halving = halved at steps 80,000, 120,000 and 160,000 (paper); cosine = falls
+    to zero at --steps."""
     warmup: int = 0
-    """Steps of linear rise, cosine only."""
+    """Number of steps in which the learning rate rises linearly; for the cosine schedule."""
     pixel: float = 0.1
     """Weight of the content loss (eq. 8)."""
     huber: float = 0.0
-    """Error in ab units below which the content loss is quadratic; 0 = L1 throughout (paper)."""
+    """Error in ab units below which the content loss is quadratic; 0 = L1 loss (paper)."""
     psnr: float = 0.0
-    """Weight of -PSNR / 10 of the result, in RGB."""
+    """Weight of the PSNR loss in RGB (-PSNR / 10)."""
     perceptual: float = 5.0
-    """Weight of the perceptual loss (eq. 9)."""
+    """Weight of the perceptual loss (eq. 9); needs --vgg."""
     adversarial: float = 1.0
-    """Weight of the adversarial loss (eq. 10)."""
+    """Weight of the adversarial loss (eq. 10); 0 trains without a discriminator."""
     colorfulness: float = 0.0
-    """Weight of the colorfulness loss of DDColor (eq. 8 there)."""
+    """Weight of the colorfulness loss of the DDColor paper (eq. 8 there)."""
     feature: float = 0.0
-    """Weight of the feature loss: distance of the maps that an unchanged ImageNet encoder
-    (`feature_network`) makes of the result and of the photo."""
+    """Weight of the feature loss: distance between result and photo in the feature maps of
+    --feature-network."""
     feature_network: str | None = None
-    """EfficientNet-Lite of the feature loss: file, or a name such as efficientnet_lite1."""
+    """ImageNet weights of an EfficientNet-Lite for the feature loss: a file, or a name such as
+    efficientnet_lite1."""
     discriminator_width: int = 64
-    """Channels of its first block; the published program's."""
+    """Channels of the discriminator's first layer."""
     spectral_norm: bool = True
-    """Of the decoder's convolutions, as the published program."""
+    """Apply spectral norm to the decoder. Turn it off for models trained without it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settings.check_choice(self.weights, self.architecture, colorformer.PRESETS)
+        validate_architecture(self.weights, self.architecture, colorformer.PRESETS)
         if self.weights and self.backbone:
-            raise ValueError("weights and backbone both name a start for the encoder; give one.")
-        settings.check_feature(self.feature, self.feature_network)
-        if self.schedule not in ("halving", "cosine"):
-            raise ValueError(f"schedule is '{self.schedule}'; expected halving or cosine.")
+            raise ValueError("weights and backbone both initialize the encoder; give one of them.")
+        validate_feature_loss(self.feature, self.feature_network)
+        require_choice("schedule", self.schedule, ("halving", "cosine"))
 
     @property
-    def sees_rgb(self) -> bool:
-        """True if a loss needs the gradient of the result in RGB."""
+    def needs_rgb_gradient(self) -> bool:
+        """True if a loss is computed from the result in RGB."""
         perceptual = self.perceptual if self.vgg else 0
         return any((self.psnr, perceptual, self.adversarial, self.colorfulness, self.feature))
 
 
-_NANO = {
+_NANO: dict[str, Any] = {
     "batch": 16,
     "smallest": 0.6,
     "weight_decay": 0.05,
@@ -181,9 +168,9 @@ _NANO = {
     "damage": 0.3,
     "recolor": 0.5,
 }
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    # The paper's recipe in the memory of a small card: a batch in parts, half precision.
+    # The paper's recipe on a small GPU: the batch in parts, half precision.
     "8gb": {"accumulate": 8, "dtype": "auto"},
     "finetune": {
         "architecture": "",  # that of --weights
@@ -193,10 +180,10 @@ PRESETS = {
         "schedule": "cosine",
         "warmup": 500,
         "dtype": "auto",
-        "spectral_norm": False,  # of weights that were trained with it nothing changes
+        "spectral_norm": False,  # models trained with spectral norm keep their scale without it
     },
-    # The bundled network, in two runs on a CPU. First the decoder, on an encoder that knows things
-    # from ImageNet (--backbone) and its memory (--memory).
+    # The bundled model, in two runs on a CPU. First the decoder, on a frozen ImageNet encoder
+    # (--backbone) and the color memory built with it (--memory).
     "nano": _NANO
     | {
         "architecture": "colorformer-nano",
@@ -207,9 +194,8 @@ PRESETS = {
         "learning_rate": 1e-3,
         "warmup": 100,
     },
-    # Then the encoder too, on larger squares; its stages up to 1/8 would double the time. It moves
-    # little, so that keys which the stored projection makes of its features still mean to the
-    # decoder what the memory's keys do.
+    # Then the encoder, too, on larger crops; its stages up to 1/8 would double the time. The low
+    # encoder rate keeps its features close to those that the keys of the memory were made from.
     "nano-last": _NANO
     | {
         "architecture": "",  # that of --weights
@@ -226,207 +212,170 @@ PRESETS = {
 
 
 def main(config: Config) -> None:
-    """Train until `config.steps`, saving on the way.
+    """Train until `config.steps`, with saves on the way.
 
     Raises:
-        SystemExit: a loss is no number, a full disk; the message says what is kept.
-        ValueError, OSError: photos, weights or a memory that cannot be used.
+        SystemExit: a loss is not finite, or the disk is full; the message says what is kept.
+        ValueError, OSError: photos, weights or a color memory cannot be used.
     """
-    accelerator = distributed.accelerator(config)
-    device = accelerator.device
-    photos, held_out = hold_out(
-        open_photos(config.photos, config.index, config.skip_licences, config.stream),
-        config.held_out,
-        config.seed,
-        config.watch,
-    )
-    with accelerator.local_main_process_first():  # which downloads what is missing
-        network, spec = build(config)
-        network.to(device, memory_format=torch.channels_last).train()
-        perceptual = session.perceptual(config, device)
-        feature = session.feature_loss(config, device)
-        teacher = session.teacher(config, device)
-    stages = len(network.encoder.stages) if config.freeze_encoder else config.frozen_stages
-    optimization.freeze(network.encoder, stages)
-    average = ema.Average(network, config.average)
-    discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
+    with TrainingSession(config) as session:
+        accelerator, device = session.accelerator, session.device
+        with accelerator.local_main_process_first():  # the first process downloads missing files
+            network, spec = build(config)
+            networks.to_channels_last(network, device).train()
+            perceptual_loss = networks.load_perceptual_loss(
+                config.vgg, config.perceptual, device, offline=config.offline
+            )
+            feature_loss = networks.load_feature_loss(
+                config.feature_network, config.feature, device, offline=config.offline
+            )
+            teacher = networks.load_teacher(config.teacher, device, offline=config.offline)
+        frozen_stages = config.frozen_stages
+        if config.freeze_encoder:
+            frozen_stages = optimization.count_stages(network.encoder)
+        optimization.freeze_stages(network.encoder, frozen_stages)
+        discriminator = losses.PatchDiscriminator(config.discriminator_width).to(device)
+        optimizer = torch.optim.AdamW(
+            optimization.parameter_groups(network, config.weight_decay, config.encoder_rate),
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+        )
+        discriminator_optimizer = torch.optim.Adam(
+            discriminator.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
+        )
+        if config.adversarial:
+            session.resume(
+                {"network": network, "discriminator": discriminator},
+                {"network": optimizer, "discriminator": discriminator_optimizer},
+            )
+        else:
+            session.resume({"network": network}, {"network": optimizer})
+        model, prepared_discriminator, optimizer, discriminator_optimizer = accelerator.prepare(
+            RecoloringModel(distributed.convert_sync_batchnorm(network, accelerator)),
+            discriminator,
+            optimizer,
+            discriminator_optimizer,
+        )
 
-    optimizer = torch.optim.AdamW(
-        optimization.parameter_groups(network, config.weight_decay, config.encoder_rate),
-        lr=config.learning_rate,
-        betas=(0.9, 0.99),
-    )
-    judge_optimizer = torch.optim.Adam(
-        discriminator.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
-    )
-    networks = {"network": network, "average": average.network}
-    optimizers = {"network": optimizer}
-    if config.adversarial:
-        networks |= {"discriminator": discriminator}
-        optimizers |= {"discriminator": judge_optimizer}
-    state = checkpoints.State(accelerator, config, networks, optimizers)
-    begun = state.load()
-    session.introduce(accelerator, photos, network)
-
-    model, judge, optimizer, judge_optimizer = accelerator.prepare(
-        Training(distributed.share_statistics(network, accelerator)),
-        discriminator,
-        optimizer,
-        judge_optimizer,
-    )
-    photos_from = partial(
-        batches.batches,
-        photos,
-        batch=config.batch,
-        seed=config.seed,
-        smallest=config.smallest,
-        damaged=config.damage,
-        threads=config.threads,
-    )
-    source = photos_from(
-        size=config.side,
-        start=begun.step,
-        places=begun.places,
-        rank=accelerator.process_index,
-        ranks=accelerator.num_processes,
-        parts=config.accumulate,
-    )
-
-    def look(step: int) -> None:
-        colored = sample_grid.automatic(loader.wrap(average.network, spec))
-        sample_grid.show(held_out, colored, report, config.out, step)
-
-    def save(step: int, places: dict) -> None:
-        checkpoints.refuse_infinite_weights(state, step)
-        if accelerator.is_main_process:
-            some = photos_from(size=lambda _: config.side(step - 1))
-            ema.calibrate(average.network, some, inputs.gray_seen(device))
-            look(step)
-            training = provenance.provenance(config, photos, step, report.seconds)
-            facts = {key: getattr(spec, key) for key in ("resolution", "fade", "gain")}
-            checkpoints.write_weights(config, average.network, colorformer.NAME, training, facts)
-        state.save(step, report.seconds, places)
-        report.after_saving()
-
-    with (
-        logger.Report(accelerator, config.out, config.steps, begun) as report,
-        session.Stop(accelerator, config.report_every) as stop,
-    ):
-        if config.weights and not begun.step and accelerator.is_main_process:
-            look(0)
-        for step in range(begun.step, config.steps):
-            batch = report.next(source)
-            rate = config.learning_rate * rate_factor(config, step)
-            for group in (*optimizer.param_groups, *judge_optimizer.param_groups):
-                group["lr"] = rate * group.get("factor", 1.0)
-            random = optimization.generator(config.seed, step)
+        crop = partial(batches.RandomCrop, min_scale=config.smallest, damage=config.damage)
+        if session.starts_from_weights:
+            session.log_samples(sample_grid.automatic_samples(session.average.module, spec))
+        for step, batch in session.steps(session.load_batches(crop(config.side))):
+            session.set_learning_rate(config.learning_rate * rate_factor(config, step))
+            random = optimization.step_generator(config.seed, step)
             recoloring = (
                 draw_recoloring(network.memory, random)
                 if torch.rand((), generator=random) < config.recolor
                 else None
             )
-            for part in batch.parts(config.accumulate):
-                with accelerator.accumulate(model, judge):
-                    # Forward: colour of the grey picture, joined with the true L
-                    true_rgb = inputs.unit(part.pictures[0], device)
+            for part in batch.split(config.accumulate):
+                with accelerator.accumulate(model, prepared_discriminator):
+                    # Forward: colors of the gray image, joined with the true L
+                    true_rgb = inputs.to_float(part.images[0], device)
                     L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
                     if teacher is not None:
                         with accelerator.autocast():
-                            true_ab = session.distilled(true_ab, L, teacher, config.teacher_share)
+                            true_ab = networks.distill(true_ab, L, teacher, config.teacher_share)
                     ab, true_ab = model(inputs.gray_input(part, device), true_ab, recoloring)
-                    with torch.set_grad_enabled(config.sees_rgb):
+                    with torch.set_grad_enabled(config.needs_rgb_gradient):
                         rgb = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
                     if recoloring is not None or teacher is not None:
                         true_rgb = color.lab_to_rgb(torch.cat([L, true_ab], dim=1)).clamp(0, 1)
 
-                    # Discriminator first, on the detached picture
+                    # Discriminator first, on the detached result
                     terms = {}
                     if config.adversarial:
                         terms["discriminator"] = losses.adversarial_loss(
-                            judge(rgb.detach()), False
-                        ) + losses.adversarial_loss(judge(true_rgb), True)
+                            prepared_discriminator(rgb.detach()), False
+                        ) + losses.adversarial_loss(prepared_discriminator(true_rgb), True)
                         accelerator.backward(terms["discriminator"])
-                        judge_optimizer.step()
-                        judge_optimizer.zero_grad()
+                        discriminator_optimizer.step()
+                        discriminator_optimizer.zero_grad()
 
                     # Generator, eq. 11
                     terms["pixel"] = losses.pixel_loss(ab, true_ab, config.huber)
+                    loss = config.pixel * terms["pixel"]
                     if config.psnr:
                         terms["psnr"] = losses.psnr_loss(rgb, true_rgb)
-                    if perceptual is not None:
+                        loss = loss + config.psnr * terms["psnr"]
+                    if perceptual_loss is not None:
                         with accelerator.autocast():
-                            terms["perceptual"] = perceptual(rgb, true_rgb)
-                    if feature is not None:
+                            terms["perceptual"] = perceptual_loss(rgb, true_rgb)
+                        loss = loss + config.perceptual * terms["perceptual"]
+                    if feature_loss is not None:
                         with accelerator.autocast():
-                            terms["feature"] = feature(rgb, true_rgb)
+                            terms["feature"] = feature_loss(rgb, true_rgb)
+                        loss = loss + config.feature * terms["feature"]
                     if config.colorfulness:
                         terms["colorfulness"] = losses.colorfulness_loss(rgb)
+                        loss = loss + config.colorfulness * terms["colorfulness"]
                     if config.adversarial:
-                        with session.frozen(discriminator):
+                        with optimization.frozen(discriminator):
                             terms["adversarial"] = losses.adversarial_loss(discriminator(rgb), True)
-                    loss = sum(
-                        getattr(config, name) * term
-                        for name, term in terms.items()
-                        if name != "discriminator"
-                    )
+                        loss = loss + config.adversarial * terms["adversarial"]
                     accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(
-                            model.parameters(), config.clip or math.inf
-                        )
+                    session.clip_gradients(model)
                     optimizer.step()
                     optimizer.zero_grad()
                 terms["made_colorfulness"] = image_metrics.colorfulness(rgb.detach()).mean()
-                report.add(step, terms, part.names)
-            average.update(network, step)
-            report.advance(norm)
+                session.add_losses(terms, part)
+            session.finish_step()
 
-            done, stopping = step + 1, stop.at(step + 1)
-            saving = stopping or done % config.save_every == 0 or done == config.steps
-            if saving or done % config.report_every == 0 or done == logger.FIRST:
-                report.write(done, rate)
-            if saving:
-                save(done, batch.places)
-            if stopping:
-                break
-    source.close()
+            if session.save_due:
+                if accelerator.is_main_process:
+                    result = session.average.module
+                    ema.update_bn_statistics(
+                        result,
+                        session.load_first_batches(crop(config.fixed_side(step))),
+                        lambda batch: (inputs.gray_input(batch, device),),
+                    )
+                    session.log_samples(sample_grid.automatic_samples(result, spec))
+                    session.write_weights(
+                        result,
+                        colorformer.NAME,
+                        {"resolution": spec.resolution, "fade": spec.fade, "gain": spec.gain},
+                    )
+                session.save()
 
 
 def build(config: Config) -> tuple[colorformer.ColorFormer, Spec]:
-    """A new network, or the one in `config.weights`; its memory, spectral norm where asked for."""
+    """Return a new network or the one in `config.weights`, with memory and spectral norm."""
     if config.weights:
-        network, spec = settings.start(config, colorformer.NAME)
+        network, spec = networks.load_initial(
+            config.weights, colorformer.NAME, colorformer.ColorFormer, offline=config.offline
+        )
     else:
-        network = registry.build(colorformer.NAME, colorformer.PRESETS[config.architecture])
+        network = colorformer.ColorFormer(colorformer.PRESETS[config.architecture])
         spec = colorformer.spec(network.config)
         nn.init.normal_(network.memory.keys)
-        nn.init.normal_(network.memory.values, std=30)  # about as wide as the colours of photos
+        nn.init.normal_(network.memory.values, std=30)  # about the spread of ab in photos
         if config.backbone:
-            path = pretrained_files.find(config.backbone, offline=config.offline)
-            kind = pretrained.COLORFORMER[network.config.encoder]
-            log.info("encoder: %s", pretrained.take(network.encoder, path, kind))
+            path = pretrained_files.locate(config.backbone, offline=config.offline)
+            kind = pretrained.COLORFORMER_BACKBONES[network.config.encoder]
+            log.info("encoder: %s", pretrained.load_backbone(network.encoder, path, kind))
         else:
-            log.info("encoder: random start values (ImageNet's: --backbone NAME or FILE)")
+            log.info("encoder: random weights (for ImageNet weights: --backbone NAME or FILE)")
     if config.memory:
-        take_memory(network, memory.load(config.memory))
+        replace_memory(network, memory.load_memory(config.memory))
     if config.spectral_norm:
-        optimization.normalise(network.spectral_convolutions(), config.weights)
-    asked = {
-        "resolution": config.resolution or spec.resolution,
-        "fade": spec.fade if config.fade is None else config.fade,
-        "gain": spec.gain if config.gain is None else config.gain,
-    }
-    return network, replace(spec, **asked)
+        optimization.apply_spectral_norm(network.spectral_convolutions(), config.weights)
+    return network, replace(
+        spec,
+        resolution=config.resolution or spec.resolution,
+        fade=spec.fade if config.fade is None else config.fade,
+        gain=spec.gain if config.gain is None else config.gain,
+    )
 
 
-def take_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> None:
-    """Put a color memory into `network`, whose number of entries follows it.
+def replace_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> None:
+    """Replace the color memory of `network`, and its number of entries, in place.
 
     Raises:
-        ValueError: keys of another width, another number of groups, another encoder's keys.
+        ValueError: the memory has another key width or number of groups, or was built with another
+            encoder.
     """
     sizes = colorformer.spec(network.config).memory
-    memory.refuse_unless_fits(new, sizes, memory.fingerprint(network.encoder), "the network")
+    memory.check_memory_fits(new, sizes, memory.identify_encoder(network.encoder), "the network")
     network.config = replace(network.config, entries=len(new.keys))
     network.memory.keys, network.memory.values = new.keys, new.values
     if network.config.projection and new.projection:
@@ -434,75 +383,78 @@ def take_memory(network: colorformer.ColorFormer, new: memory.ColorMemory) -> No
 
 
 def rate_factor(config: Config, step: int) -> float:
-    """Learning rate at `step`, as part of the first."""
+    """Return the learning rate at `step` as a fraction of the initial one."""
     if config.schedule == "cosine":
         return optimization.cosine(step, config.steps, config.warmup)
     return optimization.halving(step, (80_000, 120_000, 160_000))
 
 
-# --- Recolouring -----------------------------------------------------------------------------
+# --- Recoloring ------------------------------------------------------------------------------
 
 
 class Recoloring(NamedTuple):
-    """One random change of all colours, for the photos of a batch and the memory alike."""
+    """One random change of all colors, for the photos of a batch and the memory alike."""
 
     kept: Tensor
-    """(m',): numbers of the entries that stay."""
-    change: Tensor
-    """(2, 2): a turn in hue, times a stretch in chroma."""
+    """(m',): indices of the memory entries that are kept."""
+    matrix: Tensor
+    """M: (2, 2), rotation of the hue times stretch of the chroma."""
     shifts: Tensor
-    """(n, m', 2): what each colour is shifted by, in ab units."""
-    direction: Tensor
-    """(k, 2): entries are also shifted by their keys times this, alike for like keys."""
+    """(n, m', 2): random shift of each color, in ab units."""
+    key_shift: Tensor
+    """(k, 2): map from an entry's key to a further shift, similar for similar keys."""
 
 
 def draw_recoloring(module: colorformer.ColorMemoryModule, random: torch.Generator) -> Recoloring:
-    """A recolouring for this memory, on its device."""
+    """Return a random recoloring for this memory, on its device."""
     normal = partial(torch.randn, generator=random)
     groups, entries, _ = module.values.shape
     width = module.keys.shape[1]
-    least = max(1, entries // 8)
-    count = int(torch.randint(least, entries + 1, (), generator=random))
+    count = int(torch.randint(max(1, entries // 8), entries + 1, (), generator=random))
     kept = torch.randperm(entries, generator=random)[:count]
-    turn, stretch = 0.5 * normal(()), 0.6 + 0.8 * torch.rand((), generator=random)
-    cos, sin = stretch * turn.cos(), stretch * turn.sin()
-    drawn = Recoloring(
+    angle, stretch = 0.5 * normal(()), 0.6 + 0.8 * torch.rand((), generator=random)
+    cos, sin = stretch * angle.cos(), stretch * angle.sin()
+    recoloring = Recoloring(
         kept,
-        change=torch.stack([cos, -sin, sin, cos]).view(2, 2),
+        matrix=torch.stack([cos, -sin, sin, cos]).view(2, 2),
         shifts=8 * normal(2) + 5 * normal(groups, count, 2),
-        direction=12 * normal(width, 2) / width**0.5,
+        key_shift=12 * normal(width, 2) / width**0.5,
     )
-    return Recoloring(*(tensor.to(module.values.device) for tensor in drawn))
+    return Recoloring(*(tensor.to(module.values.device) for tensor in recoloring))
 
 
 @torch.no_grad()
-def recolored(
+def recolor(
     ab: Tensor,
-    encoded: colorformer.Encoded,
+    encoded: colorformer.EncodedImage,
     module: colorformer.ColorMemoryModule,
     recoloring: Recoloring,
-) -> tuple[Tensor, Entries]:
-    """Recolour photos (B, 2, H, W) and memory alike; what the network has to answer, and to what.
+) -> tuple[Tensor, MemoryEntries]:
+    """Recolor photos and memory alike; return the target ab and the memory entries to attend to.
 
-    Some entries are left out. All colours are turned in hue and stretched in chroma by the same
-    map, and each entry is shifted by a colour of its own, alike for like keys. Where the photos
-    attend to an entry, they are shifted with it: ab' = M ab + W sum_l lambda_l delta_l, with W and
-    lambda of eq. 4 and 5.
+    Some entries are dropped. The colors of photos and memory are mapped by the same matrix M, and
+    each entry l is shifted by its own delta_l. Photos are shifted as they attend to the entries:
+    ab' = M ab + W sum_l lambda_l delta_l, with W and lambda of eq. 4 and 5.
+
+    Args:
+        ab: photos, (B, 2, H, W).
+        encoded: the photos as the network encodes them.
+        module: color memory.
+        recoloring: the change.
     """
-    kept, change, shifts, direction = recoloring
+    kept, matrix, shifts, key_shift = recoloring
     keys, values = module.keys[kept], module.values[:, kept]
-    shift = keys / keys.std().clamp_min(1e-6) @ direction + shifts
+    shift = keys / keys.std().clamp_min(1e-6) @ key_shift + shifts
     fused = torch.einsum("Bn,nmc->Bmc", encoded.weights.float(), shift)
     features = encoded.features.float().permute(0, 2, 3, 1)
-    moved = module.attend(features, fused, keys).movedim(-1, 1)
-    moved = F.interpolate(moved, size=ab.shape[2:], mode="bilinear")
-    return torch.einsum("dc,bchw->bdhw", change, ab) + moved, Entries(
-        keys, values @ change.T + shift
-    )
+    attended = module.attend(features, fused, keys).movedim(-1, 1)
+    attended = F.interpolate(attended, size=ab.shape[2:], mode="bilinear")
+    target = torch.einsum("dc,bchw->bdhw", matrix, ab) + attended
+    return target, MemoryEntries(keys, values @ matrix.T + shift)
 
 
-class Training(nn.Module):
-    """What a step computes with the network, as one forward pass."""
+class RecoloringModel(nn.Module):
+    """Network with optional recoloring, in one forward pass as several processes require."""
 
     def __init__(self, network: colorformer.ColorFormer):
         super().__init__()
@@ -511,7 +463,7 @@ class Training(nn.Module):
     def forward(
         self, gray_rgb: Tensor, true_ab: Tensor, recoloring: Recoloring | None
     ) -> tuple[Tensor, Tensor]:
-        """Return predicted ab and the ab that it should be.
+        """Return predicted ab and target ab.
 
         Args:
             gray_rgb: input of the network, (B, 3, H, W) in 0..1.
@@ -520,10 +472,10 @@ class Training(nn.Module):
         """
         encoded, entries = self.network.encode(gray_rgb), None
         if recoloring is not None:
-            with torch.autocast(gray_rgb.device.type, enabled=False):  # the truth is float32
-                true_ab, entries = recolored(true_ab, encoded, self.network.memory, recoloring)
+            with torch.autocast(gray_rgb.device.type, enabled=False):  # targets stay float32
+                true_ab, entries = recolor(true_ab, encoded, self.network.memory, recoloring)
         return self.network.decode(encoded, entries), true_ab
 
 
 if __name__ == "__main__":
-    sys.exit(settings.script(main, Config, PRESETS, __doc__))
+    sys.exit(run_script(main, Config, PRESETS, __doc__))

@@ -1,28 +1,28 @@
-"""Train the point-hint colorizer on your own photos.
+r"""Train the point-hint colorizer on your own photos.
 
     # The paper's settings, on one GPU
     python trainers/train_pointhint.py --photos photos/ --out runs/mine
-    # The same recipe on a card of 8 GB; on four GPUs; on shards of a web server
+    # The same recipe on a GPU with 8 GB; on four GPUs; on shards of a web server
     python trainers/train_pointhint.py --preset 8gb --photos photos/ --out runs/mine
     accelerate launch --num_processes 4 trainers/train_pointhint.py --photos photos/ --out runs/mine
     python trainers/train_pointhint.py --photos 'https://host/photos-{000..099}.tar' --out runs/mine
-    # Own weights, your photos
+    # Fine-tune a model
     colorist train pointhint --preset finetune --weights pointhint-nano --photos photos/ --out tuned
-    # The network in the box: two CPU cores, photos of 160 pixels
+    # The bundled model: two CPU cores, photos of 160 pixels
     python trainers/train_pointhint.py --preset nano-kernel --photos shard-*.tar --out runs/kernel
-    python trainers/train_pointhint.py --preset nano --photos shard-*.tar \\
+    python trainers/train_pointhint.py --preset nano --photos shard-*.tar \
         --weights runs/kernel/weights.safetensors --out runs/first
-    python trainers/train_pointhint.py --preset nano-last --photos shard-*.tar \\
+    python trainers/train_pointhint.py --preset nano-last --photos shard-*.tar \
         --weights runs/first/weights.safetensors --out runs/nano
 
-Started again with the same --out a run goes on where it stopped, bit for bit on a CPU. Result:
-OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows photos that
-are not trained on, coloured by ten random points each, OUT/tensorboard and OUT/log.jsonl the loss,
-OUT/state.safetensors holds what a resume needs. Ctrl-C saves and stops.
+A run started again with the same --out resumes where it stopped, bit for bit on a CPU. The result
+is OUT/weights.safetensors, which every loader of this package opens. OUT/samples shows held-out
+photos, each colored from ten random hint points, OUT/tensorboard and OUT/log.jsonl the loss;
+OUT/state.safetensors is needed to resume. Ctrl-C saves and stops.
 
-Objective (Li et al., section 3.5, eq. 13): Huber loss of ab in Lab units; L is copied and costs
-nothing. Hints are cells of 2 x 2 pixels at random places, in the mean colour of the photo there.
-The kernel of nano networks, which makes the guess between hints, has the same objective of its own.
+Objective (Li et al., section 3.5, eq. 13): Huber loss of ab in Lab units; L is copied from the
+input. Hints are random cells of 2 x 2 pixels in the mean color of the photo there. The kernel of
+nano networks, which interpolates colors between hints (the prior), is trained with the same loss.
 """
 
 if not __package__:  # run by path
@@ -30,129 +30,123 @@ if not __package__:  # run by path
 
     __package__ = _standalone.package("trainers")
 
-import logging
 import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..metrics import image as image_metrics
-from ..model_defs import pointhint, registry
+from ..model_defs import pointhint
 from ..model_defs.spec import Spec
 from ..ops import color, gaussian_process
 from ..ops.gaussian_process import CELL
 from ..pipeline import loader
 from ..pipeline.automatic import Colorizer
-from ..pipeline.by_hints import base_chroma, fill, network_input, spread
-from ..pipeline.hints import rasterize
+from ..pipeline.by_hints import (
+    PointHintColorizer,
+    encode_hints,
+    interpolate_prior,
+    network_input,
+    predict_base_ab,
+)
+from ..pipeline.hints.rasterize import draw_hints
 from . import losses, pretrained
 from .data import batches, inputs
-from .data.photos import Photos, hold_out, open_photos
-from .evaluation import tasks
-from .runtime import (
-    distributed,
-    ema,
-    logger,
-    optimization,
-    provenance,
-    sample_grid,
-    session,
-    settings,
-)
-from .runtime import state as checkpoints
+from .evaluation.samples import random_hints
+from .runtime import networks, optimization, sample_grid
+from .runtime.command_line import run_script
+from .runtime.session import TrainingSession
+from .runtime.settings import Settings, require_choice, validate_architecture
 
-log = logging.getLogger("train_pointhint")
-SCORED = 1, 10, 50  # random hints with which photos that are not trained on are coloured
-SHOWN = 10  # as many as the paper compares with (section 4.3)
+SCORED_COUNTS = 1, 10, 50  # random hints per held-out photo that scores are computed with
+SAMPLE_COUNT = 10  # hints in the sample sheet, as in the paper's comparison (section 4.3)
 PARTS = "all", "kernel", "network"
 
 
 @dataclass
-class Config(settings.Settings):
-    """Settings of one run; the defaults are the paper's (sections 3.5 and 4.3), or where it is
-    silent those of its nearest sibling, iColoriT (Yun et al. 2023), and say so."""
+class Config(Settings):
+    """Settings of one run; the defaults are the paper's (sections 3.5 and 4.3).
+
+    Where the paper is silent, they are those of its nearest relative, iColoriT (Yun et al. 2023).
+    """
 
     out: Path = Path("runs/pointhint")
-    """Folder of the run."""
     architecture: str = "pointhint-s"
     """Preset of the network: pointhint-s, pointhint-t, pointhint-nano."""
     prior: bool = False
-    """Give the network a guess between hints, by kriging, in place of the paper's zeros. Only such
-    a network can correct the colours of an automatic one."""
+    """Fill the area between hints with colors interpolated by kriging instead of zeros (paper).
+    Only such a model can correct the colors of an automatic one."""
     base: str | None = None
-    """Automatic network whose colours are the guess for some photos: file, boxed or installed. Not
-    looked at without `prior`."""
+    """Automatic model that provides the colors to correct for some of the photos: a file, or the
+    name of a bundled or installed model. Needs --prior."""
     base_share: float = 0.25
-    """Part of each batch that gets it."""
+    """Fraction of each batch that uses --base."""
     part: str = "all"
-    """all; of networks whose guess is learned, too: its kernel alone, or the network alone."""
+    """Part of the network to train: all, kernel (the learned interpolation between hints), or
+    network (everything else)."""
     kernel: str | None = None
-    """Network whose kernel this one gets: file, boxed or installed name."""
+    """Model to copy the kernel from: a file, or the name of a bundled or installed model."""
     encoder: str | None = None
-    """Network that the kernel's backbone starts from: one with a kernel, such as pointhint-nano, or
-    a DDColor with a ConvNeXt; file, bundled or installed name. Ignored with `weights`."""
+    """Model to initialize the kernel's backbone from: one with a kernel, such as pointhint-nano, or
+    a DDColor with a ConvNeXt encoder. A file, or the name of a bundled or installed model. Ignored
+    with --weights."""
     hints: tuple[int, ...] = (1, 64)
-    """Fewest and most hints of a photo; numbers between are drawn so that few and many are learned
-    alike (their logarithm is uniform). The paper (section 4.3): usually 10, also more and fewer."""
+    """Smallest and largest number of hints per photo; the logarithm of the number is uniformly
+    distributed. The paper (section 4.3) mostly uses 10."""
     without: float = 0.1
-    """Part of the photos that get no hint."""
+    """Fraction of photos without hints."""
     steps: int = 500_000
-    """100 epochs of ImageNet, as iColoriT; the paper names none."""
+    """Number of training steps; the default is 100 epochs of ImageNet, as in iColoriT."""
     batch: int = 256
-    """Photos in a step, over all processes. 8 GPUs of 32, as iColoriT."""
+    """Photos per step, over all processes; 8 GPUs with 32 each in iColoriT."""
     crop: tuple[int, ...] = (224,)
-    """Side of the training square in pixels (section 4.3); several sides are taken in turn,
-    smallest first."""
     smallest: float = 0.3
-    """Smallest crop, as part of the photo's shorter side: about the 8 percent of the area that are
-    usual on ImageNet."""
+    """Smallest crop, as a fraction of the shorter side of the photo; the default is about the 8
+    percent of the area that are usual for ImageNet."""
     learning_rate: float = 5e-4
-    """Of AdamW, at its highest (section 4.3); for a batch of 256."""
+    """Highest learning rate (section 4.3), for a batch of 256."""
     last_rate: float = 0.02
-    """Part of it at which the cosine (section 4.3) ends: 1e-5, as iColoriT."""
+    """Learning rate at the end of the cosine schedule, as a fraction of the highest; the default
+    gives 1e-5, as in iColoriT."""
     warmup: int = 15_000
-    """Steps of linear rise: 3 epochs of ImageNet, as iColoriT. Then half a cosine until `steps`."""
+    """Number of steps in which the learning rate rises linearly, before it falls as half a cosine;
+    the default is 3 epochs of ImageNet, as in iColoriT."""
     weight_decay: float = 0.05
-    """None on norms, biases and tables of position bias. As iColoriT, like AdamW's betas."""
     huber: float = 1.0
-    """delta of eq. 13 in Lab units: errors below it count by their square. The loss is divided by
-    it, which changes nothing at the paper's 1."""
+    """delta of the Huber loss (eq. 13) in ab units: smaller errors count quadratically. The loss is
+    divided by it."""
     clip: float = 1.0
-    """Largest gradient norm; 0 = no limit. Neither paper has one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settings.check_choice(self.weights, self.architecture, pointhint.PRESETS)
+        validate_architecture(self.weights, self.architecture, pointhint.PRESETS)
         cells = (min(self.crop) // CELL) ** 2
         if len(self.hints) != 2 or not 1 <= self.hints[0] <= self.hints[1] <= cells:
             raise ValueError(
-                f"hints is {self.hints}; expected the fewest and the most, 1 to {cells} of them."
+                f"hints is {self.hints}; expected the smallest and the largest number, each from 1 "
+                f"to {cells}."
             )
-        if self.part not in PARTS:
-            raise ValueError(f"part is '{self.part}'; expected {', '.join(PARTS)}.")
-        for name in ("without", "base_share", "last_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+        require_choice("part", self.part, PARTS)
 
 
-_NANO = {
+_NANO: dict[str, Any] = {
     "prior": True,
     "base": "ddcolor-nano",
     "huber": 10.0,
     "last_rate": 0.0,
     "dtype": "bfloat16",
 }
-_LATER = _NANO | {"architecture": "", "part": "network"}
-PRESETS = {
+_NANO_NETWORK = _NANO | {"architecture": "", "part": "network"}
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    # The paper's recipe in the memory of a small card: 32 photos at a time take 6.2 GiB even in
-    # float32 (on a CPU, benchmarks/training.py memory). Parts change nothing: no batch norm.
+    # The paper's recipe on a small GPU: 32 photos at a time take 6.2 GiB even in float32 (on a CPU,
+    # benchmarks/training.py memory). Without batch norm, parts do not change the result.
     "8gb": {"accumulate": 8, "dtype": "auto"},
     "finetune": {
         "architecture": "",  # that of --weights
@@ -165,9 +159,8 @@ PRESETS = {
         "warmup": 500,
         "dtype": "auto",
     },
-    # The network in the box, in three runs: how alike places are; then the network with that guess
-    # before it, on many small pictures first. As many hints on a small picture as on a large one
-    # would be denser than they are in use.
+    # The bundled model, in three runs: the kernel; then the network on its prior, on many small
+    # crops first. Small crops get fewer hints, so that hints are as dense as in real use.
     "nano-kernel": _NANO
     | {
         "architecture": "pointhint-nano",
@@ -184,7 +177,7 @@ PRESETS = {
         "learning_rate": 1e-3,
         "warmup": 100,
     },
-    "nano": _LATER
+    "nano": _NANO_NETWORK
     | {
         "base_share": 0.15,
         "hints": (1, 20),
@@ -195,7 +188,7 @@ PRESETS = {
         "learning_rate": 7e-4,
         "warmup": 200,
     },
-    "nano-last": _LATER
+    "nano-last": _NANO_NETWORK
     | {
         "base_share": 0.25,
         "hints": (3, 64),
@@ -212,284 +205,250 @@ PRESETS = {
 
 
 def main(config: Config) -> None:
-    """Train until `config.steps`, saving on the way.
+    """Train until `config.steps`, with saves on the way.
 
     Raises:
-        SystemExit: a loss is no number, a full disk; the message says what is kept.
-        ValueError, OSError: photos or weights that cannot be used.
+        SystemExit: a loss is not finite, or the disk is full; the message says what is kept.
+        ValueError, OSError: photos or weights cannot be used.
     """
-    accelerator = distributed.accelerator(config)
-    device = accelerator.device
-    photos, held_out = hold_out(
-        open_photos(config.photos, config.index, config.skip_licences, config.stream),
-        config.held_out,
-        config.seed,
-        config.watch,
-    )
-    network, spec = build(config)
-    network.to(device).train()
-    painter = Painter(network, config.part, prior=config.prior)
-    base = load_base(config, device)
-    average = ema.Average(network, config.average)
+    with TrainingSession(config) as session:
+        accelerator, device = session.accelerator, session.device
+        network, spec = build(config)
+        network.to(device).train()
+        hint_model = HintModel(network, config.part, prior=config.prior)
+        base = load_base(config, device)
+        optimizer = torch.optim.AdamW(
+            optimization.parameter_groups(network, config.weight_decay),
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+        )
+        session.resume({"network": network}, {"network": optimizer})
+        model, optimizer = accelerator.prepare(hint_model, optimizer)
 
-    optimizer = torch.optim.AdamW(
-        optimization.parameter_groups(network, config.weight_decay),
-        lr=config.learning_rate,
-        betas=(0.9, 0.95),
-    )
-    networks = {"network": network, "average": average.network}
-    state = checkpoints.State(accelerator, config, networks, {"network": optimizer})
-    begun = state.load()
-    session.introduce(accelerator, photos, network)
-
-    model, optimizer = accelerator.prepare(painter, optimizer)
-    source = batches.batches(
-        photos,
-        size=config.side,
-        batch=config.batch,
-        seed=config.seed,
-        smallest=config.smallest,
-        threads=config.threads,
-        start=begun.step,
-        places=begun.places,
-        rank=accelerator.process_index,
-        ranks=accelerator.num_processes,
-        parts=config.accumulate,
-    )
-
-    def look(step: int) -> None:
-        show(held_out, average.network, spec, report, config.out, step)
-
-    def save(step: int, places: dict) -> None:
-        checkpoints.refuse_infinite_weights(state, step)
-        if accelerator.is_main_process:
-            look(step)
-            training = provenance.provenance(config, photos, step, report.seconds)
-            facts = {"resolution": spec.resolution, "prior": config.prior}
-            checkpoints.write_weights(config, average.network, pointhint.NAME, training, facts)
-        state.save(step, report.seconds, places)
-        report.after_saving()
-
-    with (
-        logger.Report(accelerator, config.out, config.steps, begun) as report,
-        session.Stop(accelerator, config.report_every) as stop,
-    ):
-        if config.weights and not begun.step and accelerator.is_main_process:
-            look(0)
-        for step in range(begun.step, config.steps):
-            batch = report.next(source)
-            rate = config.learning_rate * rate_factor(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            cells, valid = draw_places(config, step)
-            for part in batch.parts(config.accumulate):
+        average = cast(pointhint.PointHint, session.average.module)
+        crop = batches.RandomCrop(config.side, config.smallest)
+        if session.starts_from_weights:
+            log_samples(session, average, spec)
+        for step, batch in session.steps(session.load_batches(crop)):
+            session.set_learning_rate(config.learning_rate * rate_factor(config, step))
+            cells, valid = draw_hint_cells(config, step)
+            for part in batch.split(config.accumulate):
                 with accelerator.accumulate(model):
-                    # The photo's L, its colour at hints, and a guess of the rest
-                    true_rgb = inputs.unit(part.pictures[0], device)
+                    # L of the photo, its colors at hints, and the base's colors of some photos
+                    true_rgb = inputs.to_float(part.images[0], device)
                     L, true_ab = color.rgb_to_lab(true_rgb).split([1, 2], dim=1)
                     rows = list(part.rows)
-                    drawn = hints_at(true_ab, cells[rows], valid[rows])
-                    given = with_base(config, step, rows) if base else [False] * len(rows)
-                    guessed, made = model(L, drawn, base_colors(L, base, given), given)
+                    hints = hints_from_cells(true_ab, cells[rows], valid[rows])
+                    uses_base = rows_with_base(config, step, rows) if base else [False] * len(rows)
+                    prior_ab, ab = model(L, hints, base_colors(L, base, uses_base), uses_base)
 
-                    # Eq. 13, of what is trained
-                    loss = losses.pixel_loss(made, true_ab, config.huber)
-                    if guessed.requires_grad and guessed is not made:
-                        loss = loss + losses.pixel_loss(guessed, true_ab, config.huber)
+                    # Eq. 13, for the network and for the kernel if it is trained
+                    loss = losses.pixel_loss(ab, true_ab, config.huber)
+                    if prior_ab.requires_grad and prior_ab is not ab:
+                        loss = loss + losses.pixel_loss(prior_ab, true_ab, config.huber)
                     accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(
-                            model.parameters(), config.clip or math.inf
-                        )
+                    session.clip_gradients(model)
                     optimizer.step()
                     optimizer.zero_grad()
                 with torch.no_grad():
-                    error, before = ((x - true_ab).square().mean() for x in (made, guessed))
-                report.add(step, {"loss": loss, "error": error, "guess": before}, part.names)
-            average.update(network, step)
-            report.advance(norm)
+                    error, prior_error = ((x - true_ab).square().mean() for x in (ab, prior_ab))
+                session.add_losses({"loss": loss, "error": error, "guess": prior_error}, part)
+            session.finish_step()
 
-            done, stopping = step + 1, stop.at(step + 1)
-            saving = stopping or done % config.save_every == 0 or done == config.steps
-            if saving or done % config.report_every == 0 or done == logger.FIRST:
-                report.write(done, rate)
-            if saving:
-                save(done, batch.places)
-            if stopping:
-                break
-    source.close()
+            if session.save_due:
+                if accelerator.is_main_process:
+                    log_samples(session, average, spec)
+                    session.write_weights(
+                        average,
+                        pointhint.NAME,
+                        {"resolution": spec.resolution, "prior": config.prior},
+                    )
+                session.save()
 
 
 def build(config: Config) -> tuple[pointhint.PointHint, Spec]:
-    """The network: from weights to start from, or new, when it gives back what it is given.
+    """Return the network to start from, or a new one that returns its input colors unchanged.
 
     Raises:
-        ValueError: `weights` is no point-hint network, or one with another input.
+        ValueError: `weights` is not a point-hint model, or was trained with another input.
     """
     if config.weights:
-        network, spec = settings.start(config, pointhint.NAME)
-    else:
-        known = pointhint.PRESETS[config.architecture]
-        network = registry.build(
-            pointhint.NAME, known if config.prior else replace(known, kernel=None)
+        network, spec = networks.load_initial(
+            config.weights, pointhint.NAME, pointhint.PointHint, offline=config.offline
         )
-        pointhint.initialise(network)
+    else:
+        preset = pointhint.PRESETS[config.architecture]
+        network = pointhint.PointHint(preset if config.prior else replace(preset, kernel=None))
+        pointhint.initialize(network)
         if config.encoder and network.kernel:
-            pretrained.take_encoder(network.kernel.backbone, config.encoder, offline=config.offline)
+            backbone = network.kernel.backbone
+            pretrained.transfer_encoder(backbone, config.encoder, offline=config.offline)
         spec = replace(pointhint.spec(network.config), prior=config.prior)
     if config.kernel:
-        network = pretrained.with_kernel(
-            network, config.kernel, sideways=True, offline=config.offline
+        network = pretrained.transplant_kernel(
+            network, config.kernel, use_x=True, offline=config.offline
         )
     if spec.prior != config.prior:
-        was, ask = ("with", "--prior") if spec.prior else ("without", "--no-prior")
+        trained, flag = ("with", "--prior") if spec.prior else ("without", "--no-prior")
         raise ValueError(
-            f"weights is {config.weights}, which was trained {was} a guess between hints; give "
-            f"{ask}, or other weights."
+            f"weights is {config.weights}, which was trained {trained} interpolated colors between "
+            f"hints; give {flag}, or other weights."
         )
     return network, replace(spec, resolution=config.resolution or spec.resolution)
 
 
 def load_base(config: Config, device: torch.device) -> Colorizer | None:
-    """The automatic network whose colours are a guess, if one is asked for.
+    """Load the automatic model whose colors are corrected, if one is asked for.
 
     Raises:
-        ValueError: `base` is of another role.
+        ValueError: `base` has another role.
     """
     if not config.base or not config.prior:
         return None
     base = loader.load(config.base, device=device)
-    if base.spec.role != "automatic":
+    if not isinstance(base, Colorizer):
         raise ValueError(
-            f"base is {config.base}, of the role '{base.spec.role}'; expected a "
-            "network that colours by itself (such as ddcolor-nano)."
+            f"base is {config.base}, a model with the role '{base.spec.role}'; expected one that "
+            "colors without hints or references, such as ddcolor-nano."
         )
     return base
 
 
 def rate_factor(config: Config, step: int) -> float:
-    """Learning rate at `step`, as part of the highest."""
+    """Return the learning rate at `step` as a fraction of the highest."""
     factor = optimization.cosine(step, config.steps, config.warmup)
     if step < config.warmup:
         return factor
     return config.last_rate + (1 - config.last_rate) * factor
 
 
-# --- Hints and the guess between them ------------------------------------------------------------
+# --- Random hints --------------------------------------------------------------------------------
 
 
-def draw_places(config: Config, step: int) -> tuple[Tensor, Tensor]:
-    """Where a batch gets hints: cells of a grid at random, each at most once (section 4.3).
+def draw_hint_cells(config: Config, step: int) -> tuple[Tensor, Tensor]:
+    """Draw the grid cells of the hints of a whole batch, without repetition (section 4.3).
 
-    Drawn for the whole batch, so that several processes together draw what one alone would.
+    Several processes draw the same cells as one.
 
     Returns:
-        cells (B, N) counted along rows, N the most hints; valid (B, N), False at surplus ones.
+        cells (B, N) in row order, N being the largest number of hints; valid (B, N), False for
+        surplus cells.
     """
-    random = optimization.generator(config.seed, step)
-    least, most = config.hints
-    count = least * ((most + 1) / least) ** torch.rand(config.batch, generator=random)
-    given = torch.rand(config.batch, generator=random) >= config.without
-    count = count.long().clamp(least, most) * given
+    random = optimization.step_generator(config.seed, step)
+    low, high = config.hints
+    count = low * ((high + 1) / low) ** torch.rand(config.batch, generator=random)
+    has_hints = torch.rand(config.batch, generator=random) >= config.without
+    count = count.long().clamp(low, high) * has_hints
     cells = (config.side(step) // CELL) ** 2
-    chosen = torch.rand(config.batch, cells, generator=random).topk(most).indices
-    return chosen, torch.arange(most) < count[:, None]
+    drawn = torch.rand(config.batch, cells, generator=random).topk(high).indices
+    return drawn, torch.arange(high) < count[:, None]
 
 
-class Drawn(NamedTuple):
-    """Hints of photos, as `pipeline.by_hints.fill` takes them."""
+class HintBatch(NamedTuple):
+    """Rasterized hints of a batch, as `pipeline.by_hints.interpolate_prior` accepts them."""
 
     ab: Tensor
-    """(B, 2, S, S) their colours in Lab units, 0 elsewhere."""
+    """(B, 2, S, S) colors of the hints in Lab units, 0 elsewhere."""
     mask: Tensor
     """(B, 1, S, S) 1 at hints."""
-    centres: Tensor
+    centers: Tensor
     """(B, N, 2) y and x in pixels."""
     values: Tensor
-    """(B, N, 2) their colours."""
+    """(B, N, 2) colors of the hints."""
     valid: Tensor
-    """(B, N) False where a photo has fewer than N."""
+    """(B, N) False where an image has fewer than N hints."""
 
-    def part(self, some: list[int]) -> "Drawn":
-        """The hints of some of the photos."""
-        return Drawn(*(tensor[some] for tensor in self))
+    def select(self, indices: list[int]) -> "HintBatch":
+        """Return the hints of the images at `indices`."""
+        return HintBatch(*(tensor[indices] for tensor in self))
 
 
-def hints_at(true_ab: Tensor, cells: Tensor, valid: Tensor) -> Drawn:
-    """Hints of true colour: the mean of each cell.
+def hints_from_cells(true_ab: Tensor, cells: Tensor, valid: Tensor) -> HintBatch:
+    """Return hints in the mean true color of each cell.
 
     Args:
         true_ab: (B, 2, S, S) in Lab units.
-        cells, valid: (B, N) as `draw_places` gives them.
+        cells, valid: (B, N), see `draw_hint_cells`.
     """
     cells, valid = cells.to(true_ab.device), valid.to(true_ab.device)
     means = F.avg_pool2d(true_ab, CELL)
     side = means.shape[-1]
-    centres = torch.stack([cells // side, cells % side], dim=-1) * CELL + CELL / 2
+    centers = torch.stack([cells // side, cells % side], dim=-1) * CELL + CELL / 2
     values = means.flatten(2).gather(2, cells[:, None].expand(-1, 2, -1)).movedim(1, -1)
     mask = torch.zeros_like(means[:, 0]).flatten(1)
     mask = mask.scatter(1, cells, valid.float()).view(-1, 1, side, side)
     ab, mask = (
         x.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3) for x in (means * mask, mask)
     )
-    return Drawn(ab, mask, centres, values, valid)
+    return HintBatch(ab, mask, centers, values, valid)
 
 
-def with_base(config: Config, step: int, rows: Iterable[int]) -> list[bool]:
-    """Which rows of the batch get the base's colours: `base_share` of them, evenly spread.
+# --- Colors between hints ------------------------------------------------------------------------
 
-    Each process and part thus has its share. Other rows from step to step: of streams, a row's
-    photos come of the same shards at every step.
+
+def rows_with_base(config: Config, step: int, rows: Iterable[int]) -> list[bool]:
+    """Return which rows of the batch use the base's colors: `base_share` of them, evenly spread.
+
+    Each process and part thus has its share. The rows rotate from step to step, since a row of a
+    streamed batch comes from the same shards at every step.
     """
-    given = math.ceil(config.base_share * config.batch)
-    turned = ((row + step) % config.batch for row in rows)
-    return [(row + 1) * given // config.batch > row * given // config.batch for row in turned]
+    count = math.ceil(config.base_share * config.batch)
+    rotated = ((row + step) % config.batch for row in rows)
+    return [(row + 1) * count // config.batch > row * count // config.batch for row in rotated]
 
 
 @torch.no_grad()
-def base_colors(L: Tensor, base: Colorizer | None, given: list[bool]) -> Tensor:
-    """(B, 2, S, S): the base's colours of the photos that get them, zeros of the others.
+def base_colors(L: Tensor, base: Colorizer | None, uses_base: list[bool]) -> Tensor:
+    """Return the base's colors (B, 2, S, S) of the images that use them, zeros for the others.
 
     Args:
         L: (B, 1, S, S) in 0..100.
-        given: for each photo, whether it gets them.
+        base: automatic colorizer; None if no image uses it.
+        uses_base: for each image, True if it uses the base's colors.
     """
     ab = torch.zeros_like(L).repeat(1, 2, 1, 1)
-    if any(given):
-        ab[given] = base_chroma(base, color.gray_rgb(L[given]), L[given])
+    if base is not None and any(uses_base):
+        ab[uses_base] = predict_base_ab(base, color.gray_rgb(L[uses_base]), L[uses_base])
     return ab
 
 
-def guess(
+def compute_prior(
     L: Tensor,
-    drawn: Drawn,
-    known: Tensor,
-    given: list[bool],
+    hints: HintBatch,
+    base_ab: Tensor,
+    uses_base: list[bool],
     field: gaussian_process.Field | None = None,
 ) -> Tensor:
-    """The guess between hints, as the pipeline makes it: (B, 2, S, S) in Lab units.
+    """Return the colors between hints as the pipeline computes them: (B, 2, S, S) in Lab units.
 
     Args:
         L: (B, 1, S, S) in 0..100.
-        drawn: hints of these photos.
-        known, given: the base's colours, and which photos get them.
-        field: how alike places are, where that is learned.
+        hints: hints of the images.
+        base_ab, uses_base: the base's colors, and which images use them.
+        field: predicted covariance, see `interpolate_prior`.
     """
-    ab = torch.empty_like(drawn.ab)
-    for wanted in (False, True):
-        some = [i for i, yes in enumerate(given) if yes == wanted]
-        if some:
-            base, like = known[some] if wanted else None, field and field.some(some)
-            ab[some] = fill(L[some], *drawn.part(some), base, like)[0]
+    ab = torch.empty_like(hints.ab)
+    for with_base in (False, True):
+        indices = [i for i, uses in enumerate(uses_base) if uses == with_base]
+        if indices:
+            ab[indices] = interpolate_prior(
+                L[indices],
+                *hints.select(indices),
+                base_ab[indices] if with_base else None,
+                field and field.select_images(indices),
+            )
     return ab
 
 
-class Painter(nn.Module):
-    """The guess between hints and the network behind it: what is trained.
+class HintModel(nn.Module):
+    """Interpolation between hints, then the network: everything that is trained.
 
     Args:
-        part: what of it is, see `Config`; the rest is frozen.
-        prior: whether there is a guess; otherwise zeros stand between hints.
+        network: network with or without a kernel.
+        part: part to train, see `Config`; the rest is frozen.
+        prior: interpolate between hints; otherwise the area between them is zero.
+    Raises:
+        ValueError: a part is named, but the network has no kernel.
     """
 
     def __init__(self, network: pointhint.PointHint, part: str, *, prior: bool):
@@ -497,63 +456,62 @@ class Painter(nn.Module):
         self.network, self.part, self.prior = network, part, prior
         if part != "all":
             if network.kernel is None:
-                raise ValueError(f"part is '{part}', and the guess of this network is not learned.")
+                raise ValueError(f"part is '{part}', but this network has no kernel.")
             network.requires_grad_(part == "network")
             network.kernel.requires_grad_(part == "kernel")
 
     def forward(
-        self, L: Tensor, drawn: Drawn, known: Tensor, given: list[bool]
+        self, L: Tensor, hints: HintBatch, base_ab: Tensor, uses_base: list[bool]
     ) -> tuple[Tensor, Tensor]:
-        """The guess and the answer, (B, 2, S, S) in Lab units; one where only the kernel learns."""
-        ab = drawn.ab
+        """Return prior and result, each (B, 2, S, S) in Lab units.
+
+        They are the same tensor if only the kernel is trained.
+        """
+        ab = hints.ab
         if self.prior:
-            field = self.network.kernel and self.network.kernel(L)
-            ab = guess(L, drawn, known, given, field)
+            kernel = self.network.kernel
+            field = None if kernel is None else kernel(L)
+            ab = compute_prior(L, hints, base_ab, uses_base, field)
         if self.part == "kernel":
             return ab, ab
-        return ab, self.network(network_input(L, ab, drawn.mask))
+        return ab, self.network(network_input(L, ab, hints.mask))
 
 
 # --- Samples -------------------------------------------------------------------------------------
 
 
-def show(
-    photos: Photos,
-    network: pointhint.PointHint,
-    spec: Spec,
-    report: logger.Report,
-    out: Path,
-    step: int,
-) -> None:
-    """Colour photos that are not trained on by random hints: scores, and a sheet of pictures.
+def log_samples(session: TrainingSession, network: pointhint.PointHint, spec: Spec) -> None:
+    """Color the held-out photos from random hints; log scores and a contact sheet.
 
-    From left to right: hints, the guess (if the network gets one), the result, the photo.
+    Its columns are hints, prior (if the network gets one), result, photo.
     """
-    colorizer = loader.wrap(network, spec)
-    psnr: dict[int, list[Tensor]] = {count: [] for count in SCORED}
+    colorizer = loader.require_role(loader.wrap(network, spec), PointHintColorizer)
+    psnr: dict[int, list[Tensor]] = {count: [] for count in SCORED_COUNTS}
 
-    def colored(true: Tensor, number: int) -> dict[str, Tensor]:
+    def colorize(true: Tensor, index: int) -> dict[str, Tensor]:
         L = color.lightness(true)
         gray = color.gray_rgb(L)
-        for count in SCORED:
-            hints = tasks.random_hints(true[0], count, str(number), seed=0)
-            made = colorizer.colorize(gray.movedim(1, -1), hints=hints).movedim(-1, 1)
-            psnr[count].append(image_metrics.psnr(made, true))
-            if count == SHOWN:
-                overlay = rasterize.overlay(gray.movedim(1, -1), hints).movedim(-1, 1)
-                row = {f"{SHOWN} hints": overlay}
+        row = {}
+        for count in SCORED_COUNTS:
+            hints = random_hints(true[0], count, str(index), seed=0)
+            result = colorizer.colorize(gray.movedim(1, -1), hints=hints).movedim(-1, 1)
+            psnr[count].append(image_metrics.psnr(result, true))
+            if count == SAMPLE_COUNT:
+                overlay = draw_hints(gray.movedim(1, -1), hints).movedim(-1, 1)
+                row = {f"{SAMPLE_COUNT} hints": overlay}
                 if spec.prior:
-                    field = network.kernel and network.kernel(L)
-                    ab, _ = spread(L, hints, None, prior=True, field=field)
-                    row["guess"] = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
-                row |= {sample_grid.RESULT: made, sample_grid.PHOTO: true}
+                    field = None if network.kernel is None else network.kernel(L)
+                    ab, _ = encode_hints(L, hints, None, prior=True, field=field)
+                    row["prior"] = color.lab_to_rgb(torch.cat([L, ab], dim=1)).clamp(0, 1)
+                row |= {sample_grid.RESULT: result, sample_grid.PHOTO: true}
         return row
 
-    sample_grid.show(photos, colored, report, out, step)
-    if psnr[SHOWN]:
+    session.log_samples(colorize)
+    if psnr[SAMPLE_COUNT]:
         scores = {f"held_out_psnr_{n}": torch.cat(v).mean().item() for n, v in psnr.items()}
-        report.tell({name: round(score, 3) for name, score in scores.items()} | {"step": step})
+        line = {name: round(score, 3) for name, score in scores.items()}
+        session.logger.log(line | {"step": session.done})
 
 
 if __name__ == "__main__":
-    sys.exit(settings.script(main, Config, PRESETS, __doc__))
+    sys.exit(run_script(main, Config, PRESETS, __doc__))

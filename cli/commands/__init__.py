@@ -1,1 +1,1 @@
-"""The commands, a file for each; they need the standard library alone until they run."""
+"""The commands, one per file. They import only the standard library until they run."""

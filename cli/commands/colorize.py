@@ -1,86 +1,94 @@
-"""`colorist colorize`: pictures and folders in, coloured ones out.
+"""`colorist colorize`: colorize images and videos automatically.
 
-As in `cli`, only the standard library is imported at the top.
+Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...console.checks import refuse_unwritable
-from ...console.errors import FAILURES, Refusal, sentence
-from .. import video
-from ..jobs import Job, alone
+from ...console.errors import ExitCode, as_usage_errors
+from ..jobs import Job, single_output
 from ..options import (
     DEFAULT_COLORFORMER,
     DEFAULT_MODEL,
-    add_finish,
-    add_network,
-    add_pictures,
-    finishing,
-    load_role,
-    locate_memory,
+    FinishOptions,
+    add_finish_options,
+    add_input_options,
+    add_memory_option,
+    add_model_options,
+    finish_options,
+    load_engine,
 )
-from ..runner import Painters, color_all, write_missing
+from ..runner import Backends, run_jobs, write_missing
+from ..video import add_video_options
 
 if TYPE_CHECKING:
-    from ...media.image_data import Picture
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from ...media.image_data import DecodedImage
+    from ...ops.tensors import Image
+    from ...pipeline.automatic import Colorizer
+    from ...pipeline.video.frame_colorizers import FrameColorizer
 
 
 def add_colorize(parser: argparse.ArgumentParser) -> None:
-    """The command `colorist colorize`."""
+    """Add the arguments of `colorist colorize`."""
     parser.description = (
-        "Colour pictures and films. A folder is coloured with all below it, its tree repeated "
-        "under OUT; if OUT is a film's name, its pictures are the frames. Outputs that are there "
-        "already are left alone, and a stopped run goes on where it was."
+        "Colorize images and videos. A folder is colorized with all its subfolders, which are "
+        "repeated below OUT; if OUT is the name of a video, the images of the folder are its "
+        "frames. Existing outputs are skipped, and an interrupted run is resumed by the same "
+        "command."
     )
-    add_pictures(parser)
-    video.add_film(parser)
-    add_network(parser, None, f"{DEFAULT_MODEL}; with --memory {DEFAULT_COLORFORMER}")
-    _add_memory(parser)
-    add_finish(parser, published=True)
-    parser.set_defaults(run=_colorize, count=None, naming=alone)
+    add_input_options(parser)
+    add_video_options(parser)
+    add_model_options(parser, None, f"{DEFAULT_MODEL}; with --memory {DEFAULT_COLORFORMER}")
+    add_memory_option(parser)
+    add_finish_options(parser, published=True)
+    parser.set_defaults(run=_run_colorize, naming=single_output)
 
 
-def _add_memory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--memory",
-        type=Path,
-        metavar="NAME",
-        help="color memory used instead of the network's: file, or name of a saved one",
-    )
+def _run_colorize(arguments: argparse.Namespace) -> ExitCode:
+    return run_jobs(arguments, _load_backends)
 
 
-def _colorize(arguments: argparse.Namespace) -> int:
-    return color_all(arguments, _painter)
+def load_automatic(arguments: argparse.Namespace) -> "tuple[Colorizer, FinishOptions]":
+    """Load the automatic model with its color memory, and check the options for postprocessing.
+
+    Raises:
+        ValueError, OSError: the model, the memory or an option cannot be used.
+    """
+    from ...model_store import resolve
+    from ...pipeline.color_memory.memory import load_memory
+
+    model = arguments.model
+    if model is None:
+        model = DEFAULT_COLORFORMER if arguments.memory else DEFAULT_MODEL
+    engine = load_engine(arguments, model, "automatic")
+    options = finish_options(arguments, engine.spec)
+    if arguments.memory:
+        engine = engine.with_memory(load_memory(resolve.memory_path(arguments.memory)))
+    return engine, options
 
 
-def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
-    """What colours and writes; everything that all pictures need is checked here."""
-    import numpy as np
+def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
+    """Load the engine, and check everything that concerns all inputs."""
+    from ...pipeline.video.frame_colorizers import IndependentFrames
 
-    from ...pipeline.color_memory import memory
+    with as_usage_errors():
+        engine, options = load_automatic(arguments)
 
-    try:
-        model = arguments.model or (DEFAULT_COLORFORMER if arguments.memory else DEFAULT_MODEL)
-        colorizer = load_role(arguments, model, "automatic")
-        options = finishing(arguments, colorizer.spec)
-        if arguments.memory:
-            colorizer = colorizer.with_memory(memory.load(locate_memory(arguments.memory)))
-        sampling = {name: getattr(arguments, name, None) for name in ("count", "seed", "spread")}
-        if arguments.count is not None:  # a picture of one pixel shows whether it can be done
-            least = colorizer.spec.multiple
-            colorizer.vary(np.zeros((1, 1, 3), np.float32), resolution=least, **sampling)
-    except FAILURES as error:
-        raise Refusal(sentence(error)) from error
-    refuse_unwritable(jobs[0].target.parent)
+    def colorize(pixels: "np.ndarray") -> "Image":
+        return engine.colorize(
+            pixels, mask=options.mask, resolution=options.resolution, finish=options.finish
+        )
 
-    def color(picture: "Picture", outputs: list[Path]) -> None:
-        if arguments.count is None:
-            results = [colorizer.colorize(picture.pixels, **options)]
-        else:
-            results = colorizer.vary(picture.pixels, **sampling, **options)
-        write_missing(arguments, outputs, ((pixels, picture.keep) for pixels in results))
+    def colorize_image(image: "DecodedImage", outputs: list[Path]) -> None:
+        write_missing(arguments, outputs, [(colorize(image.pixels), image.metadata)])
 
-    alike = video.Alike(lambda frames: colorizer.colorize(frames, **options))
-    return Painters(color, lambda: alike, colorizer.placement.device)
+    def video_colorizer(settings: "Mapping[str, object]") -> "FrameColorizer":
+        return IndependentFrames(colorize, engine.device_manager.device, settings)
+
+    return Backends(colorize_image, video_colorizer)

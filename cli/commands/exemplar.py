@@ -1,44 +1,49 @@
-"""`colorist exemplar`: pictures and folders in, coloured as references are out.
+"""`colorist exemplar`: colorize images and videos by reference images.
 
-As in `cli`, only the standard library is imported at the top.
+Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...console.checks import refuse_unwritable
-from ...console.errors import FAILURES, Refusal, sentence
-from ...console.output import say
-from .. import video
-from ..jobs import Job, alone, pictures_in
+from ...console.errors import ExitCode, UsageError, as_usage_errors
+from ...console.output import log_stderr
+from ..jobs import Job, find_images, single_output
 from ..options import (
     DEFAULT_EXEMPLAR,
-    add_finish,
-    add_network,
-    add_pictures,
-    device_of,
-    finishing,
-    load_role,
+    add_finish_options,
+    add_input_options,
+    add_model_options,
+    finish_options,
+    load_engine,
+    load_reference_encoder,
 )
-from ..runner import Painters, color_all, write_missing
+from ..runner import Backends, run_jobs, write_missing
+from ..video import add_video_options
 
 if TYPE_CHECKING:
-    from ...media.image_data import Picture
-    from ...pipeline.by_reference import ExemplarColorizer, References
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from ...media.image_data import DecodedImage
+    from ...pipeline.by_reference import ExemplarColorizer, ReferenceSet
+    from ...pipeline.video.frame_colorizers import FrameColorizer
 
 
 def add_exemplar(parser: argparse.ArgumentParser) -> None:
-    """The command `colorist exemplar`."""
+    """Add the arguments of `colorist exemplar`."""
     parser.description = (
-        "Colour pictures and films as references are coloured, a film as some of its frames. "
-        "Several references are looked at together, and each place takes its colour from where it "
-        "finds its like. Outputs that are there already are left alone, and a stopped run goes on "
-        "where it was."
+        "Colorize images and videos by reference images; a video by some of its frames in "
+        "color. Several references are used together: each region takes its color from the most "
+        "similar one. Existing outputs are skipped, and an interrupted run is resumed by the same "
+        "command."
     )
-    add_pictures(parser)
-    video.add_film(parser)
+    add_input_options(parser)
+    add_video_options(parser)
     add = parser.add_argument
     add(
         "--reference",
@@ -46,118 +51,151 @@ def add_exemplar(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="REF",
-        help="colour pictures (transparent parts give no colour), which serve all of IN; or one "
-        "folder, in which the best for each picture are found",
+        help="color images that are used for all of IN (transparent parts are ignored); or one "
+        "folder, from which the best references for each image are chosen",
     )
     add(
         "--best",
         type=int,
         default=1,
         metavar="N",
-        help="references taken from a folder for each picture (default: %(default)s)",
+        help="number of references chosen from a folder for each image (default: %(default)s)",
     )
     add(
         "--fallback",
         metavar="MODEL",
-        help="automatic network that takes over where the references tell little",
+        help="automatic model for regions where the references give little information",
     )
     add(
         "--threshold",
         type=float,
         metavar="X",
-        help="how soon the fallback takes over: 0 = never ... 1 = everywhere (default: 0.5)",
+        help="confidence below which the fallback is used: 0 = never to 1 = everywhere "
+        "(default: 0.5)",
     )
     add(
         "--confidence",
         action="store_true",
-        help="write NAME-confidence.png, too: white = the references surely tell the colour",
+        help="also write NAME-confidence.png: white = high confidence in the references",
     )
-    add_network(parser, DEFAULT_EXEMPLAR)
-    add_finish(parser, published=True)
-    parser.set_defaults(run=_exemplar)
+    add_model_options(parser, DEFAULT_EXEMPLAR)
+    add_finish_options(parser, published=True)
+    parser.set_defaults(run=_run_exemplar)
 
 
-def _exemplar(arguments: argparse.Namespace) -> int:
+def _run_exemplar(arguments: argparse.Namespace) -> ExitCode:
     if arguments.threshold is not None and not arguments.fallback:
-        raise Refusal("--threshold says when a fallback takes over; name one with --fallback.")
-    if arguments.fallback and arguments.finish == "published":
-        raise Refusal("--finish published is the official script's picture; leave out --fallback.")
+        raise UsageError("--threshold needs a fallback model; name one with --fallback.")
     if arguments.best < 1:
-        raise Refusal(f"--best is {arguments.best}; expected 1 or more.")
-    arguments.naming = _with_confidence if arguments.confidence else alone
-    return color_all(arguments, _painter)
+        raise UsageError(f"--best is {arguments.best}; expected 1 or more.")
+    arguments.naming = _with_confidence if arguments.confidence else single_output
+    return run_jobs(arguments, _load_backends)
 
 
 def _with_confidence(target: Path) -> list[Path]:
     return [target, target.with_name(f"{target.stem}-confidence.png")]
 
 
-def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
-    """What colours and writes; everything that all pictures need is checked here."""
-    from ...pipeline.by_reference import THRESHOLD
+def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
+    """Load engine and references, and check everything that concerns all inputs."""
+    from ...pipeline.by_reference import DEFAULT_THRESHOLD
+    from ...pipeline.postprocess import select_renderer
+    from ...pipeline.video.frame_colorizers import IndependentFrames
 
     folder = arguments.reference[0] if os.path.isdir(arguments.reference[0]) else None
     if folder and len(arguments.reference) > 1:
-        raise Refusal("--reference takes pictures, or one folder to choose from; not both.")
-    try:
-        exemplar = load_role(arguments, arguments.model, "exemplar")
-        options = finishing(arguments, exemplar.spec)
-        if arguments.fallback:
-            options["fallback"] = load_role(arguments, arguments.fallback, "automatic")
-        options["threshold"] = THRESHOLD if arguments.threshold is None else arguments.threshold
-        if not 0 <= options["threshold"] <= 1:
-            raise Refusal(f"--threshold is {options['threshold']}; expected 0 to 1.")
-        choose = _Chooser(arguments, exemplar, folder) if folder else None
-        given = None if folder else exemplar.read(_pictures(arguments.reference))
-    except FAILURES as error:
-        raise Refusal(sentence(error)) from error
-    if folder and any(job.film for job in jobs):
-        raise Refusal(
-            "--reference names a folder to choose from for each picture, which would change from "
-            "frame to frame; name coloured frames of the film."
+        raise UsageError("--reference accepts images, or one folder to choose from; not both.")
+    with as_usage_errors():
+        engine = load_engine(arguments, arguments.model, "exemplar")
+        options = finish_options(arguments, engine.spec)
+        if (
+            arguments.fallback is not None
+            and not select_renderer(options.finish, engine.spec).adjustable
+        ):
+            raise UsageError(
+                f"--finish {arguments.finish} is the output of the official script; leave out "
+                "--fallback."
+            )
+        fallback = None
+        if arguments.fallback is not None:
+            fallback = load_engine(arguments, arguments.fallback, "automatic")
+        threshold = DEFAULT_THRESHOLD if arguments.threshold is None else arguments.threshold
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"--threshold is {threshold}; expected 0 to 1.")
+        if folder:
+            choose = _ReferenceChooser(arguments, engine, folder).choose
+        else:
+            references = engine.prepare_references(_read_pixels(arguments.reference))
+    if folder and any(job.is_video for job in jobs):
+        raise UsageError(
+            "--reference names a folder to choose from for each image, which would change the "
+            "reference from frame to frame; name frames of the video in color."
         )
-    refuse_unwritable(jobs[0].target.parent)
 
-    def color(picture: "Picture", outputs: list[Path]) -> None:
-        reference = choose(picture) if choose else given
-        colored, confidence = exemplar.colorize_with_confidence(
-            picture.pixels, reference=reference, **options
+    def colorize_image(image: "DecodedImage", outputs: list[Path]) -> None:
+        colored, confidence = engine.colorize_with_confidence(
+            image.pixels,
+            reference=choose(image) if folder else references,
+            fallback=fallback,
+            threshold=threshold,
+            mask=options.mask,
+            resolution=options.resolution,
+            finish=options.finish,
         )
-        results = [(colored, picture.keep), (confidence[..., None], None)]
+        results = [(colored, image.metadata), (confidence[..., None], None)]
         write_missing(arguments, outputs, results[: len(outputs)])
 
-    alike = video.Alike(lambda frames: exemplar.colorize(frames, reference=given, **options))
-    return Painters(color, lambda: alike, exemplar.placement.device)
+    def video_colorizer(settings: "Mapping[str, object]") -> "FrameColorizer":
+        return IndependentFrames(
+            lambda frames: engine.colorize(
+                frames,
+                reference=references,
+                fallback=fallback,
+                threshold=threshold,
+                mask=options.mask,
+                resolution=options.resolution,
+                finish=options.finish,
+            ),
+            engine.device_manager.device,
+            settings,
+        )
+
+    return Backends(colorize_image, video_colorizer)
 
 
-def _pictures(paths: list[Path]) -> list:
-    """References, read."""
+def _read_pixels(paths: Sequence[Path]) -> "list[np.ndarray]":
     from ...media import image_io
 
-    return [image_io.read(path).pixels for path in paths]
+    return [image_io.read_image(path).pixels for path in paths]
 
 
-class _Chooser:
-    """Finds the best references in a folder for one picture after another."""
+class _ReferenceChooser:
+    """Chooses the best references from a folder for one image after another."""
 
-    def __init__(self, arguments: argparse.Namespace, exemplar: "ExemplarColorizer", folder: Path):
-        from ...pipeline import loader
-        from ...pipeline.references import descriptors
-        from ...pipeline.references import search as reference_search
+    def __init__(
+        self, arguments: argparse.Namespace, engine: "ExemplarColorizer", folder: Path
+    ) -> None:
+        """Index the folder.
 
-        self.exemplar, self.best = exemplar, arguments.best
-        self.photos = [job.source for job in pictures_in(folder) if not job.error]
-        if not self.photos:
-            raise Refusal(f"{folder}: no pictures in this folder to take as references.")
-        self.encoder = loader.load(descriptors.ENCODER, device=device_of(arguments))
-        self.index = reference_search.open_index(folder, self.encoder)
+        Raises:
+            UsageError: there are no images in the folder.
+        """
+        from ...pipeline.references import search
 
-    def __call__(self, picture: "Picture") -> "References":
-        from ...pipeline.references import search as reference_search
+        self._engine, self._count = engine, arguments.best
+        self._photos = [job.source for job in find_images(folder) if not job.error]
+        if not self._photos:
+            raise UsageError(f"{folder}: no images in this folder to use as references.")
+        self._encoder = load_reference_encoder(arguments)
+        self._index = search.open_index(folder, self._encoder)
 
-        found = reference_search.find(
-            picture.pixels, self.photos, self.encoder, count=self.best, index=self.index
+    def choose(self, image: "DecodedImage") -> "ReferenceSet":
+        """Return the best references for an image, and print their names."""
+        from ...pipeline.references import search
+
+        ranking = search.find_references(
+            image.pixels, self._photos, self._encoder, count=self._count, index=self._index
         )
-        chosen = [self.photos[match.index] for match in found.matches]
-        say("  as " + ", ".join(path.name for path in chosen))
-        return self.exemplar.read(_pictures(chosen))
+        chosen = [self._photos[match.index] for match in ranking.matches]
+        log_stderr("  reference: " + ", ".join(path.name for path in chosen))
+        return self._engine.prepare_references(_read_pixels(chosen))

@@ -1,6 +1,6 @@
-"""`colorist hints`: pictures and folders in, coloured from a few coloured points out.
+"""`colorist hints`: colorize images and videos by hint points.
 
-As in `cli`, only the standard library is imported at the top.
+Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
 import argparse
@@ -10,211 +10,211 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...console.checks import refuse_unwritable
-from ...console.errors import FAILURES, Refusal, sentence
-from .. import video
-from ..jobs import Job, alone
-from ..options import DEFAULT_POINTHINT, add_finish, add_network, add_pictures, finishing, load_role
-from ..runner import Painters, color_all, write_missing
+from ...console.errors import ExitCode, UsageError, as_usage_errors
+from ..jobs import Job, single_output
+from ..options import (
+    DEFAULT_POINTHINT,
+    add_finish_options,
+    add_input_options,
+    add_model_options,
+    finish_options,
+    load_engine,
+)
+from ..runner import Backends, Result, run_jobs, write_missing
+from ..video import add_video_options
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
+    from collections.abc import Mapping
 
-    from ...media.image_data import Picture
-    from ...pipeline.by_hints import PointHintColorizer
+    from ...media.image_data import DecodedImage
     from ...pipeline.hints.schema import Hint
+    from ...pipeline.video.frame_colorizers import FrameColorizer
+
+HintsOf = Callable[[Path], "list[Hint]"]
+"""Target of an image -> its hints."""
 
 
 def add_hints(parser: argparse.ArgumentParser) -> None:
-    """The command `colorist hints`."""
+    """Add the arguments of `colorist hints`."""
     parser.description = (
-        "Colour pictures and films from a few coloured points, or correct an automatic network's "
-        "colours by them. Outputs that are there already are left alone, and a stopped run goes on "
-        "where it was."
+        "Colorize images and videos by hint points, or correct the colors of an automatic model "
+        "with them. Existing outputs are skipped, and an interrupted run is resumed by the same "
+        "command."
     )
-    add_pictures(parser)
-    video.add_film(parser)
+    add_input_options(parser)
+    add_video_options(parser)
     add = parser.add_argument
     add(
         "--hints",
         required=True,
         metavar="HINTS",
-        help='points that serve all of IN: a file, JSON such as {"version": 1, "points": [{"x": '
+        help='hint points for all of IN: a file, JSON such as {"version": 1, "points": [{"x": '
         '0.4, "y": 0.2, "color": "#8a5a3c"}]}, or - for stdin; or a folder with NAME.json for '
-        "each picture. Of a film: those of its first frame, which go with what they lie on; or a "
-        "folder with NUMBER.json, or NUMBER.png in colour, for some of its frames",
+        "each image. For a video: the hint points of its first frame, which follow what they lie "
+        "on; or a folder with NUMBER.json, or NUMBER.png in color, for some of its frames",
     )
-    add(
-        "--base",
-        metavar="MODEL",
-        help="automatic network whose colours the points correct",
-    )
+    add("--base", metavar="MODEL", help="automatic model whose colors the hint points correct")
     add(
         "--overlay",
         action="store_true",
-        help="write NAME-hints.png, too: the picture in grey with the points on it",
+        help="also write NAME-hints.png: the image in gray with the hint points",
     )
-    add_network(parser, DEFAULT_POINTHINT)
-    add_finish(parser)
-    parser.set_defaults(run=_hints, finish="exact")
+    add_model_options(parser, DEFAULT_POINTHINT)
+    add_finish_options(parser)
+    parser.set_defaults(run=_run_hints, finish="exact")
 
 
-def _hints(arguments: argparse.Namespace) -> int:
-    arguments.naming = _with_overlay if arguments.overlay else alone
-    return color_all(arguments, _painter)
+def _run_hints(arguments: argparse.Namespace) -> ExitCode:
+    arguments.naming = _with_overlay if arguments.overlay else single_output
+    return run_jobs(arguments, _load_backends)
 
 
 def _with_overlay(target: Path) -> list[Path]:
     return [target, target.with_name(f"{target.stem}-hints.png")]
 
 
-def _painter(arguments: argparse.Namespace, jobs: list[Job]) -> Painters:
-    """What colours and writes; everything that all pictures need is checked here."""
+def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
+    """Load engine and hints, and check everything that concerns all inputs."""
     import numpy as np
     import torch
 
-    from ...pipeline.hints import rasterize
+    from ...pipeline.hints.rasterize import draw_hints
+    from ...pipeline.video.frame_colorizers import HintedFrames
 
-    try:
-        films = [job.film for job in jobs]
-        if any(films) and not all(films):
-            raise Refusal("colour films and pictures in two runs: their hints mean other things.")
-        hints_of = None if any(films) else _reader(arguments, jobs)
-        keys_of = _keys(arguments) if any(films) else None
-        pointhint = load_role(arguments, arguments.model, "pointhint")
-        options = finishing(arguments, pointhint.spec)
-        if arguments.base:
-            base = options["base"] = load_role(arguments, arguments.base, "automatic")
-            # A picture of one pixel shows whether it can be done.
-            pointhint.prepare(np.zeros((1, 1, 3), np.float32), base=base)
-    except FAILURES as error:
-        raise Refusal(sentence(error)) from error
-    refuse_unwritable(jobs[0].target.parent)
+    videos = [job for job in jobs if job.is_video]
+    if videos and len(videos) < len(jobs):
+        raise UsageError(
+            "hints have another meaning for videos than for images; colorize them in two runs."
+        )
+    with as_usage_errors():
+        if videos:
+            keyframes = _keyframe_hints(arguments.hints)
+        else:
+            hints_of = _image_hints(arguments, jobs)
+        engine = load_engine(arguments, arguments.model, "pointhint")
+        options = finish_options(arguments, engine.spec)
+        base = None
+        if arguments.base is not None:
+            base = load_engine(arguments, arguments.base, "automatic")
+            # An image of one pixel shows whether it is possible
+            engine.prepare(np.zeros((1, 1, 3), np.float32), base=base)
 
-    def color(picture: "Picture", outputs: list[Path]) -> None:
+    def colorize_image(image: "DecodedImage", outputs: list[Path]) -> None:
         hints = hints_of(outputs[0])
-        results = [(pointhint.colorize(picture.pixels, hints=hints, **options), picture.keep)]
+        colored = engine.colorize(
+            image.pixels,
+            hints=hints,
+            base=base,
+            mask=options.mask,
+            resolution=options.resolution,
+            finish=options.controls,
+        )
+        results: list[Result] = [(colored, image.metadata)]
         if arguments.overlay:
-            whole = torch.from_numpy(picture.pixels)[None]
-            results.append((rasterize.overlay(whole, hints)[0].numpy(), None))
+            batch = torch.from_numpy(image.pixels)[None]
+            results.append((draw_hints(batch, hints)[0].numpy(), None))
         write_missing(arguments, outputs, results)
 
-    device = pointhint.placement.device
-    return Painters(color, lambda: _Frames(pointhint, options, keys_of(), device), device)
+    def video_colorizer(settings: "Mapping[str, object]") -> "FrameColorizer":
+        return HintedFrames(
+            lambda frames, hints: engine.colorize(
+                frames,
+                hints_per_image=hints,
+                base=base,
+                mask=options.mask,
+                resolution=options.resolution,
+                finish=options.controls,
+            ),
+            keyframes,
+            engine.device_manager.device,
+            settings,
+        )
+
+    return Backends(colorize_image, video_colorizer)
 
 
-class _Frames:
-    """Colours a film by hints that go with what they lie on: a painter of `video`."""
-
-    def __init__(
-        self,
-        pointhint: "PointHintColorizer",
-        options: dict,
-        keys: "dict[int, list[Hint]]",
-        device: object,
-    ):
-        from ...pipeline.hints.tracking import Follower
-
-        self.pointhint, self.options, self.keys = pointhint, options, keys
-        self.number, self.follower = 0, Follower(device=device)
-
-    def paint(self, frames: "np.ndarray") -> "tuple[np.ndarray, list[dict[str, Tensor]]]":
-        """See `video.Painter`."""
-        import torch
-
-        each, left = [], []
-        for frame in frames:
-            if self.number in self.keys:
-                self.follower.replace(self.keys[self.number])
-            each.append(self.follower.next(torch.from_numpy(frame).movedim(-1, 0)[None]))
-            left.append(self.follower.tensors())
-            self.number += 1
-        return self.pointhint.colorize(frames, each=each, **self.options), left
-
-    def restore(self, tensors: "dict[str, Tensor]", number: int) -> None:
-        """See `video.Painter`."""
-        from ...pipeline.hints.tracking import Follower
-
-        self.follower, self.number = Follower.of(tensors, self.follower.device), number
-
-
-def _reader(arguments: argparse.Namespace, jobs: list[Job]) -> Callable[[Path], list["Hint"]]:
-    """What reads the hints of the picture with this target.
+def _image_hints(arguments: argparse.Namespace, jobs: list[Job]) -> HintsOf:
+    """Return a function that gives the hints of an image by its target.
 
     Raises:
-        Refusal, ValueError, OSError: hints for all pictures that are not there, or wrong.
+        UsageError, ValueError, OSError: hints for all images that do not exist or are wrong.
     """
-    from ...pipeline.hints import schema as hint_schema
-
-    given = arguments.hints
-    if os.path.isdir(given):
+    if os.path.isdir(arguments.hints):
+        folder = Path(arguments.hints)
         sources = {job.target: job.source for job in jobs}
-        return lambda target: _own(Path(given), sources[target], arguments.inputs)
-    if given == "-":
-        text = sys.stdin.read()
-    elif given.lstrip().startswith(("{", "[")) or not given.strip():
-        text = given
-    elif os.path.exists(given):
-        return _always(_file(Path(given)))
-    else:
-        raise Refusal(
-            f"--hints {given}: no such file or folder, and no JSON, which begins with a brace."
-        )
-    return _always(hint_schema.read(text))
-
-
-def _keys(arguments: argparse.Namespace) -> "Callable[[], dict[int, list[Hint]]]":
-    """What gives the hints of a film by the numbers of the frames that they were made for."""
-    import torch
-
-    from ...media import image_io
-    from ...pipeline.hints import tracking
-
-    given = Path(arguments.hints)
-    if not os.path.isdir(given):
-        hints = _reader(arguments, [])(given)
-        return lambda: {0: hints}
-    keys: dict[int, list[Hint]] = {}
-    for path in sorted(given.iterdir()):
-        if not path.stem.isdecimal():
-            continue
-        number = int(path.stem)
-        if number in keys:
-            raise Refusal(f"{given}: two files for frame {number}; keep one of them.")
-        if path.suffix.lower() == ".json":
-            keys[number] = _file(path)
-        elif path.suffix.lower() in image_io.SUFFIXES:
-            rgb = torch.from_numpy(image_io.read(path).pixels[..., :3]).movedim(-1, 0)[None]
-            keys[number] = tracking.of_picture(rgb.expand(-1, 3, -1, -1))
-    if not keys:
-        raise Refusal(
-            f"{given}: no hints for frames of a film; expected files with their numbers for "
-            "names, such as 0.json with points, or 120.png, that frame in colour."
-        )
-    return lambda: keys
-
-
-def _always(hints: list["Hint"]) -> Callable[[Path], list["Hint"]]:
+        return lambda target: _hints_in_folder(folder, sources[target], arguments.inputs)
+    hints = _shared_hints(arguments.hints)
     return lambda target: hints
 
 
-def _own(folder: Path, source: Path, inputs: list[Path]) -> list["Hint"]:
-    """The hints of one picture: under its name in the folder, whose tree is that of IN."""
-    above = next((given for given in inputs if given in source.parents), source.parent)
-    place = (folder / source.relative_to(above)).with_suffix(".json")
-    if not place.is_file():
-        raise ValueError(
-            f"it has no hints; expected them in {place}. For none, write "
-            '{"version": 1, "points": []} into it.'
+def _shared_hints(value: str) -> "list[Hint]":
+    """Read hints for all images: from stdin, from JSON, or from a file."""
+    from ...pipeline.hints.schema import parse_hints
+
+    if value == "-":
+        return parse_hints(sys.stdin.read())
+    if value.lstrip().startswith(("{", "[")) or not value.strip():
+        return parse_hints(value)
+    if os.path.exists(value):
+        return _read_hints(Path(value))
+    raise UsageError(
+        f"--hints {value}: no such file or folder, and not JSON, which begins with a brace."
+    )
+
+
+def _keyframe_hints(value: str) -> "dict[int, list[Hint]]":
+    """Return the hints of a video: frame number -> hints.
+
+    Raises:
+        UsageError: two files for one frame, or no file for any frame.
+        ValueError, OSError: hints that are wrong or cannot be read.
+    """
+    import torch
+
+    from ...media import formats, image_io
+    from ...pipeline.hints.tracking import hints_from_image
+
+    folder = Path(value)
+    if not os.path.isdir(folder):
+        return {0: _shared_hints(value)}
+    keyframes: dict[int, list[Hint]] = {}
+    for path in sorted(folder.iterdir()):
+        is_image = path.suffix.lower() in formats.IMAGE_SUFFIXES
+        if not path.stem.isdecimal() or not (is_image or path.suffix.lower() == ".json"):
+            continue
+        number = int(path.stem)
+        if number in keyframes:
+            raise UsageError(f"{folder}: two files for frame {number}; keep one of them.")
+        if is_image:
+            pixels = torch.from_numpy(image_io.read_image(path).pixels[..., :3])
+            rgb = pixels.movedim(-1, 0)[None].expand(-1, 3, -1, -1)
+            keyframes[number] = hints_from_image(rgb)
+        else:
+            keyframes[number] = _read_hints(path)
+    if not keyframes:
+        raise UsageError(
+            f"{folder}: no hints for frames of a video; expected files named by frame number, such "
+            "as 0.json with hint points, or 120.png, that frame in color."
         )
-    return _file(place)
+    return keyframes
 
 
-def _file(path: Path) -> list["Hint"]:
-    from ...pipeline.hints import schema as hint_schema
+def _hints_in_folder(folder: Path, source: Path, inputs: list[Path]) -> "list[Hint]":
+    """Read the hints of one image: NAME.json in a folder with the same subfolders as IN."""
+    root = next((path for path in inputs if path in source.parents), source.parent)
+    path = (folder / source.relative_to(root)).with_suffix(".json")
+    if not path.is_file():
+        raise ValueError(
+            f"it has no hints; expected {path}. For an image without hints, write "
+            '{"version": 1, "points": []} into that file.'
+        )
+    return _read_hints(path)
+
+
+def _read_hints(path: Path) -> "list[Hint]":
+    from ...pipeline.hints.schema import parse_hints
 
     try:
-        return hint_schema.read(path.read_text(encoding="utf-8-sig"))
+        return parse_hints(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

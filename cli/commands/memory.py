@@ -1,183 +1,203 @@
-"""`colorist memory`: build a color memory of photos, exchange it with the published files, show it.
+"""`colorist memory`: build, import, export and show color memories.
 
-As in `cli`, only the standard library is imported at the top.
+Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
 import argparse
 import json
-import logging
 import os
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
-from ...console.checks import identity, refuse_existing, refuse_unwritable
-from ...console.errors import DONE, FAILED, FAILURES, Refusal, sentence
-from ...console.output import left_out, pace, say, show
-from ..jobs import pictures_in
-from ..options import DEFAULT_COLORFORMER, add_network, device_of, locate_memory
+from ...console.checks import check_output_file, check_writable, file_id
+from ...console.errors import ExitCode, UsageError, as_usage_errors
+from ...console.output import configure_logging, log_stderr, print_result, skipped_summary
+from ..jobs import find_images
+from ..options import DEFAULT_COLORFORMER, add_model_options, load_engine
 
 SUFFIX = ".safetensors"
-COLORS, SEMANTICS = "color_embed.npy", "semantic_embed.npy"  # as the published program names them
+COLORS_FILE, SEMANTICS_FILE = "color_embed.npy", "semantic_embed.npy"  # of the official program
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
-    """The commands behind `colorist memory`."""
-    parser = commands.add_parser("build", help="build a memory of colour photos")
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of `colorist memory`."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_build(commands.add_parser("build", help="build a color memory from color photos"))
+    _add_import(
+        commands.add_parser("import", help="convert the .npy files of the official program")
+    )
+    _add_export(commands.add_parser("export", help=f"write {COLORS_FILE} and {SEMANTICS_FILE}"))
+    _add_show(commands.add_parser("show", help="describe a color memory"))
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Build a color memory of colour photos for a ColorFormer network, without training: what "
-        "they show and which colours it has there. Grey and unreadable photos are left out."
+        "Build a color memory for a ColorFormer model from color photos, without training: what "
+        "they show, and the colors it has in them. Gray and unreadable photos are left out."
     )
     add = parser.add_argument
-    add("photos", nargs="+", type=Path, metavar="IN", help="colour photo, or folder of them")
+    add("photos", nargs="+", type=Path, metavar="IN", help="color photo, or folder of photos")
     _add_out(parser)
-    add("--entries", type=int, default=512, metavar="N", help="at most (default: %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the clustering (default: 0)")
-    add_network(parser, DEFAULT_COLORFORMER)
-    parser.set_defaults(run=_build)
+    add(
+        "--entries",
+        type=int,
+        default=512,
+        metavar="N",
+        help="largest number of entries (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    add_model_options(parser, DEFAULT_COLORFORMER)
+    parser.set_defaults(run=_run_build)
 
-    parser = commands.add_parser("import", help="make a memory of the published pair of .npy files")
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("colors", type=Path, metavar="COLORS.npy")
     parser.add_argument("semantics", type=Path, metavar="SEMANTICS.npy")
-    parser.add_argument("--model", required=True, help="the network they were made with")
+    parser.add_argument("--model", required=True, help="model that the files were made with")
     _add_out(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
-    parser.set_defaults(run=_import)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    parser.set_defaults(run=_run_import)
 
-    parser = commands.add_parser("export", help=f"write {COLORS} and {SEMANTICS}")
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("memory", type=Path, metavar="NAME", help="file, or name of a saved one")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    parser.set_defaults(run=_export)
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.set_defaults(run=_run_export)
 
-    parser = commands.add_parser("show", help="tell what a memory file holds")
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("memory", type=Path, metavar="NAME", help="file, or name of a saved one")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_show)
+    parser.set_defaults(run=_run_show)
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help=f"name that ends in {SUFFIX}"
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f"name that ends in {SUFFIX}",
     )
 
 
-def _build(arguments: argparse.Namespace) -> int:
-    from ...pipeline import loader
-    from ...pipeline.color_memory import builder as memory_builder
-    from ...pipeline.color_memory import memory
+def _run_build(arguments: argparse.Namespace) -> ExitCode:
+    from ...console.progress import Progress
+    from ...pipeline.color_memory import builder, memory
 
-    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
-    _refuse_out(arguments.out, arguments.overwrite)
-    if not 0 <= arguments.seed < memory_builder.SEEDS:
-        last = memory_builder.SEEDS - 1
-        raise Refusal(f"--seed is {arguments.seed}; expected 0 to {last}.")
-    found = [job for given in arguments.photos for job in pictures_in(given)]
-    failed = [job for job in found if job.error]
-    for job in failed:
-        say(f"failed: {job.error}")
-    photos = _once(job.source for job in found if not job.error)
+    configure_logging()
+    _check_out(arguments.out, arguments.overwrite)
+    if not 0 <= arguments.seed <= builder.MAX_SEED:
+        raise UsageError(f"--seed is {arguments.seed}; expected 0 to {builder.MAX_SEED}.")
+    jobs = [job for path in arguments.photos for job in find_images(path)]
+    errors = [job.error for job in jobs if job.error]
+    for error in errors:
+        log_stderr(f"failed: {error}")
+    photos = _unique_files(job.source for job in jobs if not job.error)
     if not photos:
-        raise Refusal("no photos to build a color memory of.")
-    try:
-        colorizer = loader.load(arguments.model, device=device_of(arguments), dtype=arguments.dtype)
-        memory_builder.refuse(colorizer, photos, arguments.entries, seed=arguments.seed)
-    except FAILURES as error:
-        raise Refusal(sentence(error)) from error
-    refuse_unwritable(arguments.out.parent)
-    began = time.monotonic()
-    try:
-        built = memory_builder.build(
-            colorizer, photos, entries=arguments.entries, seed=arguments.seed, progress=pace(say)
+        raise UsageError("there are no photos to build a color memory from.")
+    with as_usage_errors():
+        engine = load_engine(arguments, arguments.model, "automatic")
+        builder.check_build(engine, photos, arguments.entries, seed=arguments.seed)
+    check_writable(arguments.out.parent)
+    started = time.monotonic()
+    with Progress("photos", " photos") as bar:
+        built = builder.build_memory(
+            engine, photos, entries=arguments.entries, seed=arguments.seed, progress=bar.report
         )
-        memory.save(built, arguments.out)
-    except FAILURES as error:
-        say(f"colorist: error: {sentence(error)}")
-        return FAILED
-    seconds = round(time.monotonic() - began, 1)
-    missing = len(failed) + built.provenance["unreadable"]
+    memory.save_memory(built, arguments.out)
+    seconds = round(time.monotonic() - started, 1)
+    failed = len(errors) + built.provenance["unreadable"]
     if arguments.json:
-        record = {"output": str(arguments.out), "failed": missing, "seconds": seconds}
-        print(json.dumps(record | {"provenance": built.provenance}, indent=1))
-    say(f"{arguments.out}: {built.describe()}, {seconds:.1f} s")
-    if line := left_out(built.provenance["grey"], missing):
-        say(line)
-    return FAILED if missing else DONE
+        record = {"output": str(arguments.out), "failed": failed, "seconds": seconds}
+        print(json.dumps({**record, "provenance": built.provenance}, indent=1))
+    log_stderr(f"{arguments.out}: {built.describe()}, {seconds:.1f} s")
+    if line := skipped_summary(built.provenance["grey"], failed):
+        log_stderr(line)
+    return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _once(photos: Iterable[Path]) -> list[Path]:
-    """Each file once, whatever it is called; names of no file stay, to be told of."""
-    found: dict[object, Path] = {}
-    for path in photos:
-        found.setdefault(identity(path) if os.path.exists(path) else path, path)
-    return list(found.values())
+def _unique_files(paths: Iterable[Path]) -> list[Path]:
+    """Return each file once, even if it has several names. Missing files are kept."""
+    unique: dict[object, Path] = {}
+    for path in paths:
+        unique.setdefault(file_id(path) if os.path.exists(path) else path, path)
+    return list(unique.values())
 
 
-def _import(arguments: argparse.Namespace) -> int:
+def _run_import(arguments: argparse.Namespace) -> ExitCode:
     from ...model_defs import registry
+    from ...model_defs.protocols import MemoryNetwork
     from ...model_store import resolve
     from ...pipeline.color_memory import memory
 
-    _refuse_out(arguments.out, arguments.overwrite)
-    try:
-        source = resolve.locate(arguments.model)
+    _check_out(arguments.out, arguments.overwrite)
+    with as_usage_errors():
+        source = resolve.model_path(arguments.model)
         network, spec, _ = registry.load(source)
-        encoder = memory.fingerprint(network.encoder)
-        found = memory.import_npy(
+        memory.require_memory(spec.memory, source.name)
+        encoder = memory.identify_encoder(cast(MemoryNetwork, network).encoder)
+        imported = memory.import_npy(
             arguments.colors, arguments.semantics, encoder=encoder, network=source.name
         )
-        memory.refuse_unless_fits(found, spec.memory, encoder, source.name)
-        memory.save(found, arguments.out)
-    except FAILURES as error:
-        raise Refusal(sentence(error)) from error
-    say(f"{arguments.out}: {found.describe()}")
-    return DONE
+        memory.check_memory_fits(imported, spec.memory, encoder, source.name)
+    memory.save_memory(imported, arguments.out)
+    log_stderr(f"{arguments.out}: {imported.describe()}")
+    return ExitCode.OK
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def _run_export(arguments: argparse.Namespace) -> ExitCode:
+    from ...model_store import resolve
     from ...pipeline.color_memory import memory
 
     out = arguments.out
-    paths = [out / name for name in (COLORS, SEMANTICS)]
+    paths = [out / name for name in (COLORS_FILE, SEMANTICS_FILE)]
     for path in paths:
-        refuse_existing(path, arguments.overwrite)
-    refuse_unwritable(out)
-    try:
-        found = memory.load(locate_memory(arguments.memory))
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".colorist-", dir=out) as folder:
-            written = [Path(folder) / path.name for path in paths]
-            memory.export_npy(found, *written)
-            for new, path in zip(written, paths, strict=True):  # both are whole: now they appear
-                os.replace(new, path)
-    except FAILURES as error:
-        raise Refusal(sentence(error)) from error
-    say(f"{paths[0]}, {paths[1]}")
-    return DONE
+        check_output_file(path, arguments.overwrite)
+    check_writable(out)
+    with as_usage_errors():
+        exported = memory.load_memory(resolve.memory_path(arguments.memory))
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".colorist-", dir=out) as folder:
+        temporary = [Path(folder) / path.name for path in paths]
+        memory.export_npy(exported, *temporary)
+        for new, path in zip(temporary, paths, strict=True):  # both are complete by now
+            os.replace(new, path)
+    log_stderr(f"{paths[0]}, {paths[1]}")
+    return ExitCode.OK
 
 
-def _show(arguments: argparse.Namespace) -> int:
+def _run_show(arguments: argparse.Namespace) -> ExitCode:
+    from ...model_store import resolve
     from ...pipeline.color_memory import memory
 
-    path = locate_memory(arguments.memory)
-    try:
-        found = memory.load(path)
-    except FAILURES as error:
-        raise Refusal(sentence(error)) from error
+    with as_usage_errors():
+        path = resolve.memory_path(arguments.memory)
+        shown = memory.load_memory(path)
     if arguments.json:
-        groups, entries, _ = found.values.shape
-        record = {"file": str(path), "entries": entries, "groups": groups}
-        record |= {"key_width": found.keys.shape[1], "encoder": found.encoder}
-        print(json.dumps(record | {"provenance": found.provenance}, indent=1))
-        return DONE
-    show(found.describe())
-    for name, value in {"encoder": found.encoder, **found.provenance}.items():
-        show(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
-    return DONE
+        groups, entries, _ = shown.values.shape
+        record = {
+            "file": str(path),
+            "entries": entries,
+            "groups": groups,
+            "key_width": shown.keys.shape[1],
+            "encoder": shown.encoder,
+            "provenance": shown.provenance,
+        }
+        print(json.dumps(record, indent=1))
+        return ExitCode.OK
+    print_result(shown.describe())
+    for name, value in {"encoder": shown.encoder, **shown.provenance}.items():
+        print_result(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return ExitCode.OK
 
 
-def _refuse_out(out: Path, overwrite: bool) -> None:
+def _check_out(out: Path, overwrite: bool) -> None:
     if out.suffix != SUFFIX:
-        raise Refusal(f"-o {out}: the name must end in {SUFFIX}.")
-    refuse_existing(out, overwrite)
+        raise UsageError(f"-o {out}: the name must end in {SUFFIX}.")
+    check_output_file(out, overwrite)

@@ -1,37 +1,54 @@
-"""`colorist train` and `colorist evaluate`: the scripts in trainers/.
+"""`colorist train` and `colorist evaluate`: run the scripts in trainers/.
 
-As in `cli`, only the standard library is imported at the top.
+Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
 import argparse
 
-EVALUATION = "...trainers.evaluate"
-TRAINERS = {  # what `colorist train` takes -> its script
+from ...console.errors import ExitCode
+
+EVALUATE = "...trainers.evaluate"
+SCRIPTS = {
     "ddcolor": "...trainers.train_ddcolor",
     "colorformer": "...trainers.train_colorformer",
     "exemplar": "...trainers.train_exemplar",
     "pointhint": "...trainers.train_pointhint",
     "memory": "...trainers.build_color_memory",
     "pairs": "...trainers.build_reference_pairs",
-    "evaluate": EVALUATION,
+    "evaluate": EVALUATE,
     "export": "...trainers.export",
 }
+"""Argument of `colorist train` -> script."""
 
 
-def _train(arguments: argparse.Namespace) -> int:
-    what = arguments.what
-    return _script(TRAINERS[what], f"colorist train {what}", arguments.settings)
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `colorist train`."""
+    parser.epilog = "For the settings of a script: colorist train ddcolor --help"
+    parser.add_argument("script", metavar="WHAT", choices=SCRIPTS, help=", ".join(SCRIPTS))
+    parser.add_argument("settings", nargs=argparse.REMAINDER, help="settings of the script")
+    parser.set_defaults(run=_run_train)
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
-    return _script(EVALUATION, "colorist evaluate", arguments.rest)
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Add `colorist evaluate`, which passes all arguments to its script."""
+    parser.set_defaults(run=run_evaluate)
 
 
-def _script(name: str, prog: str, settings: list[str]) -> int:
-    """Run one of the scripts in trainers/ with the rest of the command line."""
+def _run_train(arguments: argparse.Namespace) -> ExitCode:
+    program = f"colorist train {arguments.script}"
+    return _run_script(SCRIPTS[arguments.script], program, arguments.settings)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> ExitCode:
+    """Run `colorist evaluate` with all arguments that the command line left unparsed."""
+    return _run_script(EVALUATE, "colorist evaluate", arguments.rest)
+
+
+def _run_script(name: str, program: str, settings: list[str]) -> ExitCode:
+    """Run a script in trainers/ with the rest of the command line."""
     from importlib import import_module
 
-    from ...trainers.runtime import settings as common
+    from ...trainers.runtime.command_line import run_script
 
     script = import_module(name, __package__)
-    return common.script(script.main, script.Config, script.PRESETS, script.__doc__, settings, prog)
+    return run_script(script.main, script.Config, script.PRESETS, script.__doc__, settings, program)

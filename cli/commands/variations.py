@@ -1,63 +1,103 @@
-"""`colorist variations`: several results of each picture.
+"""`colorist variations`: write several results for each image.
 
-As in `cli`, only the standard library is imported at the top.
+Only the standard library is imported at the top, so that `colorist --help` answers at once.
 """
 
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...console.errors import Refusal
-from .. import video
-from ..jobs import numbered
+from ...console.errors import ExitCode, UsageError, as_usage_errors
+from ..jobs import Job, numbered_outputs
 from ..options import (
     DEFAULT_COLORFORMER,
-    add_finish,
-    add_network,
+    add_finish_options,
+    add_memory_option,
+    add_model_options,
+    add_page_option,
 )
-from .colorize import _add_memory, _colorize
+from ..runner import Backends, run_jobs, write_missing
+from ..video import NO_VIDEO_OPTIONS
+from .colorize import load_automatic
 
-MOST = 64  # variations of a picture
+if TYPE_CHECKING:
+    from ...media.image_data import DecodedImage
+
+MAX_VARIATIONS = 64
 
 
 def add_variations(parser: argparse.ArgumentParser) -> None:
-    """The command `colorist variations`."""
+    """Add the arguments of `colorist variations`."""
     parser.description = (
-        "Write several results of each picture, NAME-1, NAME-2, ..., which lean towards different "
-        "colours of the network's color memory."
+        "Write several results for each image, NAME-1, NAME-2, ..., which favor different colors "
+        "of the color memory."
     )
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="IN", help="picture or folder")
-    add("-o", "--out", type=Path, required=True, metavar="FOLDER", help="where the results go")
+    add("inputs", nargs="+", type=Path, metavar="IN", help="image or folder")
+    add("-o", "--out", type=Path, required=True, metavar="FOLDER", help="output folder")
+    add_page_option(parser)
     add(
         "--count",
         type=int,
         default=4,
         metavar="N",
-        help=f"results, 1 to {MOST} (default: %(default)s)",
+        help=f"number of results, 1 to {MAX_VARIATIONS} (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, metavar="N", help="other seeds, other results (default: 0)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     add(
         "--spread",
         type=float,
         default=0.5,
         metavar="X",
-        help="how far they lean: 0 = not at all ... 1 = to one colour only (default: %(default)s)",
+        help="difference between the results, 0 = none to 1 = largest (default: %(default)s)",
     )
-    add_network(parser, DEFAULT_COLORFORMER)
-    _add_memory(parser)
-    add_finish(parser)
-    parser.set_defaults(run=_variations, finish="exact", **video.NONE)
+    add_model_options(parser, DEFAULT_COLORFORMER)
+    add_memory_option(parser)
+    add_finish_options(parser)
+    parser.set_defaults(run=_run_variations, finish="exact", **NO_VIDEO_OPTIONS)
 
 
-def _variations(arguments: argparse.Namespace) -> int:
-    from ...media.image_io import SUFFIXES
+def _run_variations(arguments: argparse.Namespace) -> ExitCode:
+    from ...media.formats import IMAGE_SUFFIXES
 
-    if arguments.out.suffix.lower() in SUFFIXES and not os.path.isdir(arguments.out):
-        raise Refusal(f"-o {arguments.out} names one picture; name a folder for the variations.")
-    if not 1 <= arguments.count <= MOST:
-        raise Refusal(f"--count is {arguments.count}; expected 1 to {MOST} results.")
+    if arguments.out.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(arguments.out):
+        raise UsageError(
+            f"-o {arguments.out} is the name of a single image; name a folder for the variations."
+        )
+    if not 1 <= arguments.count <= MAX_VARIATIONS:
+        raise UsageError(f"--count is {arguments.count}; expected 1 to {MAX_VARIATIONS} results.")
     if arguments.seed < 0:
-        raise Refusal(f"--seed is {arguments.seed}; expected 0 or more.")
-    arguments.naming = numbered(arguments.count)
-    return _colorize(arguments)
+        raise UsageError(f"--seed is {arguments.seed}; expected 0 or more.")
+    arguments.naming = numbered_outputs(arguments.count)
+    return run_jobs(arguments, _load_backends)
+
+
+def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
+    """Load the engine, and check everything that concerns all inputs."""
+    import numpy as np
+
+    with as_usage_errors():
+        engine, options = load_automatic(arguments)
+        # An image of one pixel shows whether it is possible
+        engine.vary(
+            np.zeros((1, 1, 3), np.float32),
+            count=arguments.count,
+            seed=arguments.seed,
+            spread=arguments.spread,
+            resolution=engine.spec.multiple,
+        )
+
+    def colorize_image(image: "DecodedImage", outputs: list[Path]) -> None:
+        results = engine.vary(
+            image.pixels,
+            count=arguments.count,
+            seed=arguments.seed,
+            spread=arguments.spread,
+            mask=options.mask,
+            resolution=options.resolution,
+            finish=options.controls,
+        )
+        write_missing(arguments, outputs, [(pixels, image.metadata) for pixels in results])
+
+    return Backends(colorize_image)

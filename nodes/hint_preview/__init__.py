@@ -1,1 +1,1 @@
-"""Previews of the point-hint canvas: what it has open, and the addresses that it asks."""
+"""Live previews for the point-hint canvas: sessions of prepared photos and their HTTP routes."""

@@ -1,7 +1,8 @@
-"""What the canvas of Colorize by Point Hints works with between two runs: previews and colours.
+"""Sessions of the point-hint canvas: prepared photos for previews and color suggestions.
 
-A run leaves a Session behind, and `routes` asks it. Nothing here looks for the host's interrupt,
-which would take it from the workflow that it was meant for.
+Each run of Colorize by Point Hints leaves a session behind, which `routes` uses between runs. This
+module never checks the host's interrupt outside a run: that would consume an interrupt meant for a
+workflow.
 """
 
 import contextlib
@@ -9,51 +10,65 @@ import secrets
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from io import BytesIO
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
 
-from ...ops.tensors import repaired
+from ...ops.tensors import sanitize
 from ...pipeline.automatic import Colorizer
-from ...pipeline.by_hints import PointHintColorizer, Prepared, shown
+from ...pipeline.by_hints import PointHintColorizer, PreparedImage, to_preview
 from ...pipeline.hints import suggestions
 from ...pipeline.hints.schema import Hint
 from ...pipeline.postprocess import Finish
 from .. import host
-from ..load import load
+from ..load import load_colorizer
 
-KEPT = 4  # photos that are ready for previews; others are made ready again when they are asked for
-KNOWN = 64  # sessions that are known at all
-VARIED = "colorformer-nano"  # suggests colours where no network with a color memory is connected
-# Held while a run of the node or a preview computes; a run waits for the preview that it meets.
-# Other nodes do not know of it: a preview looks whether a workflow runs right before it asks the
-# host for the network, and computes beside a workflow that begins after that.
-COMPUTING = threading.Lock()
-WAIT = 0.2  # seconds between two looks for the user's stop while a run waits
+MAX_READY_SESSIONS = 4  # photos held ready in memory; others are prepared again on request
+MAX_SESSIONS = 64
+SUGGESTION_MODEL = "colorformer-nano"  # suggests colors unless the base has a color memory
+# Held while a run of the node or a preview computes; a run waits for the preview in progress.
+# Other nodes do not use it: a preview checks for running workflows before it starts, but may
+# overlap with a workflow that starts later.
+COMPUTE_LOCK = threading.Lock()
+INTERRUPT_POLL_S = 0.2  # how often a waiting run checks for the user's interrupt
 
-_sessions: OrderedDict[str, "Session"] = OrderedDict()  # by token, the last used last
-_lock = threading.Lock()  # of it: runs and requests come from different threads
+_sessions: OrderedDict[str, "Session"] = OrderedDict()  # by token, most recently used last
+_sessions_lock = threading.Lock()  # runs and requests come from different threads
+
+
+class ResultMessage(TypedDict):
+    """The message to the canvas after a run. Files are references to the host's temp folder."""
+
+    session: str
+    width: int
+    height: int
+    resolution: int
+    photo: host.FileReference
+    result: host.FileReference
+    reference: host.FileReference | None
 
 
 class Session:
-    """One photo of one node, ready for previews or able to be made so.
+    """One photo of one node, ready for previews or able to be prepared again.
 
-    What it was made of belongs to the host, which keeps it as long as the node's result is kept.
+    The source objects belong to the host, which keeps them as long as the result of the node; the
+    session holds weak references.
 
     Attributes:
-        token: names it, and cannot be guessed.
-        node: the host's id of the node.
-        resolution: square root of the working image's area.
-        finish: the controls of the last run.
-        size: width and height of the photo.
+        token: Unguessable name of the session.
+        node: The host's id of the node.
+        resolution: Square root of the working image's area.
+        finish: Postprocessing options of the last run.
+        size: Width and height of the photo.
     """
 
     def __init__(
         self,
         node: str,
-        engine: PointHintColorizer,
+        colorizer: PointHintColorizer,
         image: Tensor,
         base: Colorizer | None,
         mask: Tensor | None,
@@ -62,68 +77,79 @@ class Session:
         self.token = secrets.token_hex(16)
         self.node, self.resolution, self.finish = node, resolution, Finish()
         self.size = image.shape[2], image.shape[1]
-        things = engine, image, base, mask
-        self._made_of = [None if thing is None else weakref.ref(thing) for thing in things]
-        self._ready: tuple[PointHintColorizer, Prepared] | None = None
-        self._guesses: Tensor | None = None
-        self._picture: dict[str, str] | None = None
+        self._sources: list[weakref.ref[Any] | None] = [
+            None if source is None else weakref.ref(source)
+            for source in (colorizer, image, base, mask)
+        ]
+        self._ready: tuple[PointHintColorizer, PreparedImage] | None = None
+        self._candidates: Tensor | None = None
+        self._photo_file: host.FileReference | None = None
 
-    def _things(self) -> list[object | None]:
-        return [None if made is None else made() for made in self._made_of]
+    def _live_sources(
+        self,
+    ) -> tuple[PointHintColorizer | None, Tensor | None, Colorizer | None, Tensor | None]:
+        colorizer, image, base, mask = (None if ref is None else ref() for ref in self._sources)
+        return colorizer, image, base, mask
 
-    def is_made_of(self, *things: object | None) -> bool:
-        """Whether it was made of these very objects."""
-        pairs = zip(self._made_of, things, strict=True)
-        return all((m is None) == (t is None) and (m is None or m() is t) for m, t in pairs)
-
-    def is_alive(self) -> bool:
-        """Whether it is ready, or what it was made of is still there."""
-        made = zip(self._made_of, self._things(), strict=True)
-        return self._ready is not None or all(
-            ref is None or thing is not None for ref, thing in made
+    def matches(self, *sources: PointHintColorizer | Tensor | Colorizer | None) -> bool:
+        """Return True if the session was made from these very objects."""
+        pairs = zip(self._sources, sources, strict=True)
+        return all(
+            (ref is None) == (source is None) and (ref is None or ref() is source)
+            for ref, source in pairs
         )
 
-    def ready(self) -> tuple[PointHintColorizer, Prepared]:
-        """The network and the photo. Made again where `rest` has let them go."""
+    def is_valid(self) -> bool:
+        """Return True if the session is ready, or all its sources still exist."""
+        return self._ready is not None or all(
+            ref is None or ref() is not None for ref in self._sources
+        )
+
+    def ready(self) -> tuple[PointHintColorizer, PreparedImage]:
+        """Return the colorizer and the prepared photo, preparing it if `release` has freed it.
+
+        Raises:
+            ValueError: The sources no longer exist.
+        """
         if self._ready is None:
-            engine, image, base, mask = self._things()
-            if engine is None or image is None:
-                raise ValueError("the photo is no longer at hand; run the workflow once.")
+            colorizer, image, base, mask = self._live_sources()
+            if colorizer is None or image is None:
+                raise ValueError("the photo is no longer available; run the workflow once.")
             masks = host.mask_for(image, mask)
-            prepared = engine.prepare(
+            prepared = colorizer.prepare(
                 image[:1],
                 base=base,
                 mask=masks if masks is None else masks[:1],
                 resolution=self.resolution,
             )
-            self._ready = engine, prepared
+            self._ready = colorizer, prepared
         return self._ready
 
-    def rest(self) -> None:
-        """Let go of what takes memory."""
-        self._ready = self._guesses = None
+    def release(self) -> None:
+        """Free the memory of the session; `ready` prepares it again."""
+        self._ready = self._candidates = None
 
-    def picture(self) -> dict[str, str]:
-        """Where the browser finds the photo; written once."""
-        if self._picture is None:
-            self._picture = host.picture_for_browser(png(self.ready()[1].rgb))
-        return self._picture
+    def photo_file(self) -> host.FileReference:
+        """Return the photo as a temp file for the browser; written on the first call."""
+        if self._photo_file is None:
+            self._photo_file = host.save_temp_png(encode_png(self.ready()[1].rgb))
+        return self._photo_file
 
     def preview(self, hints: Sequence[Hint], finish: Finish) -> bytes:
-        """The coloured picture as PNG."""
-        engine, prepared = self.ready()
-        return png(engine.preview(prepared, hints, finish))
+        """Return the colorized photo as PNG."""
+        colorizer, prepared = self.ready()
+        return encode_png(colorizer.preview(prepared, hints, finish))
 
     def suggest(self, x: float, y: float) -> list[str]:
-        """Likely colours (#rrggbb) of a place; slow for the first time, then at once."""
-        prepared, guesses = self.ready()[1], self._guesses
-        if guesses is None:
-            base = self._things()[2]
-            varied = base if base is not None and base.spec.memory else None
-            varied = varied or load(VARIED, "auto", role="automatic")
-            guesses = self._guesses = suggestions.guesses(prepared.rgb, varied)
-        maps = [guesses] if prepared.base is None else [prepared.base, guesses]
-        return suggestions.colors(prepared.rgb, maps, x, y)
+        """Return likely colors (#rrggbb) at x, y in 0..1; the first call runs a model."""
+        prepared, candidates = self.ready()[1], self._candidates
+        if candidates is None:
+            model = self._live_sources()[2]
+            if model is None or not model.spec.memory:
+                model = cast(Colorizer, load_colorizer(SUGGESTION_MODEL, "auto", "automatic"))
+            candidates = self._candidates = suggestions.predict_candidates(prepared.rgb, model)
+        maps = [candidates] if prepared.base_ab is None else [prepared.base_ab, candidates]
+        return suggestions.suggest_colors(prepared.rgb, maps, x, y)
 
 
 # ---- sessions ----
@@ -131,7 +157,7 @@ class Session:
 
 def open_session(
     node: str,
-    engine: PointHintColorizer,
+    colorizer: PointHintColorizer,
     image: Tensor,
     *,
     base: Colorizer | None,
@@ -139,66 +165,66 @@ def open_session(
     resolution: int | None,
     finish: Finish,
 ) -> Session:
-    """The session of a node for the first image of a batch, ready.
+    """Return a ready session for the first image of a batch.
 
-    It is the one the node has already where nothing but hints and controls changed.
+    The node's existing session is reused if only hints and postprocessing options have changed.
 
     Args:
-        mask: as the host gave it.
-        resolution: None = the network's own.
+        mask: As received from the host.
+        resolution: None = the default of the model.
     """
-    things = (engine, image, base, mask)
-    side = resolution or engine.spec.resolution
-    with _lock:
-        known = [s for s in _sessions.values() if (s.node, s.resolution) == (node, side)]
-        session = next((s for s in known if s.is_made_of(*things)), None)
-    session = session or Session(node, *things, side)
+    sources = (colorizer, image, base, mask)
+    side = resolution or colorizer.spec.resolution
+    with _sessions_lock:
+        candidates = [s for s in _sessions.values() if (s.node, s.resolution) == (node, side)]
+        session = next((s for s in candidates if s.matches(*sources)), None)
+    session = session or Session(node, *sources, side)
     session.ready()
     session.finish = finish
-    _use(session)
+    _mark_used(session)
     return session
 
 
-def find(token: str, node: str) -> Session | None:
-    """The session of that name, where it is this node's and can be used."""
-    with _lock:
+def find_session(token: str, node: str) -> Session | None:
+    """Return the session with this token if it belongs to the node and is valid."""
+    with _sessions_lock:
         session = _sessions.get(token)
-    if session is None or session.node != node or not session.is_alive():
+    if session is None or session.node != node or not session.is_valid():
         return None
-    _use(session)
+    _mark_used(session)
     return session
 
 
-def _use(session: Session) -> None:
-    """Put a session last; those used before it rest, the very first are forgotten."""
-    with _lock:
+def _mark_used(session: Session) -> None:
+    """Mark as most recently used; release and evict older sessions."""
+    with _sessions_lock:
         _sessions[session.token] = session
         _sessions.move_to_end(session.token)
-        while len(_sessions) > KNOWN:
+        while len(_sessions) > MAX_SESSIONS:
             _sessions.popitem(last=False)
-        for old in list(_sessions.values())[:-KEPT]:
-            old.rest()
+        for older in list(_sessions.values())[:-MAX_READY_SESSIONS]:
+            older.release()
 
 
 @contextlib.contextmanager
-def computing() -> Iterator[None]:
-    """Hold COMPUTING for a run, which the user can stop while it waits."""
-    while not COMPUTING.acquire(timeout=WAIT):
+def exclusive_compute() -> Generator[None, None, None]:
+    """Hold COMPUTE_LOCK for a run; the user can interrupt the run while it waits."""
+    while not COMPUTE_LOCK.acquire(timeout=INTERRUPT_POLL_S):
         host.check_interrupt()
     try:
         yield
     finally:
-        COMPUTING.release()
+        COMPUTE_LOCK.release()
 
 
-# ---- pictures ----
+# ---- images for the browser ----
 
 
-def message(session: Session, colored: Tensor, reference: Tensor | None) -> dict:
-    """What the page is told after a run.
+def result_message(session: Session, colored: Tensor, reference: Tensor | None) -> ResultMessage:
+    """Return the message to the canvas after a run.
 
     Args:
-        colored, reference: batches (B, H, W, C); their first pictures are shown.
+        colored, reference: Batches (B, H, W, C), of which the canvas shows the first image.
     """
     width, height = session.size
     return {
@@ -206,27 +232,22 @@ def message(session: Session, colored: Tensor, reference: Tensor | None) -> dict
         "width": width,
         "height": height,
         "resolution": session.resolution,
-        "picture": session.picture(),
-        "result": _shown(colored),
-        "reference": None if reference is None else _shown(reference),
+        "photo": session.photo_file(),
+        "result": _save_first(colored),
+        "reference": None if reference is None else _save_first(reference),
     }
 
 
-def _shown(batch: Tensor) -> dict[str, str]:
-    """Where the browser finds the first picture of (B, H, W, C)."""
-    return host.picture_for_browser(png(_small(batch)))
+def _save_first(batch: Tensor) -> host.FileReference:
+    """Save the first image of (B, H, W, C) at preview size as a temp file for the browser."""
+    rgb = sanitize(batch[:1, ..., :3].movedim(-1, 1).float(), "canvas").expand(-1, 3, -1, -1)
+    return host.save_temp_png(encode_png(to_preview(rgb)[0].movedim(0, -1)))
 
 
-def _small(batch: Tensor) -> Tensor:
-    """The first picture of (B, H, W, C), no larger than a preview: (h, w, 3) on the CPU."""
-    rgb = repaired(batch[:1, ..., :3].movedim(-1, 1).float(), "canvas").expand(-1, 3, -1, -1)
-    return shown(rgb)[0].movedim(0, -1)
+def encode_png(rgb: Tensor) -> bytes:
+    """Encode (h, w, 3) in 0..1 as PNG, fast rather than small.
 
-
-def png(rgb: Tensor) -> bytes:
-    """(h, w, 3) in 0..1 -> a PNG file. Fast rather than small.
-
-    Levels are cut off, as in the host's own pictures, so that a preview is what a run will save.
+    Levels are truncated, as in the host's own images, so that a preview equals what a run saves.
     """
     from PIL import Image
 

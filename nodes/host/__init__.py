@@ -1,26 +1,25 @@
-"""The only package that knows ComfyUI: its folders, device and memory, progress, interrupt, masks.
+"""The only package that knows ComfyUI: folders, device, memory, progress, interrupts and masks.
 
-Works on hosts from v0.3.64 on. Attributes of the host are looked up late, because it swaps some of
-them while it starts and newer ones may be missing.
+Supports hosts from v0.3.64. Attributes of the host are looked up when needed, because it replaces
+some of them during startup and newer ones may be missing.
 """
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from .browser import busy, node_id, picture_for_browser, routes
-from .compat import DrawnString, make
+from .browser import FileReference, node_id, queue_is_busy, routes, save_temp_png
+from .compat import CustomWidgetString, build_supported
 from .execution import (
-    HostPlacement,
+    HostDeviceManager,
     best_dtype,
     check_interrupt,
-    delivered,
     device,
     is_out_of_memory,
     mask_for,
     progress,
+    to_host_image,
 )
-from .folders import cache_folder, input_folders, input_photos, input_place
+from .folders import cache_folder, input_folder_path, input_folders, input_photos
 from .models import (
-    MEMORY_SUFFIX,
     memory_file,
     memory_names,
     memory_path,
@@ -32,23 +31,21 @@ from .models import (
     register_folder,
 )
 
-__all__ = [  # for the node files, which import nothing of the host
-    "MEMORY_SUFFIX",
+__all__ = [
     "ComfyExtension",
-    "DrawnString",
-    "HostPlacement",
+    "CustomWidgetString",
+    "FileReference",
+    "HostDeviceManager",
     "best_dtype",
-    "busy",
+    "build_supported",
     "cache_folder",
     "check_interrupt",
-    "delivered",
     "device",
+    "input_folder_path",
     "input_folders",
     "input_photos",
-    "input_place",
     "io",
     "is_out_of_memory",
-    "make",
     "mask_for",
     "memory_file",
     "memory_names",
@@ -59,8 +56,10 @@ __all__ = [  # for the node files, which import nothing of the host
     "network_problem",
     "new_memory_file",
     "node_id",
-    "picture_for_browser",
     "progress",
+    "queue_is_busy",
     "register_folder",
     "routes",
+    "save_temp_png",
+    "to_host_image",
 ]

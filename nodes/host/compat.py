@@ -1,27 +1,31 @@
-"""Schemas on hosts of different versions."""
+"""Schemas that work on different versions of the host."""
 
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from comfy_api.v0_0_2 import io
 
-NEWER = {"advanced", "search_aliases"}  # keywords that came after v0.3.64
-Made = TypeVar("Made")
+OPTIONAL_KEYWORDS = {"advanced", "search_aliases"}  # added to the host after v0.3.64
+T = TypeVar("T")
 
 
-def make(cls: Callable[..., Made], *args: object, **options: object) -> Made:
-    """`cls(*args, **options)` without the NEWER options this host's version does not know."""
-    known = inspect.signature(cls).parameters
-    return cls(*args, **{k: v for k, v in options.items() if k in known or k not in NEWER})
+def build_supported(cls: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Call `cls` without the OPTIONAL_KEYWORDS that this version of the host lacks."""
+    parameters = inspect.signature(cls).parameters
+    return cls(
+        *args,
+        **{
+            name: value
+            for name, value in options.items()
+            if name in parameters or name not in OPTIONAL_KEYWORDS
+        },
+    )
 
 
 @io.comfytype(io_type="STRING")
-class DrawnString:
-    """A STRING whose widget our own JavaScript draws; nodes and programs give it as any other.
-
-    `io.String` of v0.3.64 cannot say so.
-    """
+class CustomWidgetString:
+    """A STRING input with a widget of our own; `io.String` of v0.3.64 has no such option."""
 
     Type = str
 

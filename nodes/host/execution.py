@@ -1,10 +1,10 @@
-"""What a running node asks of the host: device and memory, interrupt, progress, masks.
+"""Services of the host for a running node: device, memory, interrupts, progress, masks.
 
-Attributes of the host are looked up late, because it swaps some of them while it starts and newer
-ones may be missing.
+Attributes of the host are looked up when needed, because it replaces some of them during startup
+and newer ones may be missing.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -13,26 +13,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...pipeline.device_manager import Placement
+from ...pipeline import device_manager
+from ...pipeline.device_manager import DeviceManager
+
+
+class Progress(Protocol):
+    """Report progress; `total` may grow during the run."""
+
+    def __call__(self, done: int, total: int = ...) -> None: ...
+
 
 # ---- device and memory ----
 
 
 def device() -> torch.device:
-    """Where the host computes."""
+    """Return the device on which the host computes."""
     return mm.get_torch_device()
 
 
 def best_dtype() -> str:
-    """bfloat16 where the device is made for it, else float32; float16 overflows in DDColor."""
+    """Return bfloat16 if the device supports it well, otherwise float32.
+
+    float16 overflows in DDColor.
+    """
     return "bfloat16" if device().type != "cpu" and mm.should_use_bf16(device()) else "float32"
 
 
-class HostPlacement(Placement):
+class HostDeviceManager(DeviceManager):
     """A network under the host's memory management, which loads and unloads it."""
 
     def __init__(self, network: nn.Module, device: torch.device | str):
-        # Looked up late: the host replaces CoreModelPatcher while it starts.
         patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         self.device = torch.device(device)
         self.patcher = patcher(
@@ -40,7 +50,11 @@ class HostPlacement(Placement):
         )
 
     def acquire(self, memory_required: int) -> nn.Module:
-        """The network, on `self.device`, with room for `memory_required` bytes of activations."""
+        """Return the network on `self.device`, with memory freed for its activations.
+
+        Args:
+            memory_required: Bytes of activations.
+        """
         # Without force_full_load the host may leave part of a plain module on the CPU.
         mm.load_models_gpu([self.patcher], memory_required=memory_required, force_full_load=True)
         network = self.patcher.model
@@ -48,49 +62,48 @@ class HostPlacement(Placement):
             network.to(self.device)  # --novram loads nothing, even then
         return network
 
-    def images_at_once(self, memory_per_image: int) -> int:
-        """How many images to run in one forward pass: what fits in half of a GPU's free memory."""
+    def max_batch_size(self, memory_per_image: int) -> int:
+        """Return the number of images per forward pass that fit half of the GPU's free memory."""
         if self.device.type == "cpu":
             return 1  # one image already uses every core
-        return max(
-            1, min(16, int(mm.get_free_memory(self.device) // 2 // max(memory_per_image, 1)))
-        )
+        return device_manager.images_that_fit(mm.get_free_memory(self.device), memory_per_image)
 
     def check_interrupt(self) -> None:
-        """Raise the host's interrupt where the user has pressed stop."""
+        """Raise the host's interrupt if the user has canceled the run."""
         check_interrupt()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """True when `error` says that memory ran out."""
+        """Return True if `error` reports exhausted memory."""
         return is_out_of_memory(error)
 
-    def release(self) -> None:
-        """Give cached memory back before a retry."""
+    def empty_cache(self) -> None:
+        """Return cached memory to the device before a retry."""
         mm.soft_empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True when `error` says that memory ran out."""
+    """Return True if `error` reports exhausted memory."""
     if hasattr(mm, "is_oom") and mm.is_oom(error):
         return True
     if mm.OOM_EXCEPTION is not Exception and isinstance(error, mm.OOM_EXCEPTION):
         return True
-    return Placement.is_out_of_memory(None, error)  # the CPU's own ways to say it
+    return device_manager.is_out_of_memory(error)  # the host does not cover the CPU
 
 
-# ---- pictures, masks, progress ----
+# ---- images, masks, progress ----
 
 
-def delivered(image: Tensor) -> Tensor:
-    """A finished IMAGE as the host wants it: its device, its dtype (float32 on older hosts)."""
+def to_host_image(image: Tensor) -> Tensor:
+    """Move an IMAGE or MASK to the host's device and dtype (float32 on older hosts)."""
     dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
     return image.to(mm.intermediate_device(), dtype).contiguous()
 
 
 def mask_for(image: Tensor, mask: Tensor | None) -> Tensor | None:
-    """A MASK at the size of `image` (B, H, W, C), or None where there is none.
+    """Resize a MASK to the size of `image` (B, H, W, C); return None for an empty mask.
 
-    A loader without alpha sends zeros (64 x 64, whatever the image), so all zeros mean "no mask".
+    Load Image outputs zeros (64 x 64, whatever the image) if the file has no alpha, so a mask of
+    zeros means no mask.
     """
     if mask is None or not mask.any():
         return None
@@ -104,11 +117,15 @@ def mask_for(image: Tensor, mask: Tensor | None) -> Tensor | None:
 
 
 def check_interrupt() -> None:
-    """Raise the host's interrupt where the user has pressed stop."""
+    """Raise the host's interrupt if the user has canceled the run."""
     mm.throw_exception_if_processing_interrupted()
 
 
-def progress(total: int) -> Callable[..., None]:
-    """A progress bar on the running node: call it with what is done, and of how much if it grew."""
+def progress(total: int) -> Progress:
+    """Show a progress bar on the running node and return the function that advances it."""
     bar = comfy.utils.ProgressBar(total)
-    return lambda done, total=total: bar.update_absolute(done, total)
+
+    def report(done: int, total: int = total) -> None:
+        bar.update_absolute(done, total)
+
+    return report

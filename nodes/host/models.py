@@ -11,14 +11,13 @@ from ...model_store import paths as model_paths
 from .execution import check_interrupt, progress
 
 FOLDER = "colorization"  # key in folder_paths, folder below models/
-MEMORY_SUFFIX = ".safetensors"
 
 
 # ---- model folder ----
 
 
 def register_folder() -> None:
-    """Make models/colorization known to the host, beside folders of extra_model_paths.yaml."""
+    """Register models/colorization with the host, after folders of extra_model_paths.yaml."""
     _, suffixes = folder_paths.folder_names_and_paths.setdefault(FOLDER, ([], set()))
     if isinstance(suffixes, set):  # empty after extra_model_paths.yaml, which means "every file"
         suffixes |= set(SUFFIXES)
@@ -26,144 +25,140 @@ def register_folder() -> None:
 
 
 def network_names(role: str) -> list[str]:
-    """Names for a combo: boxed networks of a role first, then the files of the model folder.
+    """Return the names for a combo: bundled models of a role, then files of the model folder.
 
-    Files that are known to be of another role are left out. At the end, marked as such, published
-    ones that are not there but can be downloaded.
+    Files with another role are left out. Published models that can be downloaded come last, labeled
+    as such.
     """
-    boxed, found = model_paths.boxed(), _files()
-    names = [name for name in found if name not in boxed]
-    ahead = [] if download.switched_off() else catalog.PUBLISHED.values()
-    return [
-        *(name for name, path in boxed.items() if resolve.of_role(path, role)),
-        *(name for name in names if (path := _path(name)) and resolve.of_role(path, role)),
-        *(
-            catalog.marked(known)
-            for known in ahead
-            if known.fetchable and known.role == role and not catalog.at_hand(known, found)
-        ),
+    files = _model_library().files
+    names = [name for name, path in files.items() if resolve.may_have_role(path, role)]
+    published = [] if download.offline_variable() else catalog.PUBLISHED.values()
+    labels = [
+        catalog.display_label(model)
+        for model in published
+        if model.downloadable and model.role == role and not catalog.find_installed(model, files)
     ]
+    return names + labels
 
 
 def network_path(name: str) -> Path:
-    """The file behind a name of `network_names`, of any role; nothing is downloaded.
+    """Return the file of a name in `network_names`, of any role. Downloads nothing.
 
-    Names are untrusted: nothing else is ever opened. That of a published checkpoint also finds it
-    with another ending or in a folder, and with the mark of the list after it has come.
+    Names are untrusted: only listed files are opened.
 
     Raises:
-        ValueError: a name that is not in the list, or of a published file that is not there.
+        ValueError: the name is not in the list, or the published file is not installed.
     """
-    boxed, found = model_paths.boxed(), _files()
-    if name in boxed:
-        return boxed[name]
-    if name not in found and (published := catalog.find(name)):
-        name = catalog.at_hand(published, found)
-        if name is None:
-            raise ValueError(f"{published.file} is not in models/{FOLDER}.")
-    if name in found:
-        return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
-    known = [*boxed, *(other for other in found if other not in boxed)]
-    raise ValueError(
-        f"model '{name}' is not in the list ({', '.join(known) or 'which is empty'}). "
-        f"Put checkpoints ({', '.join(SUFFIXES)}) into models/{FOLDER}, press R, and choose again."
-    )
+    library = _model_library()
+    if path := library.find(name):
+        return path
+    raise ValueError(library.unknown(name))
 
 
 def network_file(name: str) -> Path:
-    """As `network_path`; a published file that is not there is downloaded, shown on the node.
+    """Return the file of a name; download a published one, with a progress bar on the node.
 
     Raises:
-        ValueError: a name that is not in the list; a file that cannot be downloaded.
+        ValueError: the name is not in the list, or the file cannot be downloaded.
     """
-    if published := _ahead(name):
-        bar = progress(published.bytes)
-        return download.fetch(published, _own_folder(), progress=bar, check=check_interrupt)
-    return network_path(name)
+    library = _model_library()
+    model = library.find_missing(name)
+    bar = progress(model.size) if model else None
+    return library.resolve(name, progress=bar, check=check_interrupt)
 
 
 def network_problem(name: str, role: str) -> str:
-    """Why no network can be had by this name, or ""; nothing is opened or downloaded."""
-    if published := _ahead(name):
-        if published.role != role:
-            return (
-                f"{published.file} is a network of the role '{published.role}'; this node opens "
-                f"'{role}' networks. Choose another."
-            )
-        return download.why_not(published, _own_folder())
-    try:
-        network_path(name)
-    except (ValueError, OSError) as error:
-        return str(error)
-    return ""
+    """Return why no model can be loaded by this name, or "". Opens and downloads nothing."""
+    library = _model_library()
+    model = library.find_missing(name)
+    if model is None:
+        return "" if library.find(name) else library.unknown(name)
+    if model.role != role:
+        return (
+            f"{model.file} is a model with the role '{model.role}'; this node loads "
+            f"'{role}' models. Choose another model."
+        )
+    return download.unavailable_reason(model, library.folder)
 
 
-def _ahead(name: str) -> catalog.Published | None:
-    """The published checkpoint of a name, where it is not in a model folder yet."""
-    found, published = _files(), catalog.find(name)
-    there = name in found or name in model_paths.boxed()
-    return None if there or not published or catalog.at_hand(published, found) else published
+def _model_library() -> resolve.Library:
+    """Return the bundled models and those in the model folders of the host."""
+    bundled = model_paths.bundled_models()
+    installed = {
+        name: path
+        for name, path in _files().items()
+        if path.suffix.lower() in SUFFIXES
+        and Path(name).parts[0] not in model_paths.RESERVED_FOLDERS
+        and name not in bundled
+    }
+    return resolve.Library(
+        kind="model",
+        files=bundled | installed,
+        folder=_own_folder(),
+        advice=f"Put checkpoints ({', '.join(SUFFIXES)}) into models/{FOLDER}, press R, and choose "
+        "again.",
+        paths_allowed=False,
+    )
 
 
 def _own_folder() -> Path:
-    """Where files are written that the host did not have."""
+    """Return the folder for files that the host did not have."""
     return Path(folder_paths.models_dir, FOLDER)
 
 
-def _path(name: str) -> Path | None:
-    """The file, or None: a link that leads nowhere is listed, too."""
-    found = folder_paths.get_full_path(FOLDER, name)
-    return Path(found) if found else None
-
-
-def _files() -> list[str]:
-    return [
-        name
-        for name in folder_paths.get_filename_list(FOLDER)
-        if Path(name).suffix.lower() in SUFFIXES
-        and Path(name).parts[0] not in model_paths.NO_COLORIZERS
-    ]
+def _files() -> dict[str, Path]:
+    """Return name -> file of everything in the model folders; broken links are left out."""
+    names = folder_paths.get_filename_list(FOLDER)
+    paths = {name: folder_paths.get_full_path(FOLDER, name) for name in names}
+    return {name: Path(path) for name, path in paths.items() if path}
 
 
 # ---- color memories ----
 
 
 def memory_names() -> list[str]:
-    """Names for a combo: the files in `memories` of every model folder."""
-    memories = Path(model_paths.MEMORIES)
-    paths = [Path(name) for name in folder_paths.get_filename_list(FOLDER)]
-    return [
-        path.relative_to(memories).as_posix()
-        for path in paths
-        if memories in path.parents and path.suffix.lower() == MEMORY_SUFFIX and _path(str(path))
-    ]
+    """Return the names for a combo: the files in `memories` of every model folder."""
+    return list(_memory_library().files)
 
 
 def memory_path(name: str) -> Path:
-    """The file behind a name of `memory_names`; nothing else is ever opened.
+    """Return the file of a name in `memory_names`; only listed files are opened.
 
     Raises:
-        ValueError: a name that is not in the list.
+        ValueError: the name is not in the list.
     """
-    if name in memory_names():
-        return Path(folder_paths.get_full_path_or_raise(FOLDER, f"{model_paths.MEMORIES}/{name}"))
-    raise ValueError(
-        f"memory '{name}' is not in the list ({', '.join(memory_names()) or 'which is empty'}). "
-        f"Save one with Save Color Memory, or put a file ({MEMORY_SUFFIX}) into "
-        f"models/{FOLDER}/{model_paths.MEMORIES}; press R, and choose again."
+    return _memory_library().resolve(name)
+
+
+def _memory_library() -> resolve.Library:
+    """Return the color memories in the model folders of the host."""
+    memories = Path(model_paths.MEMORIES_FOLDER)
+    return resolve.Library(
+        kind="color memory",
+        files={
+            Path(name).relative_to(memories).as_posix(): path
+            for name, path in _files().items()
+            if memories in Path(name).parents and path.suffix.lower() == resolve.MEMORY_SUFFIX
+        },
+        folder=_own_folder() / memories,
+        advice="Save one with Save Color Memory, or put a file "
+        f"({resolve.MEMORY_SUFFIX}) into models/{FOLDER}/{memories}; press R, and choose again.",
+        paths_allowed=False,
+        has_catalog=False,
     )
 
 
 def memory_file(file: str) -> Path | None:
-    """The file that Load Color Memory would open by this plain file name, or None."""
-    places = (
-        Path(folder, model_paths.MEMORIES, file) for folder in folder_paths.get_folder_paths(FOLDER)
+    """Return the file that Load Color Memory would open by this file name, or None."""
+    paths = (
+        Path(folder, model_paths.MEMORIES_FOLDER, file)
+        for folder in folder_paths.get_folder_paths(FOLDER)
     )
-    return next((place for place in places if place.exists()), None)
+    return next((path for path in paths if path.exists()), None)
 
 
 def new_memory_file(file: str) -> Path:
-    """Where a new memory of this plain file name is written: models/colorization/memories."""
-    folder = _own_folder() / model_paths.MEMORIES
+    """Return the path for a new memory in models/colorization/memories; create the folder."""
+    folder = _own_folder() / model_paths.MEMORIES_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     return folder / file

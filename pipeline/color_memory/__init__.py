@@ -1,1 +1,1 @@
-"""Color memories: what is in one, and how one is built of photos."""
+"""Color memories: data structure, files, and building one from photos."""

@@ -1,157 +1,158 @@
-"""From colour photos to a color memory: ColorFormer, section 3.4 and Algorithm 1 (supplement).
+"""Build a color memory from color photos: ColorFormer, section 3.4 and supplement, Algorithm 1.
 
-A row is a patch of 32 x 32 pixels of a working picture: a key (the encoder's features, projected)
-and a colour (ab of its mean sRGB). What becomes of rows is in `clustering`.
+Each patch of 32 x 32 pixels of a working image gives one row: a key (the encoder's features,
+projected) and a color (ab of the patch's mean sRGB). `clustering` turns rows into entries.
 """
 
 import logging
 import math
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...media import image_io
-from ...media.image_data import PictureError
+from ...media.errors import ImageError
+from ...model_defs.protocols import MemoryNetwork
+from ...model_defs.spec import MemorySizes
 from ...ops import color
-from ...ops.resize import LONGEST, Geometry, shrink
-from ...ops.tensors import as_batch, repaired
-from ..automatic import Colorizer
-from . import clustering
-from . import projection as projections
-from .memory import ColorMemory
+from ...ops.resize import MAX_SIDE_RATIO, Geometry, downscale
+from ...ops.tensors import sanitize
+from ..batching import run_in_batches
+from ..loaded_network import LoadedNetwork
+from ..photos import Photo, is_gray, read_ahead, read_photo
+from . import clustering, projection
+from .memory import ColorMemory, Projection, Provenance
+from .projection import Rows
 
 log = logging.getLogger(__name__)
 
-ENTRIES = 512  # section 4.1 of the paper
-GREY = 2.0  # mean C* below which a photo counts as grey and teaches nothing
-SEEDS = 2**32  # scikit-learn takes no larger ones
-ROWS_PER_ENTRY = 16  # at least; with fewer, an entry's colours would be chance
-READERS = 2  # threads that read photos, each of which holds a whole photo for a moment
-GROUP = 8  # pictures of one shape that follow each other: the order of rows, whatever the device
-PENDING = 64  # small pictures, at most, that wait for others of their shape
-NAMES = 100  # unreadable photos that are named in the provenance
+DEFAULT_ENTRIES = 512  # section 4.1 of the paper
+MAX_SEED = 2**32 - 1  # of scikit-learn
+MIN_PATCHES_PER_ENTRY = 16  # with fewer, the colors of an entry would be arbitrary
+GROUP_SIZE = 8  # images of one shape that are encoded in a row; sets the order of rows
+MAX_PENDING = 64  # working images that wait for others of the same shape
+MAX_SKIPPED_NAMES = 100  # unreadable photos that are listed in the provenance
+
+Extract = Callable[[MemoryNetwork, Tensor], tuple[Tensor, ...]]
+"""Compute maps (B, h, w, ...) from gray RGB (B, 3, H, W), such as `projection.extract_features`."""
 
 
-def build(
-    colorizer: Colorizer,
-    photos: Sequence[str | Path | Tensor],
+def build_memory(
+    colorizer: LoadedNetwork,
+    photos: Sequence[Photo],
     *,
-    entries: int = ENTRIES,
+    entries: int = DEFAULT_ENTRIES,
     seed: int = 0,
     side: int | None = None,
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ColorMemory:
-    """Cluster what the network's encoder sees in `photos`, and the colours it has there.
+    """Cluster the encoder's features of photos and collect the colors of each cluster.
 
-    Keys live in the space of the network's own keys, unless `fresh`. The same photos in the same
-    order and the same seed give the same memory on the same machine, whatever memory is free.
+    The keys are in the space of the network's own keys, unless `fresh` is set. The same photos in
+    the same order with the same seed give the same memory on the same machine, regardless of the
+    available memory.
 
     Args:
-        colorizer: its network works with a color memory.
-        photos: files, or (H, W, C) float sRGB in 0..1; each is asked for when it is its turn, up to
-            twice, from several threads. A sequence of its own may raise PictureError.
-        entries: m. Lowered, with a warning, to one for each 16 patches; clusters to which no patch
-            belongs are left out.
-        seed: of the choice of photos and rows, and of k-means; 0 ... 2^32 - 1.
+        colorizer: has a network with a color memory.
+        photos: files, or (H, W, C) float sRGB in 0..1. Items are requested one at a time, up to
+            twice, from several threads; a custom sequence may raise ImageError.
+        entries: number of entries m. Reduced, with a warning, to one per 16 patches; empty clusters
+            are dropped.
+        seed: seed for the choice of photos and rows and for k-means, 0 to 2^32 - 1.
         side: photos are scaled to about side x side pixels, keeping their aspect ratio; None = the
-            size at which the network works (256 in the paper).
-        fresh: make a new projection by PCA, for a network that is yet to be trained.
-        progress: called with (done, total) photos after each batch; photos of which a projection is
-            made count twice. The last one counts as done when all rows are clustered.
+            network's working size (256 in the paper).
+        fresh: compute a new projection by PCA, for a network that has not been trained yet.
+        progress: called with (done, total) photos after each batch; photos used to fit a projection
+            count twice. The last photo counts as done when clustering is finished.
     Returns:
-        keys (m, k) and values (n, m, 2): n colours of each entry by ascending hue angle, that is
-        counter-clockwise in the ab plane. An entry with fewer than n colours repeats them.
-        `provenance` tells photos used, grey, unreadable (`skipped`: names of the first 100), and
-        patches, seed, side, projection.
+        Keys (m, k) and values (n, m, 2): n colors per entry by ascending hue angle, that is
+        counterclockwise in the ab plane. An entry with fewer than n colors repeats them.
     Raises:
-        ValueError: no photo that teaches anything, or settings or a network that cannot be used.
-        OSError: no room for the temporary file.
-        RuntimeError: scikit-learn is missing.
-        MemoryError: one photo alone does not fit.
+        ValueError: no photo has colors, or the settings or the network are unsuitable.
+        OSError: there is no disk space for the temporary file.
+        RuntimeError: scikit-learn is not installed.
+        MemoryError: a single photo does not fit.
     """
     side = side or colorizer.spec.resolution
-    refuse(colorizer, photos, entries, side, seed, fresh)
-    sample = clustering.sample(len(photos), projections.PHOTOS, seed)
-    encoding = _Encoding(colorizer, photos, side, progress, total=len(photos))
-    width, groups = colorizer.spec.memory.key_width, colorizer.spec.memory.groups
-    projection, made, explained, variance = None, "the network's own", None, None
-    if not fresh:
-        projection = projections.own(colorizer.placement.acquire(0))
-    if projection is None:
-        encoding.total += len(sample)
-        if fresh:
-            made = "PCA of these photos"
-            rows = encoding.sampled(sample, projections.features)
-            projection, explained = projections.principal(rows, width)
-        else:
-            made = "fitted to the network's attention"
-            rows = encoding.sampled(sample, projections.features_and_attended)
-            projection, explained, variance = projections.fitted(rows, width)
-    tally = Tally()
+    sizes = check_build(colorizer, photos, entries, side, seed, fresh)
+    check_interrupt = colorizer.device_manager.check_interrupt
+    encoder = _PhotoEncoder(colorizer, photos, side, progress, total=len(photos))
+    key_projection = _prepare_projection(encoder, sizes.key_width, seed, fresh)
+    counts = PhotoCounts()
     with tempfile.TemporaryFile() as file:
-        spool = clustering.Spool(file, width, encoding.rows_expected)
-        for features, ab in encoding.run(range(len(photos)), projections.features, tally):
-            spool.append(projection(features), ab, colorizer.name)
-        tally.refuse_none(len(photos))
-        wanted = max(1, min(entries, spool.rows // ROWS_PER_ENTRY))
-        if wanted < entries:
+        spool = clustering.FeatureSpool(file, sizes.key_width, encoder.expected_rows)
+        for features, ab in encoder.encode(range(len(photos)), projection.extract_features, counts):
+            spool.append(key_projection.projection(features), ab, colorizer.name)
+        counts.require_used(len(photos))
+        clusters = max(1, min(entries, spool.rows // MIN_PATCHES_PER_ENTRY))
+        if clusters < entries:
             log.warning(
                 "%d photos have %d patches, enough for %d entries instead of %d.",
-                *(tally.used, spool.rows, wanted, entries),
+                *(counts.used, spool.rows, clusters, entries),
             )
-        check_interrupt = colorizer.placement.check_interrupt
         check_interrupt()
-        centers = clustering.centers(spool, wanted, seed)
+        centers = clustering.fit_centers(spool, clusters, seed)
         check_interrupt()
-        keys, counts, bins = clustering.labelled(spool, centers, check_interrupt)
-    values = clustering.color_groups(bins, len(keys), groups, seed, check_interrupt)
-    if variance is not None:
-        keys, projection = projections.stretched(variance, keys, counts, projection)
-    provenance = {
-        "network": colorizer.name,
-        "photos": tally.used,
-        "grey": tally.grey,
-        "unreadable": tally.unreadable,
-        "skipped": tally.names,
-        "patches": spool.rows,
-        "entries": len(keys),
-        "entries_asked": entries,
-        "seed": seed,
-        "side": side,
-        "projection": made,
-    }
-    if explained is not None:
-        provenance["explained_variance"] = round(explained, 4)
+        keys, row_counts, bins = clustering.assign_and_average(spool, centers, check_interrupt)
+    values = clustering.cluster_colors(bins, len(keys), sizes.groups, seed, check_interrupt)
+    final_projection = key_projection.projection
+    if key_projection.key_variance is not None:
+        keys, final_projection = projection.rescale_variance(
+            key_projection.key_variance, keys, row_counts, final_projection
+        )
+    provenance = Provenance(
+        network=colorizer.name,
+        photos=counts.used,
+        grey=counts.gray,
+        unreadable=counts.unreadable,
+        skipped=counts.skipped_names,
+        patches=spool.rows,
+        entries=len(keys),
+        entries_asked=entries,
+        seed=seed,
+        side=side,
+        projection=key_projection.description,
+    )
+    if key_projection.explained is not None:
+        provenance["explained_variance"] = round(key_projection.explained, 4)
     memory = ColorMemory(
         keys=torch.from_numpy(keys).float(),
         values=torch.from_numpy(values).float(),
-        encoder=colorizer.encoder,
-        projection=projection,
+        encoder=colorizer.encoder_id,
+        projection=final_projection,
         provenance=provenance,
     )
     if progress:
-        progress(encoding.total, encoding.total)
+        progress(encoder.total, encoder.total)
     return memory
 
 
-def refuse(
-    colorizer: Colorizer,
-    photos: Sequence[str | Path | Tensor],
+def check_build(
+    colorizer: LoadedNetwork,
+    photos: Sequence[Photo],
     entries: int,
     side: int | None = None,
     seed: int = 0,
     fresh: bool = False,
-) -> None:
-    """Raise ValueError, or RuntimeError without scikit-learn, where `build` could not begin."""
-    if colorizer.spec.memory is None:
+) -> MemorySizes:
+    """Check the arguments of `build_memory` before photos are read.
+
+    Returns:
+        The sizes of the memory.
+    Raises:
+        ValueError: the settings or the network are unsuitable.
+        RuntimeError: scikit-learn is not installed.
+    """
+    sizes = colorizer.spec.memory
+    if sizes is None:
         raise ValueError(
             f"{colorizer.name} has no color memory; choose a network with a color memory (such as "
             "colorformer-nano)."
@@ -162,196 +163,217 @@ def refuse(
         raise ValueError(f"entries is {entries}; expected at least 1.")
     if side is not None and side < colorizer.spec.multiple:
         raise ValueError(f"side is {side}; this network needs at least {colorizer.spec.multiple}.")
-    if not 0 <= seed < SEEDS:
-        raise ValueError(f"seed is {seed}; expected 0 to {SEEDS - 1}.")
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed is {seed}; expected 0 to {MAX_SEED}.")
     if not len(photos):
-        raise ValueError("no photos to build a color memory of; give colour photos.")
-    clustering.k_means()
-    if not fresh and not colorizer.placement.acquire(0).memory.keys.any():
+        raise ValueError("there are no photos to build a color memory from; add color photos.")
+    clustering.kmeans_class()
+    network = cast(MemoryNetwork, colorizer.device_manager.acquire(0))
+    if not fresh and not network.memory.keys.any():
         raise ValueError(
-            f"{colorizer.name}: its own color memory is empty, so that there is no key space to "
-            "build in; train it first with a memory of trainers/build_color_memory.py --fresh."
+            f"{colorizer.name}: its own color memory is empty, so there is no key space to build "
+            "in; train it first with a memory from trainers/build_color_memory.py --fresh."
         )
+    return sizes
 
 
-# --- Photos to features and colours (lines 2 to 8) -----------------------------------------------
+# --- Projection (line 9) -------------------------------------------------------------------------
+
+
+class _KeyProjection(NamedTuple):
+    """Projection from features to keys, and how it was obtained."""
+
+    projection: Projection
+    description: str
+    """For the provenance."""
+    explained: float | None = None
+    """Fraction of the variance that a fitted projection explains."""
+    key_variance: float | None = None
+    """Variance that the keys must get, see `projection.fit_ridge`."""
+
+
+def _prepare_projection(
+    encoder: "_PhotoEncoder", width: int, seed: int, fresh: bool
+) -> _KeyProjection:
+    """Load the network's projection, or fit one to a sample of the photos."""
+    network = cast(MemoryNetwork, encoder.colorizer.device_manager.acquire(0))
+    stored = None if fresh else projection.load_projection(network)
+    if stored is not None:
+        return _KeyProjection(stored, "the network's own")
+    sample = clustering.sample_indices(len(encoder.photos), projection.MAX_PHOTOS, seed)
+    encoder.total += len(sample)
+    if fresh:
+        batches = encoder.encode_sample(sample, projection.extract_features)
+        fitted, explained = projection.fit_pca(batches, width)
+        return _KeyProjection(fitted, "PCA of these photos", explained)
+    batches = encoder.encode_sample(sample, projection.extract_attended_keys)
+    fitted, explained, key_variance = projection.fit_ridge(batches, width)
+    return _KeyProjection(fitted, "fitted to the network's attention", explained, key_variance)
+
+
+# --- Photos to features and colors (lines 2 to 8) ------------------------------------------------
 
 
 @dataclass
-class Tally:
-    """What became of the photos."""
+class PhotoCounts:
+    """Numbers of used and skipped photos."""
 
     used: int = 0
-    grey: int = 0
+    gray: int = 0
     unreadable: int = 0
-    names: list[str] = field(default_factory=list)
+    skipped_names: list[str] = field(default_factory=list)
+    """Names of the first unreadable photos."""
 
-    def refuse_none(self, photos: int) -> None:
-        """Raise ValueError unless a photo was used."""
+    def require_used(self, photos: int) -> None:
+        """Raise ValueError unless at least one of `photos` photos was used."""
         if not self.used:
             raise ValueError(
-                f"none of the {photos} photos teaches colours: {self.grey} grey, "
-                f"{self.unreadable} unreadable. Give colour photos (JPEG, PNG, TIFF, WebP)."
+                f"none of the {photos} photos has colors to learn from: {self.gray} gray, "
+                f"{self.unreadable} unreadable. Add color photos (JPEG, PNG, TIFF, WebP)."
             )
 
 
-def working_size(height: int, width: int, side: int, multiple: int) -> tuple[int, int]:
-    """(h, w) of about side x side pixels in the photo's proportions, multiples of `multiple`."""
-    scale = min(side / math.sqrt(height * width), LONGEST * side / max(height, width))
+def patch_aligned_size(height: int, width: int, side: int, multiple: int) -> tuple[int, int]:
+    """Return (h, w) of about side x side pixels in the photo's proportions, in whole patches."""
+    scale = min(side / math.sqrt(height * width), MAX_SIDE_RATIO * side / max(height, width))
     h, w = (max(1, round(length * scale / multiple)) * multiple for length in (height, width))
     return h, w
 
 
-def _small(
-    photos: Sequence[str | Path | Tensor], index: int, side: int, multiple: int
-) -> Tensor | None:
-    """One photo as its working picture (3, h, w) float32 on the CPU; None for a grey one."""
-    photo = photos[index]
-    rgb, _ = as_batch(image_io.read(Path(photo)).pixels if isinstance(photo, str | Path) else photo)
-    if len(rgb) != 1:
-        raise ValueError(f"photo {index + 1} has shape {tuple(photo.shape)}; expected (H, W, C).")
+def _working_image(photos: Sequence[Photo], side: int, multiple: int, index: int) -> Tensor | None:
+    """Return photo `index` at working size, (3, h, w) float32 on the CPU; None if it is gray."""
+    rgb = read_photo(photos, index)
     if rgb.shape[-1] == 1:
         return None
-    rgb = repaired(rgb[..., :3].movedim(-1, 1), f"photo {index + 1}")
-    h, w = working_size(*rgb.shape[2:], side, multiple)
-    small = shrink(rgb, Geometry(*rgb.shape[2:], h, w, h, w), "cpu")
-    grey = color.chroma(color.rgb_to_lab(small)[:, 1:]).mean() < GREY
-    return None if grey else small[0]
+    rgb = sanitize(rgb[..., :3].movedim(-1, 1), f"photo {index + 1}")
+    height, width = rgb.shape[2:]
+    h, w = patch_aligned_size(height, width, side, multiple)
+    image = downscale(rgb, Geometry(height, width, h, w, h, w), "cpu")[0]
+    return None if is_gray(image) else image
 
 
 @dataclass
-class _Encoding:
-    """Runs the network over photos."""
+class _PhotoEncoder:
+    """Run the network over photos."""
 
-    colorizer: Colorizer
-    photos: Sequence[str | Path | Tensor]
+    colorizer: LoadedNetwork
+    photos: Sequence[Photo]
     side: int
     progress: Callable[[int, int], None] | None
     total: int
-    """Photos to look at, over all passes."""
+    """Number of photos to encode, over all passes."""
     done: int = 0
 
     @property
-    def rows_expected(self) -> int:
-        """About so many patches, rather more."""
+    def expected_rows(self) -> int:
+        """Generous estimate of the number of patches."""
         per_photo = (self.side / self.colorizer.spec.multiple + 0.5) ** 2
         return math.ceil(len(self.photos) * per_photo)
 
-    def run(
+    def encode(
         self,
-        order: Sequence[int],
-        what: Callable[[nn.Module, Tensor], tuple[Tensor, ...]],
-        tally: Tally,
+        indices: Sequence[int] | np.ndarray,
+        extract: Extract,
+        counts: PhotoCounts,
         quiet: bool = False,
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """For each batch of photos in `order`: `what`(network, grey pictures), and ab of patches.
+    ) -> Iterator[Rows]:
+        """Encode photos batch by batch.
 
         Args:
-            tally: of this run alone.
+            indices: photos to encode, in order.
+            extract: computes the features of a batch.
+            counts: counts of this pass, which are updated.
+            quiet: do not log skipped photos.
         Yields:
-            tensors (rows, ...) float32 on the CPU, a row for each patch; the last one is ab (rows,
-            2) in Lab units. Only their division into batches depends on the device.
+            Tensors (rows, ...) float32 on the CPU with one row per patch; the last one is ab
+            (rows, 2) in Lab units. The order of rows does not depend on the device.
         """
         encoded = 0
-        for group in self._groups(order, tally, quiet):
-            for pictures in group.split(self._at_once(group)):
-                self.colorizer.placement.check_interrupt()
-                yield self._encoded(pictures, what)
-                encoded += len(pictures)
-                self._report(encoded + tally.grey + tally.unreadable)
-        self._report(len(order))  # the last ones taught nothing
-        self.done += len(order)
 
-    def sampled(
-        self, order: Sequence[int], what: Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """As `run`, but silent about photos left out, which another run names.
+        def encode_batch(batch: slice) -> Rows:
+            nonlocal encoded
+            rows = self._encode_batch(group[batch], extract)
+            encoded += batch.stop - batch.start
+            self._report(encoded + counts.gray + counts.unreadable)
+            return rows
+
+        for group in self._equal_shape_groups(indices, counts, quiet):
+            h, w = group.shape[2:]
+            device_manager = self.colorizer.device_manager
+            yield from run_in_batches(
+                encode_batch,
+                len(group),
+                batch_size=device_manager.max_batch_size(self._memory_required(h, w)),
+                device_manager=device_manager,
+                name=self.colorizer.name,
+                single_item_error=(
+                    f"out of memory on one image of {w}x{h}. Lower the side, choose bfloat16, or "
+                    "free memory."
+                ),
+            )
+        self._report(len(indices))  # photos after the last batch may have been skipped
+        self.done += len(indices)
+
+    def encode_sample(self, indices: np.ndarray, extract: Extract) -> Iterator[Rows]:
+        """Encode photos without logging skipped ones, which another pass logs.
 
         Raises:
             ValueError: no photo was used.
         """
-        tally = Tally()
-        yield from self.run(order, what, tally, quiet=True)
-        tally.refuse_none(len(order))
+        counts = PhotoCounts()
+        yield from self.encode(indices, extract, counts, quiet=True)
+        counts.require_used(len(indices))
 
     def _report(self, done: int) -> None:
         if self.progress:
             self.progress(min(self.done + done, self.total - 1), self.total)
 
-    def _groups(self, order: Sequence[int], tally: Tally, quiet: bool) -> Iterator[Tensor]:
-        """Working pictures (b, 3, h, w) of equal shape, in an order that `order` alone decides."""
-        pending: dict[tuple[int, int], list[Tensor]] = {}
-        for reading in self._read_ahead(order):
-            self.colorizer.placement.check_interrupt()
+    def _equal_shape_groups(
+        self, indices: Sequence[int] | np.ndarray, counts: PhotoCounts, quiet: bool
+    ) -> Iterator[Tensor]:
+        """Yield working images (b, 3, h, w) of equal shape, in an order set by `indices` alone."""
+        pending: dict[tuple[int, ...], list[Tensor]] = {}
+        multiple = self.colorizer.spec.multiple
+        read = partial(_working_image, self.photos, self.side, multiple)
+        for future in read_ahead(read, indices):
+            self.colorizer.device_manager.check_interrupt()
             try:
-                small = reading.result()
-            except PictureError as error:
-                tally.unreadable += 1
-                if len(tally.names) < NAMES:  # a PictureError begins with the name
-                    tally.names.append(str(error).partition(": ")[0])
+                image = future.result()
+            except ImageError as error:
+                counts.unreadable += 1
+                if len(counts.skipped_names) < MAX_SKIPPED_NAMES:
+                    counts.skipped_names.append(str(error).partition(": ")[0])  # the file name
                 if not quiet:
-                    log.warning("left out: %s", error)
+                    log.warning("skipped: %s", error)
                 continue
-            if small is None:
-                tally.grey += 1
+            if image is None:
+                counts.gray += 1
                 continue
-            tally.used += 1
-            same = pending.setdefault(tuple(small.shape[1:]), [])
-            same.append(small)
-            if len(same) >= GROUP:
-                yield torch.stack(pending.pop(tuple(small.shape[1:])))
-            elif sum(map(len, pending.values())) >= PENDING:
-                longest = max(pending, key=lambda shape: len(pending[shape]))
-                yield torch.stack(pending.pop(longest))
-        for same in pending.values():
-            yield torch.stack(same)
+            counts.used += 1
+            shape = tuple(image.shape)
+            pending.setdefault(shape, []).append(image)
+            if len(pending[shape]) >= GROUP_SIZE:
+                yield torch.stack(pending.pop(shape))
+            elif sum(map(len, pending.values())) >= MAX_PENDING:
+                most_frequent = max(pending, key=lambda shape: len(pending[shape]))
+                yield torch.stack(pending.pop(most_frequent))
+        for images in pending.values():
+            yield torch.stack(images)
 
-    def _read_ahead(self, order: Sequence[int]) -> Iterator["Future[Tensor | None]"]:
-        with ThreadPoolExecutor(READERS) as pool:
-            waiting: deque[Future] = deque()
-            multiple = self.colorizer.spec.multiple
-            try:
-                for index in order:
-                    waiting.append(pool.submit(_small, self.photos, index, self.side, multiple))
-                    if len(waiting) > 2 * READERS:
-                        yield waiting.popleft()
-                yield from waiting
-            finally:
-                pool.shutdown(cancel_futures=True)
+    def _memory_required(self, height: int, width: int, images: int = 1) -> int:
+        geometry = Geometry(height, width, height, width, height, width)
+        return self.colorizer.memory_required(geometry, images)
 
-    def _shape(self, picture: Tensor) -> Geometry:
-        h, w = picture.shape[-2:]
-        return Geometry(h, w, h, w, h, w)
-
-    def _at_once(self, pictures: Tensor) -> int:
-        required = self.colorizer.memory_required(self._shape(pictures))
-        return self.colorizer.placement.images_at_once(required)
-
-    def _encoded(
-        self, pictures: Tensor, what: Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
-        placement = self.colorizer.placement
-        try:
-            required = self.colorizer.memory_required(self._shape(pictures), len(pictures))
-            network = placement.acquire(required)
-            with torch.inference_mode():
-                rgb = pictures.to(placement.device)
-                gray = color.gray_rgb(color.lightness(rgb)).to(self.colorizer.dtype)
-                found = what(network, gray)
-                h, w = found[0].shape[1:3]
-                lab = color.rgb_to_lab(F.interpolate(rgb, size=(h, w), mode="area"))
-                maps = (*found, lab[:, 1:].movedim(1, -1))
-                rows = [x.float().flatten(0, 2).cpu() for x in maps]
-            return tuple(x.clone() for x in rows)  # no inference tensors
-        except Exception as error:
-            if not placement.is_out_of_memory(error):
-                raise
-        placement.release()
-        if len(pictures) == 1:
-            size = f"{pictures.shape[3]}x{pictures.shape[2]}"
-            raise MemoryError(
-                f"{self.colorizer.name}: out of memory on one picture of {size}. Lower the side, "
-                "choose bfloat16, or free memory."
-            )
-        halves = [self._encoded(half, what) for half in pictures.chunk(2)]
-        return tuple(torch.cat(parts) for parts in zip(*halves, strict=True))
+    def _encode_batch(self, images: Tensor, extract: Extract) -> Rows:
+        """Extract features and colors of the patches of working images (b, 3, h, w)."""
+        device_manager = self.colorizer.device_manager
+        count, _, height, width = images.shape
+        network = device_manager.acquire(self._memory_required(height, width, count))
+        with torch.inference_mode():
+            rgb = images.to(device_manager.device)
+            gray_rgb = color.gray_rgb(color.lightness(rgb)).to(self.colorizer.dtype)
+            features = extract(cast(MemoryNetwork, network), gray_rgb)
+            patch_rgb = F.interpolate(rgb, size=features[0].shape[1:3], mode="area")
+            ab = color.rgb_to_lab(patch_rgb)[:, 1:].movedim(1, -1)
+            rows = [x.float().flatten(0, 2).cpu() for x in (*features, ab)]
+        return tuple(x.clone() for x in rows)  # no inference tensors

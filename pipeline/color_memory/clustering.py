@@ -1,48 +1,66 @@
-"""Rows of a color memory - keys and colours of patches - and their clusters.
+"""Cluster the keys of patches and average their colors: ColorFormer, Algorithm 1, lines 10 to 16.
 
-ColorFormer, Algorithm 1 (supplement), lines 10 to 16. Rows lie in a temporary file and come back in
-chunks, so that memory does not grow with their number. scikit-learn is imported when it is used.
+Rows of keys and colors are spooled to a temporary file and read back in chunks, so that memory use
+does not grow with their number. scikit-learn is imported when it is first needed.
 """
 
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from torch import Tensor
 
-CLUSTER_ROWS = 100_000  # rows, at most, that k-means looks at
-CHUNK_ROWS = 16_384  # read back from the temporary file at once
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
+
+MAX_KMEANS_ROWS = 100_000  # rows that k-means is fitted to
+CHUNK_ROWS = 16_384  # rows read back from the temporary file at a time
 
 
-def sample(count: int, most: int, seed: int) -> np.ndarray:
-    """Up to `most` of the numbers 0 ... count - 1, ascending."""
-    chosen = np.random.default_rng(seed).choice(count, min(count, most), replace=False)
-    return np.sort(chosen)
+def sample_indices(count: int, limit: int, seed: int) -> np.ndarray:
+    """Return up to `limit` random numbers from 0 ... count - 1, ascending."""
+    indices = np.random.default_rng(seed).choice(count, min(count, limit), replace=False)
+    return np.sort(indices)
 
 
-# --- Rows on the disk ----------------------------------------------------------------------------
+# --- Rows in a temporary file --------------------------------------------------------------------
 
 
-class Spool:
-    """Rows in an unlinked temporary file: key float16 (k,), ab float32 (2,)."""
+class FeatureSpool:
+    """Rows in a temporary file: key float16 (k,), ab float32 (2,).
 
-    def __init__(self, file, width: int, rows_expected: int):
-        self.kind = np.dtype([("key", np.float16, (width,)), ("ab", np.float32, (2,))])
+    Args:
+        file: empty temporary file.
+        width: width k of a key.
+        expected_rows: estimate of the number of rows, for a check of free disk space.
+    Raises:
+        OSError: there is not enough free disk space.
+    """
+
+    def __init__(self, file: BinaryIO, width: int, expected_rows: int):
+        self.dtype = np.dtype([("key", np.float16, (width,)), ("ab", np.float32, (2,))])
         self.file, self.rows = file, 0
-        needed, folder = rows_expected * self.kind.itemsize, tempfile.gettempdir()
+        needed, folder = expected_rows * self.dtype.itemsize, tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OSError(
-                f"the temporary file needs about {needed / 1e6:.0f} MB, but {folder} has "
-                f"{free / 1e6:.0f} MB free. Make room, choose another folder (environment variable "
-                "TMPDIR), or take fewer photos."
+                f"the temporary file needs about {needed / 1e6:.0f} MB, but {folder} has only "
+                f"{free / 1e6:.0f} MB of free space. Free some space, choose another folder "
+                "(environment variable TMPDIR), or use fewer photos."
             )
 
     def append(self, keys: Tensor, ab: Tensor, network: str) -> None:
-        """Add rows: keys (rows, k) and ab (rows, 2). ValueError where float16 cannot hold them."""
-        rows = np.empty(len(keys), self.kind)
+        """Append keys (rows, k) and ab (rows, 2).
+
+        Args:
+            network: name of the network, for the error.
+        Raises:
+            ValueError: float16 cannot represent the keys.
+        """
+        rows = np.empty(len(keys), self.dtype)
         with np.errstate(over="ignore"):
             rows["key"], rows["ab"] = keys.numpy(), ab.numpy()
         if not np.isfinite(rows["key"]).all():
@@ -54,26 +72,31 @@ class Spool:
         self.rows += len(rows)
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """All rows in their order, CHUNK_ROWS at a time."""
+        """Yield all rows in order, CHUNK_ROWS at a time."""
         self.file.seek(0)
-        while data := self.file.read(CHUNK_ROWS * self.kind.itemsize):
-            yield np.frombuffer(data, self.kind)
+        while data := self.file.read(CHUNK_ROWS * self.dtype.itemsize):
+            yield np.frombuffer(data, self.dtype)
 
     def keys_of(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), k) float32; `rows` ascending."""
-        found, start = [], 0
+        """Return the keys (len(rows), k) float32 of `rows`, which must be ascending."""
+        parts: list[np.ndarray] = []
+        start = 0
         for chunk in self.chunks():
             first, last = np.searchsorted(rows, (start, start + len(chunk)))
-            found.append(chunk["key"][rows[first:last] - start].astype(np.float32))
+            parts.append(chunk["key"][rows[first:last] - start].astype(np.float32))
             start += len(chunk)
-        return np.concatenate(found)
+        return np.concatenate(parts)
 
 
 # --- Clusters (lines 10 to 16) -------------------------------------------------------------------
 
 
-def k_means() -> type:
-    """scikit-learn's KMeans. RuntimeError says what to install where it is missing."""
+def kmeans_class() -> "type[KMeans]":
+    """Import scikit-learn's KMeans.
+
+    Raises:
+        RuntimeError: scikit-learn is not installed.
+    """
     try:
         from sklearn.cluster import KMeans
     except ImportError:
@@ -84,67 +107,72 @@ def k_means() -> type:
     return KMeans
 
 
-def centers(spool: Spool, entries: int, seed: int) -> np.ndarray:
-    """(entries, k) float32: k-means of a sample of the rows."""
-    keys = spool.keys_of(sample(spool.rows, CLUSTER_ROWS, seed))
-    with warnings.catch_warnings():  # fewer different rows than clusters: the rest stay empty
+def fit_centers(spool: FeatureSpool, entries: int, seed: int) -> np.ndarray:
+    """Fit k-means to a sample of the rows: (entries, k) float32."""
+    keys = spool.keys_of(sample_indices(spool.rows, MAX_KMEANS_ROWS, seed))
+    with warnings.catch_warnings():  # with fewer distinct rows than clusters, some stay empty
         warnings.simplefilter("ignore")
-        clusters = k_means()(entries, n_init=1, random_state=seed, max_iter=100).fit(keys)
+        clusters = kmeans_class()(entries, n_init=1, random_state=seed, max_iter=100).fit(keys)
     return clusters.cluster_centers_.astype(np.float32)
 
 
-def labelled(
-    spool: Spool, centers: np.ndarray, check_interrupt: Callable[[], None]
+def assign_and_average(
+    spool: FeatureSpool, centers: np.ndarray, check_interrupt: Callable[[], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All rows go to their nearest center.
+    """Assign all rows to their nearest center and average their keys.
 
     Returns:
-        keys (m, k) float64, the mean of each cluster's rows; the number of its rows (m,); and the
-        colours: (bins, 4) int64 with cluster, a, b in whole Lab units, number of rows. Clusters
-        without rows are left out.
+        Mean key of each cluster (m, k) float64; number of its rows (m,); and the colors (bins, 4)
+        int64: cluster, a and b in whole Lab units, number of rows. Empty clusters are dropped.
     """
     entries, width = centers.shape
-    sums, counts = np.zeros((entries, width)), np.zeros(entries, np.int64)
-    codes, numbers = np.empty(0, np.int64), np.empty(0, np.int64)
-    norms = np.square(centers).sum(1)
+    key_sums, row_counts = np.zeros((entries, width)), np.zeros(entries, np.int64)
+    codes, bin_counts = np.empty(0, np.int64), np.empty(0, np.int64)
+    squared_norms = np.square(centers).sum(1)
     for chunk in spool.chunks():
         check_interrupt()
         keys = chunk["key"].astype(np.float32)
-        labels = (norms - 2 * keys @ centers.T).argmin(1)
-        np.add.at(sums, labels, keys)
-        counts += np.bincount(labels, minlength=entries)
+        labels = (squared_norms - 2 * keys @ centers.T).argmin(1)
+        np.add.at(key_sums, labels, keys)
+        row_counts += np.bincount(labels, minlength=entries)
         a, b = np.rint(chunk["ab"]).astype(np.int64).clip(-128, 127).T
         codes = np.concatenate([codes, labels << 16 | (a + 128) << 8 | (b + 128)])
-        codes, place = np.unique(codes, return_inverse=True)
-        weights = np.concatenate([numbers, np.ones(len(chunk), np.int64)])
-        numbers = np.bincount(place, weights).astype(np.int64)
-    there = counts > 0
-    new = np.cumsum(there) - 1
+        codes, inverse = np.unique(codes, return_inverse=True)
+        weights = np.concatenate([bin_counts, np.ones(len(chunk), np.int64)])
+        bin_counts = np.bincount(inverse, weights).astype(np.int64)
+    used = row_counts > 0
+    new_index = np.cumsum(used) - 1
     a, b = (codes >> 8 & 255) - 128, (codes & 255) - 128
-    bins = np.stack([new[codes >> 16], a, b, numbers], axis=1)
-    return sums[there] / counts[there, None], counts[there], bins
+    bins = np.stack([new_index[codes >> 16], a, b, bin_counts], axis=1)
+    return key_sums[used] / row_counts[used, None], row_counts[used], bins
 
 
-def color_groups(
+def cluster_colors(
     bins: np.ndarray, entries: int, groups: int, seed: int, check_interrupt: Callable[[], None]
 ) -> np.ndarray:
-    """(groups, entries, 2): n mean colours of each cluster, by hue angle.
+    """Reduce the colors of each entry to `groups` mean colors, ordered by hue angle.
 
-    The published program fills clusters of few colours up with grey, and does not sort.
+    Entries with fewer colors repeat them. The official program pads them with gray instead, and
+    does not sort.
+
+    Args:
+        bins: colors as `assign_and_average` returns them.
+    Returns:
+        (groups, entries, 2) ab in Lab units.
     """
     values = np.empty((groups, entries, 2))
     borders = np.searchsorted(bins[:, 0], np.arange(entries + 1))
     for entry, (first, last) in enumerate(zip(borders, borders[1:], strict=False)):
         check_interrupt()
-        colors, numbers = bins[first:last, 1:3].astype(float), bins[first:last, 3]
+        colors, counts = bins[first:last, 1:3].astype(float), bins[first:last, 3]
         if len(colors) > groups:
-            clusters = k_means()(groups, n_init=2, random_state=seed)
-            colors = clusters.fit(colors, sample_weight=numbers).cluster_centers_
+            clusters = kmeans_class()(groups, n_init=2, random_state=seed)
+            colors = clusters.fit(colors, sample_weight=counts).cluster_centers_
         colors = np.resize(colors, (groups, 2))
-        values[:, entry] = colors[np.argsort(hue(colors), kind="stable")]
+        values[:, entry] = colors[np.argsort(hue_degrees(colors), kind="stable")]
     return values
 
 
-def hue(ab: np.ndarray) -> np.ndarray:
-    """(..., 2) ab -> hue angle in degrees, 0 to 360."""
+def hue_degrees(ab: np.ndarray) -> np.ndarray:
+    """Return the hue angle of ab (..., 2) in degrees, 0 to 360."""
     return np.degrees(np.arctan2(ab[..., 1], ab[..., 0])) % 360

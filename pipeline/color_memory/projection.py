@@ -1,8 +1,8 @@
-"""The way from an encoder's features to keys of a color memory: Algorithm 1 (supplement), line 9.
+"""Projection from encoder features to keys of a color memory: ColorFormer, Algorithm 1, line 9.
 
-A network's file may keep its projection. Where it does not, one is fitted to what the network
-attends to; a network that is yet to be trained gets a new one, by PCA. Rows are features of
-patches, and come batch by batch.
+The file of a network may contain its projection. Otherwise a projection is fitted to the keys that
+the network attends to; a network that has not been trained yet gets a new one by PCA. Rows are
+features of patches and arrive in batches.
 """
 
 import math
@@ -11,147 +11,149 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...model_defs.protocols import MemoryNetwork
+from ...ops.moments import RunningMoments
 from .memory import Projection
 
-PHOTOS = 512  # at most, of which a projection is made
-PCA_ROWS = 4096  # rows that PCA takes at once
-RIDGE = 1e-3  # part of the features' mean variance
-EVEN = 1e-8  # variance, as part of the mean square, below which features are all alike
+MAX_PHOTOS = 512  # photos that a projection is fitted to
+PCA_ROWS = 4096  # rows per step of the incremental PCA
+RIDGE = 1e-3  # regularization, as a fraction of the mean variance of the features
+# Variance, as a fraction of the mean square, below which values count as constant
+MIN_RELATIVE_VARIANCE = 1e-8
+
+Rows = tuple[Tensor, ...]
+"""Tensors (rows, ...) with one row per patch."""
 
 
-def own(network: nn.Module) -> Projection | None:
-    """The projection in the network's weights; None where there is none."""
-    memory = network.memory
-    if not hasattr(memory, "components") or not memory.components.any():
+def load_projection(network: MemoryNetwork) -> Projection | None:
+    """Return the projection in the weights of a network; None if there is none."""
+    components = getattr(network.memory, "components", None)
+    offset = getattr(network.memory, "offset", None)
+    if components is None or offset is None or not components.any():
         return None
-    components, offset = (x.detach().float().cpu() for x in (memory.components, memory.offset))
-    return Projection(components.clone(), offset.clone())
+    return Projection(*(x.detach().float().cpu().clone() for x in (components, offset)))
 
 
-def features(network: nn.Module, gray: Tensor) -> tuple[Tensor]:
-    """(B, h, w, c): what is clustered."""
-    return (network.semantics(gray),)
+def extract_features(network: MemoryNetwork, gray_rgb: Tensor) -> tuple[Tensor]:
+    """Return the features (B, h, w, c) that a color memory clusters."""
+    return (network.semantics(gray_rgb),)
 
 
-def features_and_attended(network: nn.Module, gray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `fitted` needs of a picture, patch by patch.
+def extract_attended_keys(
+    network: MemoryNetwork, gray_rgb: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the features of each patch and the keys that the network attends to there.
 
     Returns:
-        features (B, h, w, c); mean of the keys attended to in a patch, (B, h, w, k); and their
-        variance there, summed over the k dimensions, (B, h, w, 1).
+        Features (B, h, w, c); mean of the keys attended to in a patch (B, h, w, k); and their
+        variance in the patch, summed over the k dimensions, (B, h, w, 1).
     """
-    semantics = network.semantics(gray)
-    maps = network.encode(gray).features.permute(0, 2, 3, 1)
+    features = network.semantics(gray_rgb)
+    maps = network.encode(gray_rgb).features.permute(0, 2, 3, 1)
     keys = network.memory.keys.float()
     center = keys.mean(0)
-    centred = keys - center  # attend() rounds to the network's dtype: three digits in bfloat16
-    known = torch.cat([centred, centred.square().sum(1, keepdim=True)], dim=1)
-    attended = network.memory.attend(maps, known.expand(len(gray), -1, -1)).float()
-    attended = F.interpolate(attended.movedim(-1, 1), size=semantics.shape[1:3], mode="area")
-    mean, square = attended.movedim(1, -1).split([len(center), 1], dim=-1)
-    return semantics, mean + center, square - mean.square().sum(-1, keepdim=True)
+    centered = keys - center  # attend() rounds to the network's dtype: three digits in bfloat16
+    moments = torch.cat([centered, centered.square().sum(1, keepdim=True)], dim=1)
+    attended = network.memory.attend(maps, moments.expand(len(gray_rgb), -1, -1)).float()
+    attended = F.interpolate(attended.movedim(-1, 1), size=features.shape[1:3], mode="area")
+    mean, mean_square = attended.movedim(1, -1).split([len(center), 1], dim=-1)
+    return features, mean + center, mean_square - mean.square().sum(-1, keepdim=True)
 
 
-class Moments:
-    """Mean and covariance of rows that pass by, in float64, about the first batch's mean."""
-
-    def __init__(self) -> None:
-        self.rows, self.start, self.sum, self.products = 0, None, 0.0, 0.0
-
-    def add(self, rows: Tensor) -> None:
-        rows = rows.double()
-        if self.start is None:
-            self.start = rows.mean(0)
-        rows = rows - self.start
-        self.rows += len(rows)
-        self.sum = self.sum + rows.sum(0)
-        self.products = self.products + rows.mT @ rows
-
-    def of(self) -> tuple[Tensor, Tensor]:
-        """Mean (c,) and covariance (c, c)."""
-        mean = self.sum / self.rows
-        return self.start + mean, self.products / self.rows - torch.outer(mean, mean)
-
-
-def principal(rows: Iterable[tuple[Tensor, ...]], width: int) -> tuple[Projection, float]:
-    """PCA to `width` dimensions, batch by batch: projection, explained part of the variance.
+def fit_pca(batches: Iterable[Rows], width: int) -> tuple[Projection, float]:
+    """Fit a PCA to `width` dimensions, batch by batch.
 
     Args:
-        rows: tuples that begin with features (rows, c).
+        batches: tuples whose first tensor is features (rows, c).
+    Returns:
+        The projection and the fraction of the variance that it explains.
     Raises:
-        ValueError: fewer rows or channels than dimensions.
+        ValueError: there are fewer rows or channels than dimensions.
     """
     from sklearn.decomposition import IncrementalPCA
 
-    pca, waiting = IncrementalPCA(width), []
-    for some, *_ in rows:
-        waiting.append(some)
-        if sum(map(len, waiting)) >= PCA_ROWS + width:
-            joined = torch.cat(waiting)
-            pca.partial_fit(joined[:PCA_ROWS].numpy())
-            waiting = [joined[PCA_ROWS:]]  # at least `width` rows, which the last batch needs
-    joined = torch.cat(waiting)
-    if width > min(joined.shape):
+    pca = IncrementalPCA(width)
+    pending: list[Tensor] = []
+    for features, *_ in batches:
+        pending.append(features)
+        if sum(map(len, pending)) >= PCA_ROWS + width:
+            rows = torch.cat(pending)
+            pca.partial_fit(rows[:PCA_ROWS].numpy())
+            pending = [rows[PCA_ROWS:]]  # at least `width` rows, which the last step needs
+    rows = torch.cat(pending)
+    if width > min(rows.shape):
         raise ValueError(
-            f"the network wants keys of width {width}, but its features have {joined.shape[1]} "
-            f"channels and the photos {len(joined)} patches. Give more photos."
+            f"the network needs keys of width {width}, but its features have {rows.shape[1]} "
+            f"channels and the photos {len(rows)} patches. Add more photos."
         )
-    pca.partial_fit(joined.numpy())
+    pca.partial_fit(rows.numpy())
     components, mean = (torch.from_numpy(x).float() for x in (pca.components_, pca.mean_))
     return Projection(components, -(components @ mean)), float(pca.explained_variance_ratio_.sum())
 
 
-def fitted(rows: Iterable[tuple[Tensor, ...]], width: int) -> tuple[Projection, float, float]:
-    """Ridge regression from a patch's features to the key that the network attends to there.
+def fit_ridge(batches: Iterable[Rows], width: int) -> tuple[Projection, float, float]:
+    """Fit a ridge regression from features to the keys that the network attends to.
 
-    For networks whose projection is lost (the published program throws its PCA basis away).
+    For networks whose projection is lost: the official program discards its PCA basis.
 
     Args:
-        rows: tuples that begin with what `features_and_attended` makes, a row for each patch.
+        batches: rows as `extract_attended_keys` computes them, one per patch.
+        width: k.
     Returns:
-        projection, explained part of the attended keys' variance, and the variance, summed over
-        the k dimensions, of the network's own keys, each counted as often as these photos attend
-        to it.
+        The projection; the fraction of the attended keys' variance that it explains; and the
+        variance of the network's own keys, weighted by how often these photos attend to them and
+        summed over the k dimensions.
     """
-    moments, inside = Moments(), 0.0
-    for some, attended, variance, *_ in rows:
-        moments.add(torch.cat([some, attended], dim=1))
-        inside += float(variance.double().sum())
-    mean, covariance = moments.of()
+    moments, variance_within = None, 0.0
+    for features, attended, variance, *_ in batches:
+        rows = torch.cat([features, attended], dim=1)
+        moments = moments or RunningMoments(rows.shape[1])
+        moments.add(rows)
+        variance_within += float(variance.double().sum())
+    if moments is None:
+        raise ValueError("there are no patches to fit a projection to.")
+    mean, covariance = moments.mean, moments.covariance(correction=0)
     channels = len(mean) - width
     x, y = slice(0, channels), slice(channels, None)
-    within = covariance[x, x]
-    ridge = RIDGE * within.diagonal().mean() + EVEN * mean[x].square().mean() + 1e-12
-    within = within + ridge * torch.eye(channels, dtype=torch.double)
-    components = torch.linalg.solve(within, covariance[x, y]).mT
-    error = covariance[y, y] - components @ (2 * covariance[x, y])
-    error = error + components @ covariance[x, x] @ components.mT
-    explained = 1 - float(error.trace() / covariance[y, y].trace().clamp_min(1e-12))
+    cov_xx, cov_xy, cov_yy = covariance[x, x], covariance[x, y], covariance[y, y]
+    ridge = RIDGE * cov_xx.diagonal().mean()
+    ridge = ridge + MIN_RELATIVE_VARIANCE * mean[x].square().mean() + 1e-12
+    regularized = cov_xx + ridge * torch.eye(channels, dtype=torch.double)
+    components = torch.linalg.solve(regularized, cov_xy).mT
+    error = cov_yy - components @ (2 * cov_xy) + components @ cov_xx @ components.mT
+    explained = 1 - float(error.trace() / cov_yy.trace().clamp_min(1e-12))
     offset = mean[y] - components @ mean[x]
-    variance = inside / moments.rows + float(covariance[y, y].trace())
-    return Projection(components.float(), offset.float()), explained, variance
+    key_variance = variance_within / moments.count + float(cov_yy.trace())
+    return Projection(components.float(), offset.float()), explained, key_variance
 
 
-def stretched(
+def rescale_variance(
     variance: float, keys: np.ndarray, counts: np.ndarray, projection: Projection
 ) -> tuple[np.ndarray, Projection]:
-    """Keys of a fitted projection, stretched from their mean until they have this variance.
+    """Scale the keys of a fitted projection about their mean to a given variance.
 
-    Regression shrinks, and so do the softmax in its targets and the mean over a cluster; shrunken
-    keys would be attended to more evenly than those the network has learned with. One factor for
-    all dimensions: a dimension that features tell little about stays as small as it should. As
-    measure serve the network's own keys as these photos use them, not all keys: photos of nothing
-    but forests must not be stretched over all the world.
+    Regression shrinks keys, as do the softmax in its targets and the mean over a cluster, and the
+    network would attend to shrunken keys more evenly than in training. A single factor for all
+    dimensions keeps those small that the features predict poorly. The target is the variance of the
+    network's keys as these photos use them: photos of forests alone must not spread over all keys.
+
+    Args:
+        variance: target, summed over the dimensions.
+        keys: (m, k).
+        counts: (m,) number of rows of each key.
+        projection: fitted projection that made the keys.
+    Returns:
+        Scaled keys and projection; both unchanged if the keys are all alike.
     """
     mean = counts @ keys / counts.sum()
-    now = counts @ np.square(keys - mean).sum(1) / counts.sum()
-    if now <= EVEN * np.square(mean).sum():  # a single entry, or rounding
+    current = counts @ np.square(keys - mean).sum(1) / counts.sum()
+    if current <= MIN_RELATIVE_VARIANCE * np.square(mean).sum():  # a single entry, or rounding
         return keys, projection
-    factor = math.sqrt(max(variance, 0.0) / now)
+    factor = math.sqrt(max(variance, 0.0) / current)
     center = torch.from_numpy(mean).float()
-    wider = Projection(
+    scaled = Projection(
         projection.components * factor, center + factor * (projection.offset - center)
     )
-    return mean + factor * (keys - mean), wider
+    return mean + factor * (keys - mean), scaled

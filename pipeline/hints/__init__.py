@@ -1,1 +1,1 @@
-"""Point hints: their JSON, what a network sees of them, their way through a film, suggestions."""
+"""Point hints: JSON format, rasterization, tracking through videos and color suggestions."""

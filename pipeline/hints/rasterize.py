@@ -1,7 +1,8 @@
-"""Point hints as a network sees them, and as people do."""
+"""Draw point hints: as input of a network, and on the photo for people."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,94 +10,112 @@ from torch import Tensor
 
 from ...ops import color
 from ...ops.gaussian_process import CELL
-from ...ops.resize import strips
+from ...ops.resize import row_ranges
 from .schema import Hint
 
-# --- What a network sees ------------------------------------------------------------------------
+# --- For networks --------------------------------------------------------------------------------
 
 
-def cells(hints: Sequence[Hint], height: int, width: int) -> np.ndarray:
-    """Where hints lie on a working image of height x width: (N, 4) top, left, bottom, right.
+class RasterizedHints(NamedTuple):
+    """Hints on a working image; where hints overlap, the later one wins."""
 
-    A hint of SIZE 2 is the cell of the grid of 2 x 2 that it lies in; a larger one is the square of
-    cells about it. All stay inside the picture.
+    ab: Tensor
+    """(1, 2, h, w) float32 in Lab units, 0 outside hints."""
+    mask: Tensor
+    """(1, 1, h, w) float32, 1 at hints."""
+    centers: Tensor
+    """(N, 2) float32: y and x in pixels of the hints that are not completely covered."""
+    values: Tensor
+    """(N, 2) float32: ab of these hints."""
+
+
+def rasterize(hints: Sequence[Hint], height: int, width: int) -> RasterizedHints:
+    """Draw hints on a working image of `height` x `width`."""
+    boxes = hint_boxes(hints, height, width)
+    hint_ab = np.array([hint.ab for hint in hints], np.float32).reshape(-1, 2)
+    top_hint = np.full((height, width), -1)  # index of the uppermost hint
+    for i, (top, left, bottom, right) in enumerate(boxes):
+        top_hint[top:bottom, left:right] = i
+    ab = np.concatenate([hint_ab, np.zeros((1, 2), np.float32)])[top_hint]  # -1 is the last row
+    visible = np.unique(top_hint)
+    visible = visible[visible >= 0]
+    centers = (boxes[visible, :2] + boxes[visible, 2:]).astype(np.float32) / 2
+    return RasterizedHints(
+        torch.from_numpy(ab.transpose(2, 0, 1)[None].copy()),
+        torch.from_numpy((top_hint >= 0).astype(np.float32)[None, None]),
+        torch.from_numpy(centers),
+        torch.from_numpy(hint_ab[visible]),
+    )
+
+
+def hint_boxes(hints: Sequence[Hint], height: int, width: int) -> np.ndarray:
+    """Return the boxes of hints on a working image: (N, 4) top, left, bottom, right.
+
+    A hint of up to CELL pixels covers the grid cell that contains it, a larger one a square of
+    cells around it, clipped at the image border.
     """
-    places = np.empty((len(hints), 4), int)
-    for row, hint in zip(places, hints, strict=True):
+    boxes = np.empty((len(hints), 4), int)
+    for box, hint in zip(boxes, hints, strict=True):
         side = CELL * math.ceil(hint.size / CELL)
-        for axis, (part, length) in enumerate(((hint.y, height), (hint.x, width))):
-            start = CELL * math.floor((part * length - side / 2) / CELL + 0.5)
-            last = CELL * ((length - 1) // CELL)  # the rim's cell, which may be half
-            row[axis] = min(max(start, 0), last)
-            row[axis + 2] = min(max(start + side, row[axis] + 1), length)
-    return places
+        for axis, (position, length) in enumerate(((hint.y, height), (hint.x, width))):
+            start = CELL * math.floor((position * length - side / 2) / CELL + 0.5)
+            last_cell = CELL * ((length - 1) // CELL)  # may be half outside
+            box[axis] = min(max(start, 0), last_cell)
+            box[axis + 2] = min(max(start + side, box[axis] + 1), length)
+    return boxes
 
 
-def raster(hints: Sequence[Hint], height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Hints on a working image: ab (1, 2, h, w) in Lab units, 0 elsewhere; mask (1, 1, h, w).
-
-    Where two overlap the later one wins.
-    """
-    ab, mask = np.zeros((2, height, width), np.float32), np.zeros((1, height, width), np.float32)
-    for hint, (top, left, bottom, right) in zip(hints, cells(hints, height, width), strict=True):
-        ab[:, top:bottom, left:right] = np.reshape(hint.ab, (2, 1, 1))
-        mask[:, top:bottom, left:right] = 1
-    return torch.from_numpy(ab)[None], torch.from_numpy(mask)[None]
+# --- For people ----------------------------------------------------------------------------------
 
 
-def on_top(hints: Sequence[Hint], height: int, width: int) -> list[Hint]:
-    """The hints of which something is to be seen: a later one may lie over all of an earlier."""
-    owner = np.full((height, width), -1)
-    for i, (top, left, bottom, right) in enumerate(cells(hints, height, width)):
-        owner[top:bottom, left:right] = i
-    return [hints[i] for i in np.unique(owner) if i >= 0]
+def draw_hints(rgb: Tensor, hints: Sequence[Hint]) -> Tensor:
+    """Draw hints as discs on gray photos.
 
+    A disc has the hint's color at the lightness of the photo below it, with a white and a black
+    rim. Its size depends on the photo alone, so that it is always visible.
 
-# --- For people ---------------------------------------------------------------------------------
-
-
-def overlay(rgb: Tensor, hints: Sequence[Hint]) -> Tensor:
-    """Pictures (B, H, W, C) in 0..1 -> (B, H, W, 3): grey, with the hints on them as discs.
-
-    A disc has the colour that a hint asks for at the lightness below it, and a white and a black
-    rim. It is as large as can be seen, whatever the size of the hint.
+    Args:
+        rgb: (B, H, W, C) in 0..1.
+        hints: hints that all photos share.
+    Returns:
+        (B, H, W, 3) float32 in 0..1 on the CPU.
     """
     from PIL import Image, ImageDraw
 
     batch, height, width, _ = rgb.shape
     out = torch.empty(batch, height, width, 3)
-    for picture, drawn in zip(rgb, out, strict=True):
+    for photo, result in zip(rgb, out, strict=True):
         levels = np.empty((height, width, 3), np.uint8)
-        for top, bottom in strips(height, width):
-            gray = color.gray_rgb(color.lightness(_planes(picture[top:bottom])))
+        for top, bottom in row_ranges(height, width):
+            gray = color.gray_rgb(color.lightness(_to_planes(photo[top:bottom])))
             levels[top:bottom] = (gray.movedim(0, -1) * 255).round().byte().numpy()
         image = Image.fromarray(levels)
         draw, radius = ImageDraw.Draw(image), max(2.0, min(height, width) / 64)
-        for hint, shown in zip(hints, _shown_colors(hints, picture), strict=True):
-            for grow, fill in ((0.5, "black"), (0.25, "white"), (0.0, shown)):
-                r = radius * (1 + grow)
-                centre = hint.x * width, hint.y * height
-                draw.ellipse([c - r for c in centre] + [c + r for c in centre], fill=fill)
-        drawn.copy_(torch.from_numpy(np.array(image)))
-        drawn.div_(255)
+        for hint, disc_color in zip(hints, _disc_colors(hints, photo), strict=True):
+            for rim, fill in ((0.5, "black"), (0.25, "white"), (0.0, disc_color)):
+                r = radius * (1 + rim)
+                center = hint.x * width, hint.y * height
+                draw.ellipse([c - r for c in center] + [c + r for c in center], fill=fill)
+        result.copy_(torch.from_numpy(np.array(image)))
+        result.div_(255)
     return out
 
 
-def _planes(picture: Tensor) -> Tensor:
-    """(H, W, C), C = 1, 3 or 4 -> (3, H, W) float32 in 0..1 on the CPU."""
-    planes = picture[..., :3].detach().cpu().float().movedim(-1, 0)
+def _to_planes(photo: Tensor) -> Tensor:
+    """Convert (H, W, C), C = 1, 3 or 4, to (3, H, W) float32 in 0..1 on the CPU."""
+    planes = photo[..., :3].detach().cpu().float().movedim(-1, 0)
     return planes.nan_to_num(0).clamp(0, 1).expand(3, -1, -1)
 
 
-def _shown_colors(hints: Sequence[Hint], picture: Tensor) -> list[tuple[int, ...]]:
-    """Each hint's 8-bit sRGB at the lightness of (H, W, C) below it."""
+def _disc_colors(hints: Sequence[Hint], photo: Tensor) -> list[tuple[int, ...]]:
+    """Return the 8-bit sRGB color of each hint at the lightness of the photo (H, W, C) below it."""
     if not hints:
         return []
-    height, width = picture.shape[:2]
+    height, width = photo.shape[:2]
     x = torch.tensor([min(int(hint.x * width), width - 1) for hint in hints])
     y = torch.tensor([min(int(hint.y * height), height - 1) for hint in hints])
-    below = picture[y.to(picture.device), x.to(picture.device)][:, None]  # (N, 1, C): one column
+    pixels = photo[y.to(photo.device), x.to(photo.device)][:, None]  # (N, 1, C): one column
     ab = torch.tensor([hint.ab for hint in hints]).T[..., None]
-    lab = torch.cat([color.lightness(_planes(below)), ab])
+    lab = torch.cat([color.lightness(_to_planes(pixels)), ab])
     levels = (color.to_gamut(lab)[..., 0].T * 255).round().int().tolist()
     return [tuple(level) for level in levels]

@@ -1,1 +1,1 @@
-"""References: how alike pictures are, which are the best for a target, and what is kept of it."""
+"""Search for reference photos: descriptors, ranking, and an index of descriptors."""

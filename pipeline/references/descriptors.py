@@ -1,215 +1,230 @@
-"""What Find References sees in a picture, and how two pictures are compared.
+"""Describe photos for the reference search and compare them.
 
-Only lightness is looked at, so that a grey target and a colour photo of the same thing look alike.
-All pictures are squashed to `SIDE` x `SIDE`, as in the exemplar paper. `P` cells of 16 x 16 pixels,
-`C` channels, `D` width of a descriptor. Choices say what benchmarks/reference_search.py measured.
+Only lightness is used, so that a gray target and a color photo of the same scene get similar
+descriptors. All images are squashed to SIDE x SIDE, as in the exemplar paper. Shapes: B images,
+P cells of 16 x 16 pixels, C channels of a cell, D width of a descriptor vector. The constants were
+chosen with benchmarks/reference_search.py.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops import color
-from ...ops.resize import shrink, square
-from ...ops.tensors import repaired
-from ..automatic import Colorizer
-from ..color_memory.builder import GREY
-from ..color_memory.memory import fingerprint
+from ...ops.resize import downscale, squashed_geometry
+from ...ops.tensors import sanitize
+from ..color_memory.memory import identify_encoder
+from ..loaded_network import LoadedNetwork
+from ..photos import is_gray
 
-ENCODER = "ddcolor-nano"  # in the box; the other boxed encoder is as good, and 1.5 times as slow
+ENCODER = "ddcolor-nano"  # the other bundled encoder is as good but takes 1.5 times as long
 SIDE = 160
-GRID = 10  # cells each way
+GRID = 10  # cells per side
 CELL = SIDE // GRID
-# Maps at 1/4 and 1/8, by mean and deviation. Of the five nearest of 3000 photos 15 % have the label
-# of the photo, with the deeper maps added 14 %, by a deeper one alone 5 %; with outlines 21 %.
-POOLED = (0, 1)
-LOCAL = 1  # map whose cells are compared
-HOG_SIDE, HOG_GRID, HOG_BINS = 64, 4, 9  # coarse outlines, which pooled maps do not hold
+# Maps at 1/4 and 1/8, by mean and deviation. Of the five nearest of 3000 photos, 15 % have the
+# label of the photo, 14 % with deeper maps added, 5 % with a deeper map alone, 21 % with HOG added.
+POOLED_MAPS = (0, 1)
+CELL_MAP = 1  # map whose cells are compared
+HOG_SIDE, HOG_GRID, HOG_BINS = 64, 4, 9  # coarse outlines, which pooled maps do not contain
 HOG_WIDTH = HOG_GRID**2 * HOG_BINS
-HOG_WEIGHT = 0.5  # beside the pooled maps, as blocks of equal variance
-PRINCIPAL = 128  # dimensions (paper, section 4.1)
-WHITENING = 0.5  # power of a principal deviation divided by: 0 = plain PCA, 1 = all alike
-BINS = 50  # of a cell's lightness, 0..100
-# Beside the distance of features. He et al. take 0.25 and the paper's program 0.5, with VGG-19; the
-# distances of this encoder differ seven times less than those of histograms, which with 0.25 decide
-# nearly alone and rank worse.
+HOG_WEIGHT = 0.5  # relative to the pooled maps, as blocks of equal variance
+PCA_DIMENSIONS = 128  # paper, section 4.1
+WHITENING = 0.5  # exponent of the whitening: 0 = plain PCA, 1 = equal variance in all directions
+HISTOGRAM_BINS = 50  # for the lightness of a cell, 0..100
+# Weight of the histogram distance relative to the feature distance. He et al. use 0.25 and the
+# paper's program 0.5, with VGG-19. With this encoder, feature distances vary seven times less than
+# histogram distances, which would dominate the ranking at 0.25 and make it worse.
 HISTOGRAM_WEIGHT = 0.05
-AT_ONCE = 8  # pictures in one pass of the encoder at most; on a CPU, too: they are small
-EVEN = 1e-10  # variance, as part of the largest, below which a direction is noise
+BATCH_SIZE = 8  # images per forward pass; even on a CPU, because they are small
+MIN_RELATIVE_VARIANCE = 1e-10  # relative to the largest variance; directions below it are noise
 
 
-class Looks(NamedTuple):
-    """What is known of pictures, on the CPU."""
+class Descriptors(NamedTuple):
+    """Descriptors of B images, on the CPU."""
 
-    descriptors: Tensor
-    """(B, D) float16: pooled maps, then outlines."""
+    vectors: Tensor
+    """(B, D) float16: pooled maps, then HOG."""
     cells: Tensor
     """(B, P, C) float16: features of unit length."""
     histograms: Tensor
-    """(B, P, BINS) uint8: pixels of each lightness."""
+    """(B, P, HISTOGRAM_BINS) uint8: pixels per lightness bin."""
+
+    def select(self, indices: int | Tensor) -> "Descriptors":
+        """Return the descriptors of some images; B becomes 1, or the shape of `indices`."""
+        rows = torch.tensor([indices]) if isinstance(indices, int) else indices
+        return Descriptors(self.vectors[rows], self.cells[rows], self.histograms[rows])
 
 
-# --- Photos to working pictures ----------------------------------------------------------------
+def concat(parts: Sequence[Descriptors]) -> Descriptors:
+    """Concatenate descriptors along the batch."""
+    return Descriptors(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def working_pictures(rgb: Tensor, name: str) -> Tensor:
-    """(B, H, W, C) float sRGB -> (B, 3, SIDE, SIDE) float32 on the CPU, squashed.
+# --- Photos to working images ------------------------------------------------------------------
 
-    What is transparent is grey: it can give no colour either.
+
+def to_working_images(rgb: Tensor, name: str) -> Tensor:
+    """Squash photos (B, H, W, C) float sRGB to (B, 3, SIDE, SIDE) float32 on the CPU.
+
+    Transparent pixels become gray, because they cannot give color.
     """
     rgb = rgb.expand(*rgb.shape[:3], 3) if rgb.shape[-1] == 1 else rgb
-    rgb = repaired(rgb.movedim(-1, 1), name)
+    rgb = sanitize(rgb.movedim(-1, 1), name)
     if rgb.shape[1] == 4:
         rgb, alpha = rgb.split([3, 1], dim=1)
         rgb = rgb * alpha + 0.5 * (1 - alpha)
-    return shrink(rgb, square(*rgb.shape[2:], SIDE, CELL), "cpu")
+    height, width = rgb.shape[2:]
+    return downscale(rgb, squashed_geometry(height, width, SIDE, CELL), "cpu")
 
 
-def is_grey(small: Tensor) -> bool:
-    """Whether a working picture (3, h, w) has too little colour to be a reference."""
-    every_second = small[:, ::2, ::2].contiguous()
-    return bool(color.chroma(color.rgb_to_lab(every_second)[1:]).mean() < GREY)
+def is_gray_reference(image: Tensor) -> bool:
+    """Return True if a working image (3, h, w) has too little chroma to be a reference."""
+    return is_gray(image[:, ::2, ::2].contiguous())  # every second pixel is enough
 
 
-# --- Working pictures to descriptors and cells -------------------------------------------------
+# --- Working images to descriptors -------------------------------------------------------------
 
 
-def encoder_name(colorizer: Colorizer) -> str:
-    """Names what describes photos: the encoder's weights, and the dtype they run in."""
+class _EncoderNetwork(Protocol):
+    """Network with an encoder that gives maps at 1/4, 1/8, ..."""
+
+    encoder: nn.Module
+    mean: Tensor
+    std: Tensor
+
+
+def encoder_name(colorizer: LoadedNetwork) -> str:
+    """Return an identifier of the encoder's weights and dtype."""
     dtype = str(colorizer.dtype).removeprefix("torch.")
-    return f"{fingerprint(_network(colorizer, 0).encoder)}-{dtype}"
+    return f"{identify_encoder(_acquire(colorizer, 0).encoder)}-{dtype}"
 
 
-def _network(colorizer: Colorizer, memory_required: int) -> nn.Module:
-    network = colorizer.placement.acquire(memory_required)
+def _acquire(colorizer: LoadedNetwork, memory_required: int) -> _EncoderNetwork:
+    network = colorizer.device_manager.acquire(memory_required)
     if not all(hasattr(network, name) for name in ("encoder", "mean", "std")):
         raise ValueError(
-            f"{colorizer.name} has no encoder that describes pictures; take {ENCODER}."
+            f"{colorizer.name} has no encoder that can describe photos; use {ENCODER}."
         )
-    return network
+    return cast(_EncoderNetwork, network)
 
 
-def looks(colorizer: Colorizer, pictures: Tensor) -> Looks:
-    """What is known of working pictures (B, 3, SIDE, SIDE) in 0..1; their colour is not looked at.
+def describe(colorizer: LoadedNetwork, images: Tensor) -> Descriptors:
+    """Describe the lightness of working images (B, 3, SIDE, SIDE) in 0..1.
 
     Raises:
         ValueError: the network has no encoder that gives maps at 1/4 and 1/8.
     """
-    placement = colorizer.placement
+    device_manager = colorizer.device_manager
     spec = colorizer.spec
-    required = SIDE * SIDE * spec.activation_bytes_per_pixel + spec.activation_bytes
-    at_once = AT_ONCE
-    if placement.device.type != "cpu":
-        at_once = min(AT_ONCE, placement.images_at_once(required))
+    required = SIDE * SIDE * spec.activation_bytes_per_pixel + spec.fixed_activation_bytes
+    batch_size = BATCH_SIZE
+    if device_manager.device.type != "cpu":
+        batch_size = min(BATCH_SIZE, device_manager.max_batch_size(required))
     parts = []
-    for part in pictures.split(at_once):
-        network = _network(colorizer, len(part) * required)
+    for batch in images.split(batch_size):
+        network = _acquire(colorizer, len(batch) * required)
         with torch.inference_mode():
-            L = color.lightness(part.to(placement.device))
+            L = color.lightness(batch.to(device_manager.device))
             gray = ((color.gray_rgb(L) - network.mean) / network.std).to(colorizer.dtype)
             gray = gray.contiguous(memory_format=torch.channels_last)
-            maps = [x.float() for x in network.encoder(gray)[: max(*POOLED, LOCAL) + 1]]
-            pooled = [f(maps[i]) for i in POOLED for f in (_mean, _deviation)]
-            cells = F.normalize(F.adaptive_avg_pool2d(maps[LOCAL], GRID).flatten(2), dim=1).mT
-            found = (torch.cat([*pooled, outlines(L)], dim=1).half(), cells.half(), histograms(L))
-            parts.append(Looks(*(x.cpu().clone() for x in found)))
-    return joined(parts)
+            maps = [x.float() for x in network.encoder(gray)[: max(*POOLED_MAPS, CELL_MAP) + 1]]
+            pooled = [
+                statistic for i in POOLED_MAPS for statistic in (_mean(maps[i]), _std(maps[i]))
+            ]
+            vectors = torch.cat([*pooled, hog(L)], dim=1).half()
+            cells = F.adaptive_avg_pool2d(maps[CELL_MAP], GRID).flatten(2)
+            cells = F.normalize(cells, dim=1).mT.half()
+            tensors = vectors, cells, lightness_histograms(L)
+            parts.append(Descriptors(*(x.cpu().clone() for x in tensors)))
+    return concat(parts)
 
 
 def _mean(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3))
 
 
-def _deviation(x: Tensor) -> Tensor:
+def _std(x: Tensor) -> Tensor:
     return x.std(dim=(2, 3))
 
 
-def outlines(L: Tensor) -> Tensor:
-    """Histograms of oriented gradients (Dalal and Triggs 2005): L (B, 1, h, w) -> (B, HOG_WIDTH).
+def hog(L: Tensor) -> Tensor:
+    """Return histograms of oriented gradients (B, HOG_WIDTH) of L (B, 1, h, w).
 
-    9 directions in each of 4 x 4 cells, of unit length, on a thumbnail.
+    Dalal and Triggs 2005, with 9 orientations in each of 4 x 4 cells of a thumbnail; each cell has
+    unit length.
     """
-    small = F.interpolate(L, size=(HOG_SIDE, HOG_SIDE), mode="area") / 100
-    dx = F.pad(small[..., 2:] - small[..., :-2], (1, 1, 0, 0))
-    dy = F.pad(small[..., 2:, :] - small[..., :-2, :], (0, 0, 1, 1))
+    thumbnail = F.interpolate(L, size=(HOG_SIDE, HOG_SIDE), mode="area") / 100
+    dx = F.pad(thumbnail[..., 2:] - thumbnail[..., :-2], (1, 1, 0, 0))
+    dy = F.pad(thumbnail[..., 2:, :] - thumbnail[..., :-2, :], (0, 0, 1, 1))
     bins = (torch.atan2(dy, dx) % torch.pi / torch.pi * HOG_BINS).long().clamp(0, HOG_BINS - 1)
     weight = F.one_hot(bins[:, 0], HOG_BINS).movedim(-1, 1) * torch.hypot(dx, dy)
     return F.normalize(F.adaptive_avg_pool2d(weight, HOG_GRID), dim=1, eps=1e-4).flatten(1)
 
 
-def histograms(L: Tensor) -> Tensor:
-    """Pixels of each lightness in each cell: L (B, 1, SIDE, SIDE) -> (B, P, BINS) uint8.
+def lightness_histograms(L: Tensor) -> Tensor:
+    """Count pixels per lightness bin in each cell: L (B, 1, SIDE, SIDE) -> (B, P, bins) uint8.
 
-    Patches of 16 x 16 pixels centred on cells of 16 pixels are the cells: none reaches beyond an
-    edge. 256 pixels in one bin count as 255.
+    The paper's patches of 16 x 16 pixels, centered on cells of 16 pixels, are the cells themselves.
+    256 pixels in one bin count as 255.
     """
     patches = F.unfold(L, CELL, stride=CELL).mT
-    bins = (patches * (BINS / 100)).long().clamp(0, BINS - 1)
-    counts = torch.zeros(*bins.shape[:2], BINS, device=L.device)
+    bins = (patches * (HISTOGRAM_BINS / 100)).long().clamp(0, HISTOGRAM_BINS - 1)
+    counts = torch.zeros(*bins.shape[:2], HISTOGRAM_BINS, device=L.device)
     counts.scatter_add_(2, bins, torch.ones_like(patches))
     return counts.clamp_max(255).to(torch.uint8)
 
 
-# --- Comparing ---------------------------------------------------------------------------------
+# --- Comparison --------------------------------------------------------------------------------
 
 
-class Space:
-    """Where descriptors of a gallery are compared: standardised, PCA, half whitened, unit length.
+class WhitenedSpace:
+    """Space in which the descriptor vectors of a gallery are compared.
 
-    Made of all descriptors of the gallery (n, D) float32, anew for each search: an index holds no
-    trace of photos that are gone.
+    Vectors are standardized, projected by PCA, partially whitened and normalized to unit length.
+    The space is rebuilt from all vectors (n, D) float32 for each search, so that removed photos
+    have no influence.
     """
 
-    def __init__(self, descriptors: Tensor):
-        rows = descriptors.double()
+    def __init__(self, vectors: Tensor):
+        rows = vectors.double()
         self.center = rows.mean(0)
         deviation = rows.std(0, correction=0)
         self.scale = torch.where(deviation > 0, 1 / deviation, 0.0)
-        pooled = rows.shape[1] - HOG_WIDTH
-        self.scale[:pooled] /= pooled**0.5
-        self.scale[pooled:] *= HOG_WEIGHT / HOG_WIDTH**0.5
+        pooled_width = rows.shape[1] - HOG_WIDTH
+        self.scale[:pooled_width] /= pooled_width**0.5
+        self.scale[pooled_width:] *= HOG_WEIGHT / HOG_WIDTH**0.5
         rows = (rows - self.center) * self.scale
         variance, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
-        dimensions = min(PRINCIPAL, max(1, len(rows) - 1), rows.shape[1])
+        dimensions = min(PCA_DIMENSIONS, max(1, len(rows) - 1), rows.shape[1])
         variance, axes = variance[-dimensions:], axes[:, -dimensions:]
-        some = variance > EVEN * variance[-1]
-        self.axes = axes * torch.where(some, variance.clamp_min(1e-300) ** (-WHITENING / 2), 0.0)
+        significant = variance > MIN_RELATIVE_VARIANCE * variance[-1]
+        whitening = variance.clamp_min(1e-300) ** (-WHITENING / 2)
+        self.axes = axes * torch.where(significant, whitening, 0.0)
 
-    def __call__(self, descriptors: Tensor) -> Tensor:
-        """(B, D) -> (B, d) float32 of unit length; the dot product of two is their nearness."""
-        return F.normalize(((descriptors.double() - self.center) * self.scale) @ self.axes).float()
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Map (B, D) to unit vectors (B, d) float32 whose dot product is their similarity."""
+        return F.normalize(((vectors.double() - self.center) * self.scale) @ self.axes).float()
 
 
-def scores_of(target: Looks, candidates: Looks) -> Tensor:
-    """Patchwise distances of K candidates (B, K, P, ...) for each of B targets -> (B, K).
+def patch_distances(target: Descriptors, candidates: Descriptors) -> Tensor:
+    """Return the patchwise distance of K candidates (B, K, P, ...) to each of B targets: (B, K).
 
     mean_p [1 - cos(f_p, f_q)] + HISTOGRAM_WEIGHT mean_p [1 - corr(hist_p, hist_q)] over the cells p
-    of a target, where q is the candidate's cell whose features are most similar to p's. Both terms
-    are distances (He et al. 2018, section 4.2); lowest is best.
+    of a target, where q is the candidate's cell whose features are most similar to p's (He et al.
+    2018, section 4.2). Lower is better.
     """
-    features = target.cells.float()[:, None] @ candidates.cells.float().mT  # (B, K, P, P)
-    cosine, nearest = features.max(dim=-1)
-    theirs = _centred(candidates.histograms)
-    theirs = theirs.gather(2, nearest[..., None].expand(-1, -1, -1, BINS))
-    correlation = (_centred(target.histograms)[:, None] * theirs).sum(-1)
+    similarity = target.cells.float()[:, None] @ candidates.cells.float().mT  # (B, K, P, P)
+    cosine, nearest = similarity.max(dim=-1)
+    matched = _centered_unit(candidates.histograms)
+    matched = matched.gather(2, nearest[..., None].expand(-1, -1, -1, HISTOGRAM_BINS))
+    correlation = (_centered_unit(target.histograms)[:, None] * matched).sum(-1)
     return (1 - cosine).mean(-1) + HISTOGRAM_WEIGHT * (1 - correlation).mean(-1)
 
 
-def _centred(counts: Tensor) -> Tensor:
-    """Histograms as vectors whose dot product is their correlation."""
+def _centered_unit(counts: Tensor) -> Tensor:
+    """Return histograms as vectors whose dot product is their correlation."""
     counts = counts.float()
     return F.normalize(counts - counts.mean(-1, keepdim=True), dim=-1)
-
-
-def rows(known: Looks, which: int | Tensor) -> Looks:
-    """Some of the pictures: B = 1, or the shape of `which`."""
-    which = torch.tensor([which]) if isinstance(which, int) else which
-    return Looks(*(x[which] for x in known))
-
-
-def joined(parts: Sequence[Looks]) -> Looks:
-    """All pictures of several looks."""
-    return Looks(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

@@ -1,6 +1,6 @@
-"""What is known of the photos of a folder, kept in one file, so that a search reads only new ones.
+"""Index of the descriptors of a folder's photos, so that a search reads only new photos.
 
-The file lies in a cache folder, never beside the photos, and can be deleted at any time.
+The index is a file in a cache folder, never beside the photos, and can be deleted at any time.
 """
 
 import hashlib
@@ -9,163 +9,175 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from ...media.atomic import write_whole
+from ...media.atomic import write_atomic
 from ...model_store import paths
+from ..photos import Photo
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the file, and of what a descriptor is made of
-COLOR, GREYISH, UNREADABLE = "color", "grey", "unreadable"
-SAVE_EVERY = 500  # photos, so that an interruption costs little
+VERSION = 1  # of the file format and of the descriptors
+Kind = Literal["color", "grey", "unreadable"]
+COLOR: Kind = "color"
+GRAY: Kind = "grey"
+UNREADABLE: Kind = "unreadable"
+SAVE_INTERVAL = 500  # photos between saves, so that an interruption costs little
 
 
-class Entry(NamedTuple):
-    """One photo: what its file was like, and what became of it."""
+class PhotoRecord(NamedTuple):
+    """Result of examining a photo."""
 
+    kind: Kind
+    vector: Tensor | None = None
+    """(D,) float16 descriptor of a color photo."""
+    error: str = ""
+    """Reason why an unreadable photo cannot be used."""
+
+
+class FileStamp(NamedTuple):
+    """Identifies a version of a file in the folder."""
+
+    name: str
+    """Path relative to the folder."""
     size: int
     modified: int
     """Nanoseconds."""
-    kind: str
-    what: Tensor | str | None
-    """Descriptor (D,) float16 of a colour photo, None of a grey one, the reason of a bad one."""
 
 
 def cache_folder() -> Path:
-    """$COLORIST_CACHE, else `cache` in the platform's user data folder."""
-    if chosen := os.environ.get("COLORIST_CACHE"):
-        return Path(chosen)
+    """Return $COLORIST_CACHE, or `cache` in the platform's user data folder."""
+    if configured := os.environ.get("COLORIST_CACHE"):
+        return Path(configured)
     return paths.data_folder() / "cache"
 
 
 def index_file(folder: str | Path, cache: Path | None = None) -> Path:
-    """Where the index of a folder of photos lies: named by its real path, in `cache`."""
+    """Return the path of the index of a folder of photos, named after the folder's real path."""
     real = os.path.normcase(os.path.realpath(folder))
     name = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
     return (cache or cache_folder()) / "references" / f"{name}.safetensors"
 
 
-class Index:
-    """What is known of photo files, by path relative to their folder, size and time.
+class ReferenceIndex:
+    """Records of photo files by relative path, size and modification time.
 
-    A file that is missing, damaged, of another version or of another encoder is an empty index; one
-    that cannot be written costs a warning.
+    A file that is missing, damaged, of another version or of another encoder counts as an empty
+    index. Failing to write it causes a warning.
 
     Args:
-        file: where it is kept.
-        folder: of the photos.
-        encoder: name of what describes photos; another one makes all descriptors worthless.
+        file: path of the index.
+        folder: folder of the photos.
+        encoder: identifier of the encoder; descriptors of another encoder are discarded.
     """
 
     def __init__(self, file: Path, folder: str | Path, encoder: str):
         self.file, self.folder, self.encoder = Path(file), Path(folder), encoder
-        self.entries = self._load()
-        self._facts: dict[int, tuple[str, int, int]] = {}
+        self._records = self._load()
+        self._stamps: dict[int, FileStamp] = {}
         self._unsaved, self._changed, self._writable = 0, False, True
 
-    def begin(self, gallery: Sequence) -> list[tuple[str, Tensor | str | None] | None]:
-        """(kind, what) of each photo that is known and unchanged, else None; forgets the others.
+    def lookup(self, gallery: Sequence[Photo]) -> list[PhotoRecord | None]:
+        """Return the records of unchanged photos, None for the others, and drop all other records.
 
-        What is no file (pixels, a file that is gone) is None and never kept.
+        Pixels and missing files have no record.
         """
-        self._facts, kept, found = {}, {}, []
-        for place, photo in enumerate(gallery):
-            entry, facts = None, self._facts_of(photo)
-            if facts is not None:
-                self._facts[place] = facts
-                name, *rest = facts
-                entry = self.entries.get(name)
-                if entry is not None and [entry.size, entry.modified] == rest:
-                    kept[name] = entry
-                else:
-                    entry = None
-            found.append(entry and (entry.kind, entry.what))
-        self._changed = len(kept) != len(self.entries)
-        self.entries = kept
-        return found
+        kept: dict[FileStamp, PhotoRecord] = {}
+        records: list[PhotoRecord | None] = []
+        self._stamps = {}
+        for i, photo in enumerate(gallery):
+            stamp = self._stamp(photo)
+            record = None
+            if stamp is not None:
+                self._stamps[i] = stamp
+                record = self._records.get(stamp)
+                if record is not None:
+                    kept[stamp] = record
+            records.append(record)
+        self._changed = len(kept) != len(self._records)
+        self._records = kept
+        return records
 
-    def add(self, place: int, kind: str, what: Tensor | str | None) -> None:
-        """Note what became of the photo at `place` of the gallery that `begin` was given."""
-        if place in self._facts:
-            name, size, modified = self._facts[place]
-            if kind == UNREADABLE and not os.access(self.folder / name, os.R_OK):
-                return  # may be allowed to us tomorrow
-            self.entries[name] = Entry(size, modified, kind, what)
-            self._changed = True
-            self._unsaved += 1
-            if self._unsaved >= SAVE_EVERY:
-                self.save()
+    def add(self, index: int, record: PhotoRecord) -> None:
+        """Add the record of photo `index` of the gallery that was passed to `lookup`."""
+        stamp = self._stamps.get(index)
+        if stamp is None:
+            return
+        if record.kind == UNREADABLE and not os.access(self.folder / stamp.name, os.R_OK):
+            return  # permissions may change without a change of the file
+        self._records[stamp] = record
+        self._changed = True
+        self._unsaved += 1
+        if self._unsaved >= SAVE_INTERVAL:
+            self.save()
 
     def save(self) -> None:
-        """Write the file, whole or not at all, if anything is new."""
+        """Write the file atomically if there are changes."""
         if not self._changed or not self._writable:
             return
         try:
-            write_whole(self.file, self._bytes())
+            write_atomic(self.file, self._to_bytes())
             self._unsaved, self._changed = 0, False
         except OSError as error:
             self._writable = False
             log.warning(
-                "%s: the index of photos cannot be kept (%s); the next search reads all photos "
-                "again. Set COLORIST_CACHE to a folder that can be written.",
+                "%s: cannot write the index of photos (%s); the next search reads all photos "
+                "again. Set COLORIST_CACHE to a writable folder.",
                 *(self.file, error.strerror or error),
             )
 
-    def _facts_of(self, photo: object) -> tuple[str, int, int] | None:
-        if not isinstance(photo, str | Path):
+    def _stamp(self, photo: Photo) -> FileStamp | None:
+        if isinstance(photo, Tensor):
             return None
         try:
-            found = os.stat(photo)
+            status = os.stat(photo)
         except OSError:
             return None
         try:
             name = os.path.relpath(photo, self.folder)
         except ValueError:  # on another drive
             name = os.path.abspath(photo)
-        return Path(name).as_posix(), found.st_size, found.st_mtime_ns
+        return FileStamp(Path(name).as_posix(), status.st_size, status.st_mtime_ns)
 
-    def _bytes(self) -> bytes:
-        rows = [entry.what for entry in self.entries.values() if entry.kind == COLOR]
-        listed = [
-            [name, entry.size, entry.modified, entry.kind, *self._words(entry)]
-            for name, entry in self.entries.items()
+    def _to_bytes(self) -> bytes:
+        vectors = [record.vector for record in self._records.values() if record.vector is not None]
+        photos = [
+            [*stamp, record.kind, *([record.error] if record.kind == UNREADABLE else [])]
+            for stamp, record in self._records.items()
         ]
-        about = {"version": VERSION, "encoder": self.encoder, "photos": listed}
-        tensors = {"descriptors": torch.stack(rows) if rows else torch.zeros(0, 0).half()}
-        return to_safetensors(tensors, metadata={"references": json.dumps(about)})
+        header = {"version": VERSION, "encoder": self.encoder, "photos": photos}
+        tensors = {"descriptors": torch.stack(vectors) if vectors else torch.zeros(0, 0).half()}
+        return to_safetensors(tensors, metadata={"references": json.dumps(header)})
 
-    @staticmethod
-    def _words(entry: Entry) -> list[str]:
-        return [entry.what] if entry.kind == UNREADABLE else []
-
-    def _load(self) -> dict[str, Entry]:
+    def _load(self) -> dict[FileStamp, PhotoRecord]:
         try:
             with safe_open(self.file, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["references"])
-                if (about["version"], about["encoder"]) != (VERSION, self.encoder):
+                header = json.loads((file.metadata() or {})["references"])
+                if (header["version"], header["encoder"]) != (VERSION, self.encoder):
                     return {}
-                # A copy, as Windows replaces no file that is still mapped.
+                # A copy, because Windows cannot replace a file that is still mapped
                 descriptors = file.get_tensor("descriptors").clone()
             if not descriptors.isfinite().all() or descriptors.dtype != torch.float16:
-                raise ValueError("descriptors that are no numbers")
-            rows, entries = iter(descriptors.unbind()), {}
-            for name, size, modified, kind, *words in about["photos"]:
-                what = next(rows) if kind == COLOR else words[0] if words else None
-                entries[name] = Entry(size, modified, kind, what)
-            if next(rows, None) is not None:
+                raise ValueError("descriptors are not finite float16 numbers")
+            vectors = iter(descriptors.unbind())
+            records: dict[FileStamp, PhotoRecord] = {}
+            for name, size, modified, kind, *errors in header["photos"]:
+                vector = next(vectors) if kind == COLOR else None
+                error = errors[0] if errors else ""
+                records[FileStamp(name, size, modified)] = PhotoRecord(kind, vector, error)
+            if next(vectors, None) is not None:
                 raise ValueError("more descriptors than photos")
-            return entries
+            return records
         except FileNotFoundError:
             return {}
         except (
             *(OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError),
             *(StopIteration, RecursionError),
         ) as error:
-            log.warning("%s: a damaged index of photos; made anew (%s).", self.file, error)
+            log.warning("%s: rebuilding the index of photos, it is damaged (%s).", self.file, error)
             return {}

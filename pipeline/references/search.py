@@ -1,369 +1,378 @@
-"""Find references: which colour photos are good references for a black-and-white one.
+"""Find the best reference photos for black-and-white photos.
 
-The recommendation of the exemplar paper (section 4.1) and He et al. 2018 (section 4): the photos
-whose descriptors are most similar, and of these the best by a patchwise comparison. What is looked
-at, and how it is compared, is in `descriptors`.
+Follows the recommendation of the exemplar paper (section 4.1) and He et al. 2018 (section 4): the
+photos with the most similar descriptors form a shortlist, and a patchwise comparison ranks it. See
+`descriptors` for both.
 """
 
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...media import image_io
-from ...media.image_data import PictureError
-from ...ops.tensors import as_batch
-from ..automatic import Colorizer
-from ..color_memory.builder import READERS
+from ...media.errors import ImageError
+from ...ops.tensors import Image, as_batch
+from ..loaded_network import LoadedNetwork
+from ..photos import Photo, read_ahead, read_photo
 from .descriptors import (
-    AT_ONCE,
-    Looks,
-    Space,
+    BATCH_SIZE,
+    Descriptors,
+    WhitenedSpace,
+    concat,
+    describe,
     encoder_name,
-    is_grey,
-    joined,
-    looks,
-    rows,
-    scores_of,
-    working_pictures,
+    is_gray_reference,
+    patch_distances,
+    to_working_images,
 )
-from .index import COLOR, GREYISH, UNREADABLE, Index, index_file
+from .index import COLOR, GRAY, UNREADABLE, PhotoRecord, ReferenceIndex, index_file
 
 log = logging.getLogger(__name__)
 
 SHORTLIST = 5  # candidates that are compared patchwise (paper, section 4.1)
-FRAMES = 32  # of a batch of targets that are looked at, evenly spread
-SAME = 1.5 / 255  # largest difference of two working pictures that are one picture
-ROWS = 16  # targets that are compared at once where every photo is one
+MAX_FRAMES = 32  # frames of a target batch that are used, evenly spaced
+SAME_IMAGE_TOLERANCE = 1.5 / 255  # largest difference between two copies of one working image
+TARGETS_PER_STEP = 16  # targets compared at a time when a whole gallery is ranked
 
 
-class Match(NamedTuple):
-    """A reference that was found."""
+@dataclass(frozen=True)
+class Match:
+    """Reference found for a target."""
 
     index: int
-    """Place in the gallery."""
+    """Position in the gallery."""
     score: float
-    """Distance: 0 = looks the same; about 0.2 for everyday photos. Lower is better."""
+    """Distance: 0 for the same scene, about 0.2 for everyday photos. Lower is better."""
 
     @property
     def similarity(self) -> float:
-        """1 - score, 0..1, for a person: higher is better."""
+        """Similarity 1 - score, 0..1, for display: higher is better."""
         return max(0.0, 1 - self.score)
 
 
 @dataclass
 class Ranking:
-    """References found for one target, best first, and what could not be one."""
+    """References found for one target, best first, and the photos that cannot be references."""
 
     matches: list[Match] = field(default_factory=list)
     photos: int = 0
-    """Colour photos there were to choose from."""
-    grey: list[int] = field(default_factory=list)
+    """Number of color photos to choose from."""
+    gray: list[int] = field(default_factory=list)
+    """Positions of gray photos in the gallery."""
     unreadable: dict[int, str] = field(default_factory=dict)
-    """Place in the gallery -> why."""
+    """Position in the gallery -> error."""
 
 
 @dataclass
-class Pairs:
-    """References of every photo of a gallery."""
+class GalleryRanking:
+    """References of every photo of a gallery among the others."""
 
     top: np.ndarray
-    """(n, 5) int64: places of the references, best first; -1 where there are fewer."""
-    grey: list[int] = field(default_factory=list)
+    """(n, 5) int64 positions of the references, best first; -1 if there are fewer."""
+    gray: list[int] = field(default_factory=list)
+    """Positions of gray photos in the gallery."""
     unreadable: dict[int, str] = field(default_factory=dict)
+    """Position in the gallery -> error."""
 
 
-def find(
-    target: Tensor | np.ndarray | str | Path,
-    gallery: Sequence[str | Path | Tensor],
-    colorizer: Colorizer,
+def find_references(
+    target: Image | str | Path,
+    gallery: Sequence[Photo],
+    colorizer: LoadedNetwork,
     *,
     count: int = 1,
-    index: Index | None = None,
+    index: ReferenceIndex | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranking:
-    """The photos of `gallery` that are the best references for `target`.
+    """Find the photos of `gallery` that are the best references for `target`.
 
-    Never the target itself: not its file, and no picture with its very pixels. The same target and
+    The target itself is excluded: its file, and images with the same pixels. The same target and
     gallery give the same ranking, with or without an index.
 
     Args:
-        target: a file, or (H, W, C) or (B, H, W, C) float sRGB in 0..1, C = 1, 3 or 4. Frames of a
-            batch are ranked for together, by their mean score; of more than 32, 32 are looked at.
-        gallery: files, or (H, W, C) float sRGB in 0..1. The best are read a second time.
-        colorizer: whose encoder looks at the pictures: `loader.load(descriptors.ENCODER)`.
-        count: references wanted, 1 or more; fewer are found where there are fewer colour photos.
-        index: keeps what is known of photo files for the next time.
+        target: a file, or (H, W, C) or (B, H, W, C) float sRGB in 0..1 with C = 1, 3 or 4. The
+            frames of a batch are ranked together by their mean score; at most 32 are used.
+        gallery: files, or (H, W, C) float sRGB in 0..1. The best ones are read a second time.
+        colorizer: its encoder describes the images: `loader.load(descriptors.ENCODER)`.
+        count: number of references to find, if there are as many color photos.
+        index: stores descriptors of photo files for the next search.
         progress: called with (done, total) photos.
     Raises:
-        PictureError: `target` is a file that cannot be read.
-        ValueError: no colour photo in the gallery; a count below 1, a picture of another shape; a
-            network without an encoder of four maps.
+        ImageError: `target` is a file that cannot be read.
+        ValueError: the gallery has no color photo, an argument is unsuitable, or the network has no
+            encoder.
     """
     if count < 1:
         raise ValueError(f"count is {count}; expected at least 1.")
     if isinstance(gallery, str | Path):
         raise ValueError(f"gallery is one path, '{gallery}'; expected a list of photo files.")
-    frames = _target(target)
-    wanted = looks(colorizer, frames)
-    own = _identity(target)
-    found = Ranking()
-    known = _described(gallery, colorizer, index, found, progress)
-    usable = [place for place in known if own is None or _identity(gallery[place]) != own]
-    found.photos = len(usable)
-    _refuse_none(found, len(gallery))
-    descriptors = torch.stack([known[place] for place in usable]).float()
-    space = Space(descriptors)
-    nearness = (space(wanted.descriptors.float()) @ space(descriptors).T).mean(0)
-    ahead = (usable[i] for i in nearness.argsort(descending=True, stable=True).tolist())
-    places, candidates = _candidates(ahead, max(SHORTLIST, count), gallery, colorizer, frames)
-    if not places:
-        found.photos = 0
-        _refuse_none(found, len(gallery))
-    nested = Looks(*(x[None] for x in candidates))
-    scores = torch.cat([scores_of(rows(wanted, i), nested) for i in range(len(frames))]).mean(0)
+    frames = _target_images(target)
+    target_descriptors = describe(colorizer, frames)
+    target_id = _file_id(target)
+    ranking = Ranking()
+    vectors = _describe_gallery(gallery, colorizer, index, ranking, progress)
+    usable = [i for i in vectors if target_id is None or _file_id(gallery[i]) != target_id]
+    ranking.photos = len(usable)
+    _require_references(ranking, len(gallery))
+    usable_vectors = torch.stack([vectors[i] for i in usable]).float()
+    space = WhitenedSpace(usable_vectors)
+    similarity = space(target_descriptors.vectors.float()) @ space(usable_vectors).T
+    nearest = similarity.mean(0).argsort(descending=True, stable=True).tolist()
+    indices, candidates = _describe_candidates(
+        (usable[i] for i in nearest), max(SHORTLIST, count), gallery, colorizer, frames
+    )
+    if candidates is None:
+        ranking.photos = 0
+        raise _no_references(ranking, len(gallery))
+    nested = Descriptors(*(x[None] for x in candidates))
+    distances = [patch_distances(target_descriptors.select(i), nested) for i in range(len(frames))]
+    scores = torch.cat(distances).mean(0)
     best = scores.argsort(stable=True).tolist()[:count]
-    found.matches = [Match(places[i], float(scores[i])) for i in best]
+    ranking.matches = [Match(indices[i], float(scores[i])) for i in best]
     if progress:
         progress(len(gallery), len(gallery))
-    return found
+    return ranking
 
 
-def rank_all(
-    gallery: Sequence[str | Path | Tensor],
-    colorizer: Colorizer,
+def rank_gallery(
+    gallery: Sequence[Photo],
+    colorizer: LoadedNetwork,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Pairs:
-    """The five best references of every photo of `gallery` among the others.
+) -> GalleryRanking:
+    """Find the five best references of every photo of `gallery` among the others.
 
-    Grey photos get references and are none. Holds 22 kB for each photo.
+    Gray photos get references but are not references themselves. Needs 22 kB per photo.
 
     Args:
-        gallery: as for `find`; each photo is read once.
-        colorizer: as for `find`.
+        gallery: see `find_references`; each photo is read once.
+        colorizer: see `find_references`.
         progress: called with (done, total) photos.
     Raises:
-        ValueError: as `find`.
+        ValueError: see `find_references`.
     """
-    pairs = Pairs(np.full((len(gallery), SHORTLIST), -1))
-    places, colored, whole = [], [], None
-    for photo in _look(gallery, range(len(gallery)), colorizer, progress):
-        if photo.looks is None:
-            pairs.unreadable[photo.place] = photo.error
+    ranking = GalleryRanking(np.full((len(gallery), SHORTLIST), -1))
+    indices: list[int] = []
+    has_color: list[bool] = []
+    storage: Descriptors | None = None
+    for photo in _describe_photos(gallery, range(len(gallery)), colorizer, progress):
+        if isinstance(photo, _UnreadablePhoto):
+            ranking.unreadable[photo.index] = photo.error
             continue
-        if photo.grey:
-            pairs.grey.append(photo.place)
-        if whole is None:  # room for all, once
-            whole = Looks(*(x.new_empty(len(gallery), *x.shape[1:]) for x in photo.looks))
-        for room, tensor in zip(whole, photo.looks, strict=True):
-            room[len(places)] = tensor[0]
-        places.append(photo.place)
-        colored.append(not photo.grey)
-    usable = torch.tensor(colored, dtype=torch.bool)
-    if not usable.any():
-        _refuse_none(Ranking(grey=pairs.grey, unreadable=pairs.unreadable), len(gallery))
-    known = Looks(*(x[: len(places)] for x in whole))
-    descriptors = known.descriptors.float()
-    space = Space(descriptors[usable])
-    points = space(descriptors)
-    order = np.asarray(places)
-    take = min(SHORTLIST, int(usable.sum()))
-    for first in range(0, len(points), ROWS):
-        colorizer.placement.check_interrupt()
-        part = torch.arange(first, min(first + ROWS, len(points)))
-        nearness = points[part] @ points.T
-        nearness[:, ~usable] = -torch.inf
-        nearness[torch.arange(len(part)), part] = -torch.inf
-        nearness, near = nearness.topk(take, dim=1)
-        scores = scores_of(rows(known, part), rows(known, near))
-        scores[nearness.isinf()] = torch.inf  # itself, where there are but a few photos
-        scores, best = scores.sort(dim=1, stable=True)
-        found = order[near.gather(1, best).numpy()]
-        found[scores.isinf().numpy()] = -1
-        pairs.top[order[part.numpy()], :take] = found
+        if photo.is_gray:
+            ranking.gray.append(photo.index)
+        if storage is None:  # allocated once, for the whole gallery
+            storage = Descriptors(
+                *(x.new_empty(len(gallery), *x.shape[1:]) for x in photo.descriptors)
+            )
+        for rows, row in zip(storage, photo.descriptors, strict=True):
+            rows[len(indices)] = row[0]
+        indices.append(photo.index)
+        has_color.append(not photo.is_gray)
+    if storage is None or not any(has_color):
+        raise _no_references(ranking, len(gallery))
+    descriptors = Descriptors(*(x[: len(indices)] for x in storage))
+    usable = torch.tensor(has_color)
+    vectors = descriptors.vectors.float()
+    points = WhitenedSpace(vectors[usable])(vectors)
+    gallery_index = np.asarray(indices)
+    shortlist = min(SHORTLIST, int(usable.sum()))
+    for first in range(0, len(points), TARGETS_PER_STEP):
+        colorizer.device_manager.check_interrupt()
+        targets = torch.arange(first, min(first + TARGETS_PER_STEP, len(points)))
+        similarity = points[targets] @ points.T
+        similarity[:, ~usable] = -torch.inf
+        similarity[torch.arange(len(targets)), targets] = -torch.inf
+        similarity, nearest = similarity.topk(shortlist, dim=1)
+        scores = patch_distances(descriptors.select(targets), descriptors.select(nearest))
+        scores[similarity.isinf()] = torch.inf  # the target itself, if there are few photos
+        scores, order = scores.sort(dim=1, stable=True)
+        best = gallery_index[nearest.gather(1, order).numpy()]
+        best[scores.isinf().numpy()] = -1
+        ranking.top[gallery_index[targets.numpy()], :shortlist] = best
     if progress:
         progress(len(gallery), len(gallery))
-    return pairs
+    return ranking
 
 
-def open_index(folder: str | Path, colorizer: Colorizer, cache: Path | None = None) -> Index:
-    """What is known of the photos in `folder`, from `cache` or the standard cache folder."""
-    return Index(index_file(folder, cache), folder, encoder_name(colorizer))
+def open_index(
+    folder: str | Path, colorizer: LoadedNetwork, cache: Path | None = None
+) -> ReferenceIndex:
+    """Open the index of the photos in `folder`, in `cache` or the default cache folder."""
+    return ReferenceIndex(index_file(folder, cache), folder, encoder_name(colorizer))
 
 
-def _refuse_none(found: Ranking, photos: int) -> None:
-    if not found.photos:
-        raise ValueError(
-            f"none of the {photos} photos can be a reference: {len(found.grey)} grey, "
-            f"{len(found.unreadable)} unreadable (the target itself does not count). "
-            "Give other colour photos (JPEG, PNG, TIFF, WebP)."
-        )
+def _require_references(ranking: Ranking, photos: int) -> None:
+    if not ranking.photos:
+        raise _no_references(ranking, photos)
 
 
-# --- Reading and looking ----------------------------------------------------------------------
+def _no_references(ranking: Ranking | GalleryRanking, photos: int) -> ValueError:
+    return ValueError(
+        f"none of the {photos} photos can be a reference: {len(ranking.gray)} gray, "
+        f"{len(ranking.unreadable)} unreadable (the target itself is excluded). "
+        "Add color photos (JPEG, PNG, TIFF, WebP)."
+    )
 
 
-def _target(target: Tensor | np.ndarray | str | Path) -> Tensor:
-    """(B, 3, SIDE, SIDE): at most FRAMES of the target's frames."""
-    rgb, _ = as_batch(image_io.read(target).pixels if isinstance(target, str | Path) else target)
-    if len(rgb) > FRAMES:
-        rgb = rgb[torch.linspace(0, len(rgb) - 1, FRAMES).round().long()]
-    return torch.cat([working_pictures(frame[None], "target") for frame in rgb])
+# --- Reading and describing --------------------------------------------------------------------
 
 
-def _small(gallery: Sequence[str | Path | Tensor], place: int) -> Tensor:
-    photo = gallery[place]
-    rgb, _ = as_batch(image_io.read(photo).pixels if isinstance(photo, str | Path) else photo)
-    if len(rgb) != 1:
-        raise ValueError(f"photo {place + 1} has shape {tuple(photo.shape)}; expected (H, W, C).")
-    return working_pictures(rgb, f"photo {place + 1}")[0]
+def _target_images(target: Image | str | Path) -> Tensor:
+    """Return at most MAX_FRAMES frames of the target at working size: (B, 3, SIDE, SIDE)."""
+    rgb, _ = as_batch(
+        image_io.read_image(target).pixels if isinstance(target, str | Path) else target
+    )
+    if len(rgb) > MAX_FRAMES:
+        rgb = rgb[torch.linspace(0, len(rgb) - 1, MAX_FRAMES).round().long()]
+    return torch.cat([to_working_images(frame[None], "target") for frame in rgb])
 
 
-def _read(
-    gallery: Sequence[str | Path | Tensor],
-    places: Sequence[int],
-    colorizer: Colorizer,
-) -> Iterator[tuple[int, Tensor | None, str]]:
-    """(place, working picture (3, SIDE, SIDE), "") or (place, None, why not), in order.
+def _working_image(gallery: Sequence[Photo], index: int) -> Tensor:
+    """Return photo `index` at working size: (3, SIDE, SIDE)."""
+    return to_working_images(read_photo(gallery, index), f"photo {index + 1}")[0]
 
-    Threads read ahead; no more than a few photos are held, and whole ones only while they shrink.
-    """
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[Future] = deque()
-        ahead = iter(places)
+
+@dataclass(frozen=True)
+class _UnreadablePhoto:
+    index: int
+    error: str
+
+
+@dataclass(frozen=True)
+class _DescribedPhoto:
+    index: int
+    image: Tensor
+    """(3, SIDE, SIDE) working image."""
+    is_gray: bool
+    descriptors: Descriptors
+    """Descriptors of this photo (B = 1)."""
+
+
+def _read_photos(
+    gallery: Sequence[Photo], indices: Sequence[int], colorizer: LoadedNetwork
+) -> Iterator[tuple[int, Tensor | _UnreadablePhoto]]:
+    """Yield the index and the working image (3, SIDE, SIDE) of photos, in order."""
+    read = partial(_working_image, gallery)
+    # No local variable for the futures: a traceback would keep the reader threads alive.
+    for index, future in zip(indices, read_ahead(read, indices), strict=True):
+        colorizer.device_manager.check_interrupt()
         try:
-            for place in places:
-                for further in islice(ahead, 2 * READERS + 1 - len(waiting)):
-                    waiting.append(pool.submit(_small, gallery, further))
-                colorizer.placement.check_interrupt()
-                try:
-                    small, error = waiting.popleft().result(), ""
-                except PictureError as problem:
-                    log.warning("left out: %s", problem)
-                    small, error = None, str(problem)
-                yield place, small, error
-        finally:
-            pool.shutdown(cancel_futures=True)
+            yield index, future.result()
+        except ImageError as error:
+            log.warning("skipped: %s", error)
+            yield index, _UnreadablePhoto(index, str(error))
 
 
-class _Photo(NamedTuple):
-    """A photo of the gallery that was looked at, or could not be read."""
-
-    place: int
-    grey: bool = False
-    small: Tensor | None = None
-    looks: Looks | None = None
-    """Of this one (B = 1)."""
-    error: str = ""
-
-
-def _look(
-    gallery: Sequence[str | Path | Tensor],
-    places: Sequence[int],
-    colorizer: Colorizer,
+def _describe_photos(
+    gallery: Sequence[Photo],
+    indices: Sequence[int],
+    colorizer: LoadedNetwork,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[_Photo]:
-    """Each photo, in order, a few at a time."""
-    done = len(gallery) - len(places)
-    reading = _read(gallery, places, colorizer)
-    while some := list(islice(reading, AT_ONCE)):
-        smalls = [small for _, small, _ in some if small is not None]
-        seen = looks(colorizer, torch.stack(smalls)) if smalls else None
+) -> Iterator[_DescribedPhoto | _UnreadablePhoto]:
+    """Read and describe photos in batches; yield them one by one, in order."""
+    done = len(gallery) - len(indices)
+    photos = _read_photos(gallery, indices, colorizer)
+    while batch := list(islice(photos, BATCH_SIZE)):
+        images = [image for _, image in batch if isinstance(image, Tensor)]
+        descriptors = describe(colorizer, torch.stack(images)) if images else None
         row = 0
-        for place, small, error in some:
-            if small is None:
-                yield _Photo(place, error=error)
-            else:
-                yield _Photo(place, is_grey(small), small, rows(seen, row))
+        for index, image in batch:
+            if isinstance(image, _UnreadablePhoto):
+                yield image
+            elif descriptors is not None:
+                gray = is_gray_reference(image)
+                yield _DescribedPhoto(index, image, gray, descriptors.select(row))
                 row += 1
-        done += len(some)
+        done += len(batch)
         if progress:
             progress(min(done, len(gallery) - 1), len(gallery))
 
 
-def _identity(photo: object) -> object:
-    """The same for all names of one file; None for pixels, which `_candidates` compares."""
+def _file_id(photo: Image | str | Path) -> tuple[int, int] | str | None:
+    """Return an identifier that is equal for all names of a file; None for pixels."""
     if not isinstance(photo, str | Path):
         return None
     try:
-        found = os.stat(photo)
+        status = os.stat(photo)
     except OSError:
         return os.path.realpath(photo)
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
-def _described(
-    gallery: Sequence[str | Path | Tensor],
-    colorizer: Colorizer,
-    index: Index | None,
-    found: Ranking,
+def _describe_gallery(
+    gallery: Sequence[Photo],
+    colorizer: LoadedNetwork,
+    index: ReferenceIndex | None,
+    ranking: Ranking,
     progress: Callable[[int, int], None] | None,
 ) -> dict[int, Tensor]:
-    """Place of each colour photo -> descriptor (D,) float16; the others go into `found`."""
-    known: dict[int, Tensor] = {}
+    """Return the descriptor vector (D,) float16 of each color photo by position in the gallery.
 
-    def sort_in(place: int, kind: str, what: Tensor | str | None) -> None:
-        if kind == COLOR:
-            known[place] = what
-        elif kind == GREYISH:
-            found.grey.append(place)
-        else:
-            found.unreadable[place] = what
-
-    missing = list(range(len(gallery)))
-    if index is not None:
-        entries = index.begin(gallery)
-        missing = [place for place in missing if entries[place] is None]
-        for place, entry in enumerate(entries):
-            if entry is not None:
-                sort_in(place, *entry)
+    Gray and unreadable photos are added to `ranking`.
+    """
+    records = index.lookup(gallery) if index else [None] * len(gallery)
+    missing = [i for i, record in enumerate(records) if record is None]
     try:
-        for photo in _look(gallery, missing, colorizer, progress):
-            if photo.looks is None:
-                kind, what = UNREADABLE, photo.error
-            elif photo.grey:
-                kind, what = GREYISH, None
-            else:
-                kind, what = COLOR, photo.looks.descriptors[0]
-            sort_in(photo.place, kind, what)
-            if index is not None:
-                index.add(photo.place, kind, what)
-    finally:  # what is done stays, whatever stopped the rest
-        if index is not None:
+        for photo in _describe_photos(gallery, missing, colorizer, progress):
+            record = _to_record(photo)
+            records[photo.index] = record
+            if index:
+                index.add(photo.index, record)
+    finally:  # keep what is done, whatever stopped the rest
+        if index:
             index.save()
-    found.grey.sort()
-    found.unreadable = dict(sorted(found.unreadable.items()))
-    return dict(sorted(known.items()))
+    vectors: dict[int, Tensor] = {}
+    for i, record in enumerate(records):
+        if record is None:
+            continue
+        if record.vector is not None:
+            vectors[i] = record.vector
+        elif record.kind == GRAY:
+            ranking.gray.append(i)
+        else:
+            ranking.unreadable[i] = record.error
+    return vectors
 
 
-def _candidates(
-    ahead: Iterator[int],
+def _to_record(photo: _DescribedPhoto | _UnreadablePhoto) -> PhotoRecord:
+    if isinstance(photo, _UnreadablePhoto):
+        return PhotoRecord(UNREADABLE, error=photo.error)
+    if photo.is_gray:
+        return PhotoRecord(GRAY)
+    return PhotoRecord(COLOR, photo.descriptors.vectors[0])
+
+
+def _describe_candidates(
+    indices: Iterable[int],
     count: int,
-    gallery: Sequence[str | Path | Tensor],
-    colorizer: Colorizer,
+    gallery: Sequence[Photo],
+    colorizer: LoadedNetwork,
     frames: Tensor,
-) -> tuple[list[int], Looks | None]:
-    """The first `count` places that can be read and are not the target, and their looks."""
-    places, seen = [], []
-    while len(places) < count and (some := list(islice(ahead, count - len(places)))):
-        for photo in _look(gallery, some, colorizer):
-            if photo.looks is None or _same(photo.small, frames):
-                continue
-            places.append(photo.place)
-            seen.append(photo.looks)
-    return places, joined(seen) if seen else None
+) -> tuple[list[int], Descriptors | None]:
+    """Describe the first `count` photos that can be read and do not equal a frame of the target."""
+    remaining = iter(indices)
+    accepted: list[int] = []
+    descriptors: list[Descriptors] = []
+    while len(accepted) < count:
+        batch = list(islice(remaining, count - len(accepted)))
+        if not batch:
+            break
+        for photo in _describe_photos(gallery, batch, colorizer):
+            if isinstance(photo, _DescribedPhoto) and not _equals_any(photo.image, frames):
+                accepted.append(photo.index)
+                descriptors.append(photo.descriptors)
+    return accepted, concat(descriptors) if descriptors else None
 
 
-def _same(small: Tensor, frames: Tensor) -> bool:
-    """Whether a picture is one of the target's frames, colour and all."""
-    return bool((small - frames).abs().flatten(1).amax(1).min() <= SAME)
+def _equals_any(image: Tensor, frames: Tensor) -> bool:
+    """Return True if an image equals one of the target's frames in color."""
+    return bool((image - frames).abs().flatten(1).amax(1).min() <= SAME_IMAGE_TOLERANCE)

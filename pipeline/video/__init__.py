@@ -1,1 +1,1 @@
-"""Films: colour over their frames."""
+"""Video: frames are colorized, stabilized, and written so that a run can be resumed."""

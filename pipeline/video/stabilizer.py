@@ -1,16 +1,17 @@
-"""Steady colour over the frames of a film: chroma is carried along motion and averaged.
+"""Stabilize color over time: propagate chroma along motion and average it over frames.
 
-Each frame was coloured by itself, so its colours flicker. What a place showed in frames before and
-after is brought to it along the motion of lightness (`optical_flow`), as far as that is trusted:
+Each frame was colorized independently, so its colors flicker. The stabilizer estimates motion from
+lightness (`ops.optical_flow`), warps the chroma of earlier and later frames to the current frame,
+and averages it with weights that depend on the confidence of the motion:
 
-    forward   x_t = (w' M(x_t-1) + ab_t) / (w' + 1),   w_t = w' + 1,   w' = kept(M(w_t-1))
-    backward  the same from `ahead` frames later, without the frame itself: y_t, v_t
+    forward   x_t = (w' M(x_t-1) + ab_t) / (w' + 1),   w_t = w' + 1,   w' = discount(M(w_t-1))
+    backward  the same from `frames_after` frames later, without the frame itself: y_t, v_t
     result    (w_t x_t + v_t y_t) / (w_t + v_t)
 
-x is the mean so far, w how many frames' worth of colour stand behind it, M what motion brings to a
-place. Of w a part of frames / (frames + 1) is kept, and no more than trust in the motion allows.
-After a cut, and where something comes into sight, that is about 0: colour begins anew. Only chroma
-changes, by a smooth difference at working size; a film without flicker stays as it is.
+x is the running mean, w its weight in frames and M the motion warp. `discount` keeps the fraction
+n / (n + 1) of w, with n = `frames_before`, and limits it by the confidence of the motion. After a
+cut, and where new content appears, it is about 0 and the mean starts over. Only chroma changes, by
+a smooth difference at working size; a video without flicker stays unchanged.
 """
 
 from collections import deque
@@ -23,249 +24,261 @@ from torch import Tensor
 
 from ...ops import color, optical_flow, resize
 from ...ops.chroma_upsampling import Upsampler
-from ...ops.optical_flow import small_lab
-from ...ops.tensors import as_batch, repaired
+from ...ops.optical_flow import FrameLink, Motion, ShotTracker, working_lab
+from ...ops.tensors import as_batch, sanitize
 
-LIGHT = 12.0  # change of L along motion at which a frame's own colour has a third of its say,
-LEAST = 0.05  # and the least that it has
+LIGHT_CHANGE = 12.0  # change of L along motion at which a frame's own color has weight 1 / e
+MIN_WEIGHT = 0.05  # lowest weight of a frame's own color
 
 
 @dataclass(frozen=True, kw_only=True)
-class Controls:
-    """What a user sees."""
+class StabilizerOptions:
+    """User options of the stabilizer.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
 
     strength: float = 1.0
-    """0 leaves the film as it is, 1 gives fully steadied colour."""
-    frames: int = 12
-    """How many frames before have a say: more is steadier, but follows changes of light later."""
-    ahead: int = 8
-    """How many frames after have a say, too; 0 = none."""
+    """0 leaves the video unchanged, 1 stabilizes the color fully."""
+    frames_before: int = 12
+    """Number of earlier frames to average over. More is steadier but reacts later to light."""
+    frames_after: int = 8
+    """Number of later frames to average over; the output is delayed by as many frames."""
     resolution: int = 256
-    """Square root of the area at which motion is looked for and colour is carried."""
+    """Working resolution for motion and chroma: square root of the area in pixels."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("strength", 0, 1),
-            ("frames", 1, 240),
-            ("ahead", 0, 64),
+            ("frames_before", 1, 240),
+            ("frames_after", 0, 64),
             ("resolution", 16, 1024),
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {low} to {high}.")
 
     @property
-    def keep(self) -> float:
-        """What is left of the weight of the past from frame to frame."""
-        return self.frames / (self.frames + 1)
+    def decay(self) -> float:
+        """Fraction of the accumulated weight that is kept from one frame to the next."""
+        return self.frames_before / (self.frames_before + 1)
 
 
-class Carried(NamedTuple):
-    """The colour of a frame at working size."""
+class Accumulated(NamedTuple):
+    """Running mean of the chroma of a frame at working size."""
 
     ab: Tensor
-    """(1, 2, h, w) mean chroma so far, in Lab units."""
+    """(1, 2, h, w) mean chroma in Lab units."""
     weight: Tensor
-    """(1, 1, h, w) frames' worth of colour behind it."""
+    """(1, 1, h, w) weight of the mean in frames."""
 
 
 @dataclass(frozen=True)
-class State:
-    """What one part of a film leaves to the next: its last frame with its colour, a megabyte."""
+class StabilizerState:
+    """State after a frame, from which another stabilizer can continue; about a megabyte."""
 
-    trail: optical_flow.Trail
-    last: Carried
-    parked: Carried | None = None
-    """Of the frame before a flash; where the trail has one."""
+    tracker: ShotTracker
+    last: Accumulated
+    """Color of the last frame."""
+    anchor: Accumulated | None = None
+    """Color of the last frame before a possible flash, if the tracker has one."""
 
-    def to(self, device: torch.device | str) -> "State":
-        """The same on another device."""
-        return self.of({name: x.to(device) for name, x in self.tensors().items()})
+    def source(self, gap: int) -> tuple[Tensor, Accumulated]:
+        """Return L and color of the frame that a link with this gap continues."""
+        if gap > 1 and self.tracker.anchor_L is not None and self.anchor is not None:
+            return self.tracker.anchor_L, self.anchor
+        return self.tracker.last_L, self.last
 
-    def tensors(self) -> dict[str, Tensor]:
-        """For a safetensors file."""
-        trail = self.trail
-        named = {"L": trail.last, "ab": self.last.ab, "weight": self.last.weight}
-        if trail.parked is not None:
-            parked = {"L": trail.parked, "ab": self.parked.ab, "weight": self.parked.weight}
-            named |= {f"parked.{name}": x for name, x in parked.items()}
-        counts = {"counts": torch.tensor([trail.since, trail.number])}
-        return {name: x.contiguous() for name, x in named.items()} | counts
+    def to(self, device: torch.device | str) -> "StabilizerState":
+        """Return a copy on `device`."""
+        return self.from_tensors({name: x.to(device) for name, x in self.to_tensors().items()})
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the state as named tensors for a safetensors file."""
+        tensors = {"ab": self.last.ab, "weight": self.last.weight}
+        if self.anchor is not None:
+            tensors |= {"parked.ab": self.anchor.ab, "parked.weight": self.anchor.weight}
+        tensors = {name: x.contiguous() for name, x in tensors.items()}
+        return self.tracker.to_tensors() | tensors
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> "State":
-        """What `tensors` came of. Raises KeyError where one is missing."""
-        since, number = tensors["counts"].tolist()
-        trail = optical_flow.Trail(tensors["L"], tensors.get("parked.L"), since, number)
-        parked = None
-        if trail.parked is not None:
-            parked = Carried(tensors["parked.ab"], tensors["parked.weight"])
-        return cls(trail, Carried(tensors["ab"], tensors["weight"]), parked)
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "StabilizerState":
+        """Restore the state that `to_tensors` returned.
+
+        Raises:
+            KeyError: a tensor is missing.
+        """
+        tracker = ShotTracker.from_tensors(tensors)
+        anchor = None
+        if tracker.anchor_L is not None:
+            anchor = Accumulated(tensors["parked.ab"], tensors["parked.weight"])
+        return cls(tracker, Accumulated(tensors["ab"], tensors["weight"]), anchor)
 
 
 @dataclass
-class _Waiting:
-    """A frame whose later frames have not all been seen."""
+class _BufferedFrame:
+    """Frame that waits for later frames."""
 
     number: int
     rgb: Tensor
-    """(1, 3 or 4, H, W) as it came."""
-    own: Tensor
-    """(1, 2, h, w) its own chroma."""
-    say: Tensor
-    """(1, 1, h, w) the weight of that."""
+    """(1, 3 or 4, H, W) input frame."""
     L: Tensor
-    """(1, 1, h, w) its lightness."""
-    carried: Carried
-    """Its colour with that of the frames before."""
-    state: State
-    """After it."""
-    follows: int | None = None
-    """Number of the frame that its colour was carried from."""
-    back: optical_flow.Motion | None = None
-    """From that frame's places to this one's."""
+    """(1, 1, h, w) lightness at working size."""
+    observed: Tensor
+    """(1, 2, h, w) chroma of the frame itself at working size."""
+    weight: Tensor
+    """(1, 1, h, w) weight of `observed`."""
+    accumulated: Accumulated
+    """Mean over this frame and earlier ones."""
+    state: StabilizerState
+    """State after this frame."""
+    link: FrameLink | None
+    """Link to the earlier frame whose color was propagated to this one."""
 
 
 class Stabilizer:
-    """Takes frames in order, gives them back steadied, `ahead` frames later.
+    """Stabilize the color of a video frame by frame, with a delay of `frames_after` frames.
 
-    How the frames are cut into parts makes no difference. With the state of another stabilizer it
-    goes on where that one stopped; only that one's last `ahead` frames then miss what came after.
+    The result does not depend on how the frames are divided among calls of `push`. A stabilizer
+    that starts from the state of another one continues its work; only the last `frames_after`
+    frames of the first one then lack the contribution of later frames.
 
     Args:
-        controls: see `Controls`.
+        options: see `StabilizerOptions`.
         device: where to compute.
-        state: what the part before left.
-        before_each: called before each frame; may raise to stop.
+        state: state of the stabilizer that processed the previous part of the video.
+        check_interrupt: called before each frame; may raise to stop.
     Attributes:
-        state: what is left to the next part; None before the first frame.
-        given: the state after the last frame that was given back: from there a stabilizer goes on
-            exactly as this one, if it gets the frames after that one again.
-        cuts: numbers of the frames that begin a shot, counted from the beginning of the film.
+        state: state after the last frame that was pushed; None before the first one.
+        committed_state: state after the last frame that was returned. A stabilizer that starts from
+            it and receives the frames after that one again gives exactly the same result.
+        cuts: numbers of the frames that begin a shot, counted from the start of the video.
     """
 
     def __init__(
         self,
-        controls: Controls | None = None,
+        options: StabilizerOptions | None = None,
         *,
         device: torch.device | str = "cpu",
-        state: State | None = None,
-        before_each: Callable[[], None] | None = None,
+        state: StabilizerState | None = None,
+        check_interrupt: Callable[[], None] | None = None,
     ):
-        self.controls = controls or Controls()
+        self.options = options or StabilizerOptions()
         self.device = torch.device(device)
-        self.state = self.given = state and state.to(self.device)
+        self.state = self.committed_state = state and state.to(self.device)
         self.cuts: list[int] = []
-        self._before_each = before_each
-        self._waiting: deque[_Waiting] = deque()
+        self._check_interrupt = check_interrupt
+        self._buffer: deque[_BufferedFrame] = deque()
 
     @torch.inference_mode()
     def push(self, frames: Tensor) -> Tensor:
-        """Take frames (T, H, W, C), sRGB in 0..1, C of 3 or 4 (alpha is kept).
+        """Add frames and return those that are finished.
 
+        Args:
+            frames: (T, H, W, C) sRGB in 0..1, C of 3 or 4; alpha is kept.
         Returns:
-            (N, H, W, C) the frames that are finished now, in order; N may be 0.
+            (N, H, W, C) finished frames in order; N may be 0.
         Raises:
-            ValueError: grey frames, or frames of another size than those before.
+            ValueError: the frames are gray or have another size than the previous ones.
         """
-        frames, _ = as_batch(frames, "film")
+        frames, _ = as_batch(frames, "video")
         if frames.shape[-1] == 1:
-            raise ValueError("the film is grey (one channel): there is no colour to steady.")
-        done = []
+            raise ValueError("the video is gray (one channel) and has no color to stabilize.")
+        finished = []
         for frame in frames.split(1):
-            if self._before_each:
-                self._before_each()
-            self._take(frame)
-            if len(self._waiting) > self.controls.ahead:
-                done.append(self._give())
-        return torch.cat(done) if done else frames[:0]
+            if self._check_interrupt:
+                self._check_interrupt()
+            self._ingest(frame)
+            if len(self._buffer) > self.options.frames_after:
+                finished.append(self._emit())
+        return torch.cat(finished) if finished else frames[:0]
 
     @torch.inference_mode()
     def finish(self) -> Iterator[Tensor]:
-        """The frames (1, H, W, C) that still wait, steadied without more to come."""
-        while self._waiting:
-            yield self._give()
+        """Yield the frames (1, H, W, C) that still wait for later ones."""
+        while self._buffer:
+            yield self._emit()
 
-    def _take(self, frame: Tensor) -> None:
-        """A frame comes in: what has a say about it from before."""
-        rgb = repaired(frame.movedim(-1, 1), "film")
-        L, own = small_lab(rgb[:, :3], self.controls.resolution, self.device)
-        link, trail = None, optical_flow.Trail(L)
-        before, number = self.state, 0
-        if before is not None:
-            number = before.trail.number
-            link, trail = before.trail.follow(L)
-        say, carried, parked = torch.ones_like(L), Carried(own, torch.ones_like(L)), None
-        if link is None:
+    def _ingest(self, frame: Tensor) -> None:
+        """Append a frame to the buffer with the color propagated from earlier frames."""
+        rgb = sanitize(frame.movedim(-1, 1), "video")
+        L, observed = working_lab(rgb[:, :3], self.options.resolution, self.device)
+        previous = self.state
+        if previous is None:
+            number, link, tracker = 0, None, ShotTracker(L)
+        else:
+            number = previous.tracker.frame_count
+            link, tracker = previous.tracker.advance(L)
+        weight = torch.ones_like(L)
+        accumulated, anchor = Accumulated(observed, weight), None
+        if link is None or previous is None:
             self.cuts.append(number)
         else:
-            if link.gap > 1:  # it was a flash
+            if link.gap > 1:  # the frames in between were a flash, not a shot
                 self.cuts = [cut for cut in self.cuts if cut <= number - link.gap]
-            from_L, colour = (
-                (before.trail.last, before.last)
-                if link.gap == 1
-                else (before.trail.parked, before.parked)
-            )
-            say, carried = self._carried(L, own, from_L, colour, link.came)
-        if trail.parked is not None:
-            parked = before.last if trail.parked is before.trail.last else before.parked
-        self.state = State(trail, carried, parked)
-        self._waiting.append(
-            _Waiting(
-                *(number, rgb, own, say, L, carried, self.state),
-                *((number - link.gap, link.went) if link else ()),
-            )
+            source_L, source = previous.source(link.gap)
+            weight, accumulated = self._accumulate(L, observed, source_L, source, link.backward)
+        if tracker.anchor_L is not None and previous is not None:
+            new_anchor = tracker.anchor_L is previous.tracker.last_L
+            anchor = previous.last if new_anchor else previous.anchor
+        self.state = StabilizerState(tracker, accumulated, anchor)
+        self._buffer.append(
+            _BufferedFrame(number, rgb, L, observed, weight, accumulated, self.state, link)
         )
 
-    def _carried(
-        self, L: Tensor, own: Tensor, from_L: Tensor, colour: Carried, came: optical_flow.Motion
-    ) -> tuple[Tensor, Carried]:
-        """The say of a frame's own colour, and that with what another frame brings to it."""
-        moved = optical_flow.warp(torch.cat([from_L, *colour], dim=1), came.flow)
-        was, ab, weight = moved.split([1, 2, 1], dim=1)
-        # Another light on the same thing makes other colours, and goes again: a flicker, a flash
-        light = optical_flow.blur(L - was, optical_flow.CONTRAST)
-        say = torch.lerp(torch.ones_like(L), (-(light / LIGHT).square()).exp(), came.trust)
-        say = say.clamp_min(LEAST)
-        weight = self._kept(weight, came.trust)
-        return say, Carried((weight * ab + say * own) / (weight + say), weight + say)
+    def _accumulate(
+        self, L: Tensor, observed: Tensor, source_L: Tensor, source: Accumulated, backward: Motion
+    ) -> tuple[Tensor, Accumulated]:
+        """Return the weight of a frame's own chroma and its mean with the source's color."""
+        warped = optical_flow.warp(torch.cat([source_L, *source], dim=1), backward.flow)
+        warped_L, ab, accumulated_weight = warped.split([1, 2, 1], dim=1)
+        # A change of light on the same content, such as a flicker or a flash, changes its color
+        # only for a moment, so the frame's own color counts less.
+        light_change = optical_flow.gaussian_blur(L - warped_L, optical_flow.CONTRAST_SIGMA)
+        weight = (-(light_change / LIGHT_CHANGE).square()).exp()
+        weight = torch.lerp(torch.ones_like(L), weight, backward.confidence).clamp_min(MIN_WEIGHT)
+        accumulated_weight = self._discount(accumulated_weight, backward.confidence)
+        total = accumulated_weight + weight
+        return weight, Accumulated((accumulated_weight * ab + weight * observed) / total, total)
 
-    def _kept(self, weight: Tensor, trust: Tensor) -> Tensor:
-        """What is left of the weight of carried colour: however old, no more than its odds."""
-        odds = (trust / (1 - trust).clamp_min(1e-3)).square()
-        weight = self.controls.keep * weight
+    def _discount(self, weight: Tensor, confidence: Tensor) -> Tensor:
+        """Decay accumulated weight and limit it by the odds of the motion being right."""
+        odds = (confidence / (1 - confidence).clamp_min(1e-3)).square()
+        weight = self.options.decay * weight
         return weight * odds / (weight + odds).clamp_min(1e-9)
 
-    def _give(self) -> Tensor:
-        """The first frame that waits, with what has a say about it from after."""
-        frame = self._waiting.popleft()
-        chain, last = [], frame.number
-        for later in self._waiting:
-            if later.follows == last:
-                chain.append(later)
-                last = later.number
-        ab, weight = torch.zeros_like(frame.own), torch.zeros_like(frame.say)
-        for later in reversed(chain):
-            total = weight + later.say
-            ab = (weight * ab + later.say * later.own) / total
-            ab, total = optical_flow.warp(torch.cat([ab, total], dim=1), later.back.flow).split(
-                [2, 1], 1
-            )
-            weight = self._kept(total, later.back.trust)
-        mean, behind = frame.carried
-        steady = (behind * mean + weight * ab) / (behind + weight)
-        change = self.controls.strength * (steady - frame.own)
-        self.given = frame.state
-        return self._finished(frame.rgb, frame.L, change)
+    def _emit(self) -> Tensor:
+        """Remove the first buffered frame and stabilize it with the frames after it."""
+        frame = self._buffer.popleft()
+        chain: list[tuple[_BufferedFrame, Motion]] = []
+        last_number = frame.number
+        for later in self._buffer:
+            if later.link is not None and later.number - later.link.gap == last_number:
+                chain.append((later, later.link.forward))
+                last_number = later.number
+        later_ab, later_weight = torch.zeros_like(frame.observed), torch.zeros_like(frame.weight)
+        for later, forward in reversed(chain):
+            total = later_weight + later.weight
+            later_ab = (later_weight * later_ab + later.weight * later.observed) / total
+            warped = optical_flow.warp(torch.cat([later_ab, total], dim=1), forward.flow)
+            later_ab, total = warped.split([2, 1], dim=1)
+            later_weight = self._discount(total, forward.confidence)
+        mean, weight = frame.accumulated
+        stable = (weight * mean + later_weight * later_ab) / (weight + later_weight)
+        self.committed_state = frame.state
+        change = self.options.strength * (stable - frame.observed)
+        return self._add_chroma(frame.rgb, frame.L, change)
 
-    def _finished(self, rgb: Tensor, L: Tensor, change: Tensor) -> Tensor:
-        """(1, C, H, W) and the change of its chroma at working size -> (1, H, W, C)."""
+    def _add_chroma(self, rgb: Tensor, L: Tensor, change: Tensor) -> Tensor:
+        """Add a change of chroma at working size to (1, C, H, W); return (1, H, W, C)."""
         out = rgb.clone()
-        upsampler = Upsampler(change, L, rgb.shape[2:])
-        for top, bottom in resize.strips(*rgb.shape[2:]):
+        height, width = rgb.shape[2:]
+        upsampler = Upsampler(change, L, (height, width))
+        for top, bottom in resize.row_ranges(height, width):
             rows = rgb[:, :3, top:bottom].to(self.device, torch.float32)
             lab = color.rgb_to_lab(rows)
-            changed = upsampler.rows(top, bottom, lab[:, :1])
-            new = color.to_gamut(torch.cat([lab[:, :1], lab[:, 1:] + changed], dim=1))
-            same = (changed == 0).all(1, keepdim=True)
-            out[:, :3, top:bottom] = torch.where(same, rows, new)
+            row_change = upsampler.rows(top, bottom, lab[:, :1])
+            changed = color.to_gamut(torch.cat([lab[:, :1], lab[:, 1:] + row_change], dim=1))
+            unchanged = (row_change == 0).all(1, keepdim=True)
+            out[:, :3, top:bottom] = torch.where(unchanged, rows, changed)
         return out.movedim(1, -1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from comfyui_colorist import cli
 from comfyui_colorist.media import image_io
-from comfyui_colorist.pipeline.references import search as reference_search
+from comfyui_colorist.pipeline.references import search
 from PIL import Image
 
 
@@ -34,10 +34,10 @@ def run(*arguments: object) -> int:
 
 
 def pixels(path: Path) -> np.ndarray:
-    return image_io.read(path).pixels
+    return image_io.read_image(path).pixels
 
 
-def test_takes_its_colours_from_the_reference(tmp_path, model, capsys):
+def test_colors_come_from_the_reference(tmp_path, model, capsys):
     photo = picture(tmp_path / "a.png")
     for name, seed in (("one", 1), ("two", 2)):
         reference = picture(tmp_path / f"{name}.png", seed, 3)
@@ -60,7 +60,7 @@ def test_several_references_and_confidence(tmp_path, model):
     assert np.abs(pixels(out / "a.png") - pixels(tmp_path / "alone" / "a.png")).max() > 0.004
 
 
-def test_confidence_is_an_output_like_others(tmp_path, model, capsys):
+def test_confidence_is_an_output(tmp_path, model, capsys):
     """Nothing is replaced by it unasked, and what is missing of it is made up for."""
     given = [picture(tmp_path / "in" / name, i) for i, name in enumerate(("a.png", "b.png"))]
     reference = picture(tmp_path / "r.png", 1, 3)
@@ -77,12 +77,12 @@ def test_confidence_is_an_output_like_others(tmp_path, model, capsys):
     assert capsys.readouterr().err.endswith("2 skipped.\n")
 
 
-def test_names_that_confidence_needs(tmp_path, model, capsys):
+def test_confidence_name_conflicts(tmp_path, model, capsys):
     given = [picture(tmp_path / "in" / name) for name in ("a.png", "a-confidence.png")]
     reference = picture(tmp_path / "r.png", 1, 3)
     options = ["--reference", reference, "--confidence", "--overwrite", *model]
     assert run("exemplar", *given, "-o", tmp_path / "out", *options) == 2
-    assert "would both become" in capsys.readouterr().err
+    assert "would both be written to" in capsys.readouterr().err
     before = given[1].read_bytes()
     assert run("exemplar", given[1], given[0], "-o", tmp_path / "in" / "sub", *options) == 2
     (tmp_path / "sub").mkdir()
@@ -105,7 +105,7 @@ def test_fallback(tmp_path, model, mini_file):
     assert np.abs(low - none).mean() < np.abs(high - none).mean()
 
 
-def test_the_best_of_a_folder_for_each_picture(tmp_path, model, monkeypatch, capsys):
+def test_best_reference_of_a_folder(tmp_path, model, monkeypatch, capsys):
     photos = [picture(tmp_path / "in" / f"{i}.png", i) for i in (1, 2)]
     for i in (1, 2, 3):
         picture(tmp_path / "album" / f"r{i}.png", i, 3)
@@ -114,19 +114,18 @@ def test_the_best_of_a_folder_for_each_picture(tmp_path, model, monkeypatch, cap
     def find(target, gallery, colorizer, *, count, index, progress=None):
         assert count == 1 and index is not None
         same = next(i for i in (1, 2) if np.array_equal(target, pixels(photos[i - 1])))
-        return reference_search.Ranking(matches=[reference_search.Match(wanted[same], 0.1)])
+        return search.Ranking(matches=[search.Match(wanted[same], 0.1)])
 
-    monkeypatch.setattr(reference_search, "find", find)
+    monkeypatch.setattr(search, "find_references", find)
     reference = ["--reference", tmp_path / "album"]
     assert run("exemplar", tmp_path / "in", *reference, "-o", tmp_path / "out", *model) == 0
-    told = capsys.readouterr().err
-    assert told.index("as r3.png") < told.index("1.png 0") or "as r3.png" in told
+    assert "  reference: r3.png\n" in capsys.readouterr().err
     direct = ["--reference", tmp_path / "album" / "r3.png", "-o", tmp_path / "direct"]
     assert run("exemplar", photos[0], *direct, *model) == 0
     assert np.array_equal(pixels(tmp_path / "out" / "1.png"), pixels(tmp_path / "direct" / "1.png"))
 
 
-def test_a_bad_picture_does_not_stop_the_others(tmp_path, model, capsys):
+def test_bad_image_does_not_stop_the_rest(tmp_path, model, capsys):
     picture(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_bytes(b"no picture")
     reference = picture(tmp_path / "r.png", 1, 3)
@@ -143,10 +142,10 @@ def test_a_bad_picture_does_not_stop_the_others(tmp_path, model, capsys):
         (["--best", "0"], "--best is 0"),
         (["--finish", "published", "--fallback", "ddcolor-nano"], "leave out --fallback"),
         (["--finish", "published", "--strength", "0.5"], "leave out --strength"),
-        (["--fallback", "SELF"], "takes 'automatic' networks"),
+        (["--fallback", "SELF"], "expected one with the role 'automatic'"),
     ],
 )
-def test_refusals(tmp_path, model, options, told, capsys):
+def test_usage_errors(tmp_path, model, options, told, capsys):
     photo, reference = picture(tmp_path / "a.png"), picture(tmp_path / "r.png", 1, 3)
     options = [model[1] if option == "SELF" else option for option in options]
     out = tmp_path / "out"
@@ -155,19 +154,19 @@ def test_refusals(tmp_path, model, options, told, capsys):
     assert not out.exists()
 
 
-def test_references_that_cannot_be_used(tmp_path, model, capsys):
+def test_invalid_references(tmp_path, model, capsys):
     photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
     (tmp_path / "empty").mkdir()
     for reference, told in (
         (tmp_path / "none.png", "none.png"),
-        (tmp_path / "empty", "no pictures in this folder"),
-        (picture(tmp_path / "grey.png"), "one channel, which is grey"),
+        (tmp_path / "empty", "no images in this folder"),
+        (picture(tmp_path / "grey.png"), "is gray; expected a color image"),
     ):
         assert run("exemplar", photo, "--reference", reference, "-o", out, *model) == 2
         assert told in capsys.readouterr().err
 
 
-def test_networks_of_another_role(tmp_path, model, mini_file, capsys):
+def test_models_of_another_role(tmp_path, model, mini_file, capsys):
     photo, reference = picture(tmp_path / "a.png"), picture(tmp_path / "r.png", 1, 3)
     command = ["exemplar", photo, "--reference", reference, "-o", tmp_path / "out"]
     assert run(*command, "--model", mini_file) == 2

@@ -50,12 +50,12 @@ def swapped(*points: dict) -> list[dict]:
 
 def ab(path: Path) -> np.ndarray:
     """(2, H, W)."""
-    rgb = torch.from_numpy(image_io.read(path).pixels).movedim(-1, 0)[:3]
+    rgb = torch.from_numpy(image_io.read_image(path).pixels).movedim(-1, 0)[:3]
     return color.rgb_to_lab(rgb)[1:].numpy()
 
 
 @pytest.mark.parametrize("way", ["text", "file", "stdin", "file with a mark"])
-def test_points_colour_their_place(tmp_path, model, way, monkeypatch, capsys):
+def test_hints_color_their_surroundings(tmp_path, model, way, monkeypatch, capsys):
     photo, hints = picture(tmp_path / "a.png"), written(RED, BLUE)
     if way.startswith("file"):
         file = tmp_path / "points.txt"
@@ -73,14 +73,14 @@ def test_points_colour_their_place(tmp_path, model, way, monkeypatch, capsys):
     assert warmer[22:26, 14:18].mean() - warmer[22:26, 46:50].mean() > 15
 
 
-def test_no_points_are_legal(tmp_path, model):
+def test_no_hint_points(tmp_path, model):
     photo = picture(tmp_path / "a.png")
     for i, hints in enumerate((written(), "")):
         assert run("hints", photo, "--hints", hints, "-o", tmp_path / f"{i}.png", *model) == 0
     assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
 
 
-def test_a_folder_of_hints_for_a_tree_of_pictures(tmp_path, model):
+def test_folder_of_hints_for_a_folder_tree(tmp_path, model):
     for name in ("a.png", "sub/a.jpg"):
         picture(tmp_path / "in" / name)
     hints_file(tmp_path / "points" / "a.json", {**RED, "x": 0.5})
@@ -91,7 +91,7 @@ def test_a_folder_of_hints_for_a_tree_of_pictures(tmp_path, model):
     assert red[1, 24, 32] - blue[1, 24, 32] > 15
 
 
-def test_a_picture_by_name_and_another_output_name(tmp_path, model):
+def test_image_and_output_of_different_names(tmp_path, model):
     photo = picture(tmp_path / "in" / "b.png")
     hints_file(tmp_path / "points" / "b.json", {**RED, "x": 0.5})
     out = tmp_path / "else.tif"
@@ -100,7 +100,7 @@ def test_a_picture_by_name_and_another_output_name(tmp_path, model):
     assert (ab(out) - ab(tmp_path / "none.tif"))[0, 24, 32] > 15
 
 
-def test_pictures_without_hints_fail_and_others_do_not(tmp_path, model, capsys):
+def test_images_without_hints_fail(tmp_path, model, capsys):
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / "in" / name)
     hints_file(tmp_path / "points" / "a.json", RED)
@@ -112,7 +112,7 @@ def test_pictures_without_hints_fail_and_others_do_not(tmp_path, model, capsys):
     assert (record["written"], record["failed"]) == (1, 2)
     errors = {Path(job["input"]).name: job["error"] for job in record["files"]}
     assert errors["a.png"] is None
-    assert "b.png: it has no hints; expected them in" in errors["b.png"]
+    assert "b.png: it has no hints; expected " in errors["b.png"]
     assert "c.json: point 2: y is missing, color is missing" in errors["c.png"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
@@ -131,7 +131,7 @@ def test_overlay(tmp_path, model, capsys):
     assert max(np.abs(a[:, 64:]).max(), np.abs(b[:, 64:]).max()) < 0.5
 
 
-def test_controls_and_base(tmp_path, model, mini_file):
+def test_finish_options_and_base(tmp_path, model, mini_file):
     photo = picture(tmp_path / "a.png")
     base = ["hints", photo, "--hints", written(), *model, "--base", mini_file]
     assert run(*base, "-o", tmp_path / "based.png") == 0
@@ -146,7 +146,7 @@ def test_controls_and_base(tmp_path, model, mini_file):
 @pytest.mark.parametrize(
     ("hints", "told"),
     [
-        ("none.json", "no such file or folder, and no JSON"),
+        ("none.json", "no such file or folder, and not JSON"),
         ('{"version": 2, "points": []}', "version 2"),
         ("{", "the hints are not JSON"),
         ('[{"x": 0.5, "y": 0.5, "color": "#ffffff"}]', "expected an object with version"),
@@ -160,7 +160,7 @@ def test_wrong_hints(tmp_path, model, hints, told, capsys):
     assert not out.exists()
 
 
-def test_a_wrong_file_of_hints_is_named(tmp_path, model, capsys):
+def test_wrong_hint_file_is_named(tmp_path, model, capsys):
     photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
     for data in (b"\xff\xfe\x00", b"{"):
         (tmp_path / "points.json").write_bytes(data)
@@ -171,12 +171,12 @@ def test_a_wrong_file_of_hints_is_named(tmp_path, model, capsys):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--base", "SELF"], "takes 'automatic' networks"),
+        (["--base", "SELF"], "expected one with the role 'automatic'"),
         (["--strength", "2"], "strength is 2.0; expected 0 to 1"),
         (["--resolution", "8"], "resolution is 8; this network needs at least"),
     ],
 )
-def test_refusals(tmp_path, model, options, told, capsys):
+def test_usage_errors(tmp_path, model, options, told, capsys):
     photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
     options = [model[1] if option == "SELF" else option for option in options]
     command = ["hints", photo, "--hints", written(RED), "-o", out, *model, *options]
@@ -185,9 +185,7 @@ def test_refusals(tmp_path, model, options, told, capsys):
     assert not out.exists()
 
 
-def test_a_base_that_the_network_cannot_correct(
-    tmp_path, mini_pointhint_network, mini_file, capsys
-):
+def test_base_for_a_model_without_prior(tmp_path, mini_pointhint_network, mini_file, capsys):
     import dataclasses
 
     from comfyui_colorist.model_defs import checkpoint
@@ -198,13 +196,13 @@ def test_a_base_that_the_network_cannot_correct(
     plain.write_bytes(checkpoint.to_bytes(mini_pointhint_network.state_dict(), info))
     command = ["hints", picture(tmp_path / "a.png"), "--hints", "", "-o", tmp_path / "out"]
     assert run(*command, "--model", plain, "--base", mini_file, "--device", "cpu") == 2
-    assert "leave the base out" in capsys.readouterr().err
+    assert "leave out the base" in capsys.readouterr().err
 
 
-def test_networks_of_another_role(tmp_path, model, mini_file, capsys):
+def test_models_of_another_role(tmp_path, model, mini_file, capsys):
     photo = picture(tmp_path / "a.png")
     command = ["hints", photo, "--hints", written(RED), "-o", tmp_path / "out"]
     assert run(*command, "--model", mini_file) == 2
-    assert "Its command is colorist colorize" in capsys.readouterr().err
+    assert "Use colorist colorize for this model" in capsys.readouterr().err
     assert run("colorize", photo, "-o", tmp_path / "out", *model) == 2
-    assert "Its command is colorist hints" in capsys.readouterr().err
+    assert "Use colorist hints for this model" in capsys.readouterr().err

@@ -39,13 +39,13 @@ def shown(capsys, *arguments: object, code: int = 0) -> dict:
 
 
 def pixels(path: Path) -> torch.Tensor:
-    return torch.from_numpy(image_io.read(path).pixels[..., :3]).movedim(-1, 0)[None]
+    return torch.from_numpy(image_io.read_image(path).pixels[..., :3]).movedim(-1, 0)[None]
 
 
 # --- Numbers -----------------------------------------------------------------------------------
 
 
-def test_one_picture_against_its_truth(tmp_path, capsys):
+def test_single_image_and_truth(tmp_path, capsys):
     result, truth = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", seed=1)
     found = shown(capsys, result, truth)
     assert (found["measured"], found["failed"]) == (1, 0)
@@ -61,12 +61,12 @@ def test_one_picture_against_its_truth(tmp_path, capsys):
     assert found["mean"] == {name: entry[name] for name in SCORES}
 
 
-def test_the_truth_itself(tmp_path, capsys):
+def test_truth_as_result(tmp_path, capsys):
     path = picture(tmp_path / "a.png")
     assert run(path, path, "--reference", path) == 0
     out, err = capsys.readouterr()
     heading, row = out.splitlines()
-    assert " ".join(heading.split()) == "PSNR dB SSIM HIS CIEDE2000 colourfulness delta-CF"
+    assert " ".join(heading.split()) == "PSNR dB SSIM HIS CIEDE2000 colorfulness delta-CF"
     name, *cells = row.split()
     assert name == "a.png"
     colorfulness = image_metrics.colorfulness(pixels(path)).item()
@@ -75,7 +75,7 @@ def test_the_truth_itself(tmp_path, capsys):
     assert err.endswith("1 measured.\n")
 
 
-def test_colourfulness_alone_needs_no_truth(tmp_path, capsys):
+def test_colorfulness_without_truth(tmp_path, capsys):
     picture(tmp_path / "in" / "a.png")
     grey = picture(tmp_path / "in" / "b.png", mode="L")  # one channel in the file
     found = shown(capsys, tmp_path / "in")
@@ -86,14 +86,14 @@ def test_colourfulness_alone_needs_no_truth(tmp_path, capsys):
     assert colorful > 20 and colorless < 0.01
     assert found["mean"]["colorfulness"] == pytest.approx((colorful + colorless) / 2)
     assert run(grey) == 0
-    assert capsys.readouterr().out.split() == ["colourfulness", "b.png", "0.0"]
+    assert capsys.readouterr().out.split() == ["colorfulness", "b.png", "0.0"]
 
 
-def test_grey_alpha_and_depth_are_no_obstacle(tmp_path, capsys):
+def test_gray_alpha_and_bit_depth(tmp_path, capsys):
     truth = picture(tmp_path / "a.png")
-    values = image_io.read(truth).pixels
+    values = image_io.read_image(truth).pixels
     alpha = np.concatenate([values, np.full_like(values[..., :1], 0.5)], axis=2)
-    image_io.write(tmp_path / "deep.png", alpha, image_data.Keep(bits=16))
+    image_io.write_image(tmp_path / "deep.png", alpha, image_data.ImageMetadata(bit_depth=16))
     (entry,) = shown(capsys, tmp_path / "deep.png", truth)["files"]
     assert (entry["psnr"], entry["ssim"]) == (pytest.approx(50), pytest.approx(1, abs=1e-6))
     (entry,) = shown(capsys, picture(tmp_path / "grey.png", mode="L"), truth)["files"]
@@ -104,29 +104,29 @@ def test_grey_alpha_and_depth_are_no_obstacle(tmp_path, capsys):
 # --- HIS goes with SSIM ------------------------------------------------------------------------
 
 
-def test_his_is_shown_beside_ssim_with_the_reason(tmp_path, capsys):
+def test_his_is_shown_with_ssim_and_a_note(tmp_path, capsys):
     result, truth = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", seed=1)
     reference = picture(tmp_path / "c.png", seed=2, size=(17, 50))
     (entry,) = shown(capsys, result, truth, "--reference", reference)["files"]
-    expected = image_metrics.his(pixels(result), pixels(reference)).item()
+    expected = image_metrics.histogram_intersection(pixels(result), pixels(reference)).item()
     assert entry["his"] == pytest.approx(expected)
     assert 0 < entry["his"] < 0.99 and entry["ssim"] < 0.99
     assert entry["reference"] == str(reference)
     assert run(result, truth, "--reference", reference) == 0
     out, err = capsys.readouterr()
     assert " SSIM HIS " in " ".join(out.splitlines()[0].split())
-    assert "read HIS with SSIM: a global transfer" in err
+    assert "read HIS together with SSIM" in err
     assert run(result, truth) == 0
     out, err = capsys.readouterr()
     assert "HIS" not in out + err
 
 
-def test_his_is_refused_without_truth(tmp_path, capsys):
+def test_his_needs_truth(tmp_path, capsys):
     result = picture(tmp_path / "a.png")
     assert run(result, "--reference", result) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
-    assert "--reference adds HIS, which is only meaningful with SSIM to a truth" in err
+    assert "--reference adds HIS, which is only meaningful together with SSIM" in err
 
 
 # --- Folders -----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_mean_comes_last(tmp_path, capsys):
     assert len({len(line) for line in lines}) == 1
 
 
-def test_what_has_no_partner_is_told(tmp_path, capsys):
+def test_unpaired_files_are_reported(tmp_path, capsys):
     results, truths = tmp_path / "results", tmp_path / "truths"
     for name in ("a.png", "b.png", "c.png"):
         picture(results / name)
@@ -190,8 +190,8 @@ def test_what_has_no_partner_is_told(tmp_path, capsys):
     assert run(results, truths) == 1
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["PSNR", "a.png"]
-    assert f"failed: b.png: no picture of this name in {truths}.\n" in err
-    assert f"c.png: 2 pictures of this name in {truths}: x/c.png, y/c.png.\n" in err
+    assert f"failed: b.png: no image of this name in {truths}.\n" in err
+    assert f"c.png: 2 images of this name in {truths}: x/c.png, y/c.png.\n" in err
     assert "1 measured, 4 failed." in err
 
 
@@ -227,10 +227,10 @@ def test_references_one_each_or_one_for_all(tmp_path, capsys):
     (references / "1.jpg").unlink()
     found = shown(capsys, results, truths, "--reference", references, code=1)
     assert (found["measured"], found["failed"]) == (1, 1)
-    assert found["files"][1]["error"] == f"1.png: no picture of this name in {references}."
+    assert found["files"][1]["error"] == f"1.png: no image of this name in {references}."
 
 
-def test_folders_that_lie_in_each_other(tmp_path, capsys):
+def test_nested_folders(tmp_path, capsys):
     """As `colorist colorize album -o album/coloured` leaves them."""
     album = tmp_path / "album"
     coloured = album / "coloured"
@@ -257,19 +257,19 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path, capsys):
     found = shown(capsys, results, truths, code=1)
     assert (found["measured"], found["failed"]) == (1, 4)
     a, b, c, d, e = found["files"]
-    assert a["error"].startswith("a.png: not a picture.")
-    assert b["error"].startswith("b.png: not a picture.")
+    assert a["error"].startswith("a.png: not an image.")
+    assert b["error"].startswith("b.png: not an image.")
     assert c["error"] == (
         "c.png: 41x30 pixels, but its truth c.png has 40x30; the sizes must agree."
     )
-    assert d["error"] == "d.png: the pictures have 40x10 pixels; SSIM needs at least 11x11."
+    assert d["error"] == "d.png: the images have 40x10 pixels; SSIM needs at least 11x11."
     assert e["error"] is None
     assert found["mean"]["ssim"] == e["ssim"] == 1
     assert not set(SCORES) & set(a)
     assert run(results, truths) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2  # of one picture there is no mean
-    assert "[1/5] failed: a.png: not a picture." in err
+    assert "[1/5] failed: a.png: not an image." in err
     assert err.endswith("1 measured, 4 failed.\n")
 
 
@@ -282,17 +282,17 @@ def test_nothing_measured(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty") == 1
-    assert "empty: no pictures in this folder" in capsys.readouterr().err
+    assert "empty: no images in this folder" in capsys.readouterr().err
 
 
-def test_truths_and_references_that_cannot_be(tmp_path, capsys):
+def test_invalid_truths_and_references(tmp_path, capsys):
     path, empty = picture(tmp_path / "in" / "a.png"), tmp_path / "empty"
     empty.mkdir()
     for arguments, told in (
         ([path, tmp_path / "no"], "no: no such file or folder."),
         ([path, path, "--reference", tmp_path / "no"], "no: no such file or folder."),
-        ([path, empty], "empty: no pictures in this folder"),
-        ([path.parent, tmp_path], f"{tmp_path}: no pictures of its own."),  # all are RESULT's
+        ([path, empty], "empty: no images in this folder"),
+        ([path.parent, tmp_path], f"{tmp_path}: no images outside of IN."),  # all are RESULT's
     ):
         assert run(*arguments) == 2
         out, err = capsys.readouterr()
@@ -300,13 +300,13 @@ def test_truths_and_references_that_cannot_be(tmp_path, capsys):
         assert told in err
 
 
-def test_pictures_too_many(tmp_path):
+def test_ambiguous_names(tmp_path):
     with pytest.raises(SystemExit) as left:
         run(picture(tmp_path / "a.png"), tmp_path / "b.png", tmp_path / "c.png")
     assert left.value.code == 2
 
 
-def test_stopped(tmp_path, monkeypatch, capsys):
+def test_interrupted(tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -324,7 +324,7 @@ def test_columns_are_all_scores():
     assert abs(order.index("his") - order.index("ssim")) == 1
 
 
-def test_names_that_cannot_be_printed(tmp_path, capsys):
+def test_undecodable_names_are_escaped(tmp_path, capsys):
     """Latin-1, as Python reads it from the disk."""
     name = "caf\udce9.png"
     try:
@@ -335,7 +335,7 @@ def test_names_that_cannot_be_printed(tmp_path, capsys):
     assert "caf\\udce9.png" in capsys.readouterr().out
 
 
-def test_help_needs_the_standard_library_alone(root):
+def test_help_imports_only_the_standard_library(root):
     standalone = str(root / "trainers" / "_standalone.py")
     script = (
         f"import runpy, sys; runpy.run_path({standalone!r})['package']();"

@@ -6,13 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from comfyui_colorist import cli
 from comfyui_colorist.cli import options as cli_options
+from comfyui_colorist.console.progress import Progress
 from comfyui_colorist.model_defs import checkpoint, registry
-from comfyui_colorist.model_store import catalog, download
+from comfyui_colorist.model_store import catalog, download, resolve
+from safetensors.torch import save
 
 ROOT = Path(__file__).resolve().parents[1]
-serving = SimpleNamespace(**runpy.run_path(str(ROOT / "serving.py")))
+file_server = SimpleNamespace(**runpy.run_path(str(ROOT / "file_server.py")))
 
 
 def run(*arguments: object) -> int:
@@ -30,19 +33,19 @@ def installed(tmp_path, monkeypatch):
 @pytest.fixture
 def server(mini_file, monkeypatch):
     """Serves the miniature, which with a file by hand is all that is published."""
-    for name in (*download.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+    for name in (*download.OFFLINE_VARIABLES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    running = serving.FileServer(mini_file.read_bytes())
+    monkeypatch.setattr(download, "RETRY_DELAY", 0.0)
+    running = file_server.FileServer(mini_file.read_bytes())
     table = [
         catalog.Published(**running.known()),
         catalog.Published(
             name="by_hand",
             file="by_hand.pth",
             role="exemplar",
-            what="another",
-            licence="none stated",
-            get="its author",
+            description="another",
+            license="none stated",
+            source="its author",
         ),
     ]
     monkeypatch.setattr(catalog, "PUBLISHED", {known.name: known for known in table})
@@ -63,16 +66,16 @@ def test_list(installed, mini_file, capsys):
     assert run("models", "list") == 0
     out, err = capsys.readouterr()
     rows = {line.split()[0]: line for line in out.splitlines()}
-    assert "in the box     Apache-2.0; ImageNet-pretrained encoder" in rows["ddcolor-nano"]
+    assert "bundled        Apache-2.0; ImageNet-pretrained encoder" in rows["ddcolor-nano"]
     assert "models folder" in rows["mine.safetensors"]
     assert "0.1 MB  models folder  Apache-2.0" in rows["ddcolor_artistic.pth"]
     assert "ddcolor_artistic" not in rows
-    assert "912.0 MB  to fetch       Apache-2.0" in rows["ddcolor_modelscope"]
-    assert "by hand        code GPL-3.0, none stated for the weights" in rows["xcnet"]
+    assert "912.0 MB  to download    Apache-2.0" in rows["ddcolor_modelscope"]
+    assert "manual         code GPL-3.0, none stated for the weights" in rows["xcnet"]
     assert f"models folder: {installed}" in err
 
 
-def test_list_for_programs(installed, mini_file, capsys):
+def test_list_json(installed, mini_file, capsys):
     (installed / "mine.safetensors").write_bytes(mini_file.read_bytes())
     (installed / "net_g_200000.pth").write_bytes(b"x")
     assert run("models", "list", "--json") == 0
@@ -95,6 +98,37 @@ def test_list_for_programs(installed, mini_file, capsys):
     assert len(large["sha256"]) == 64
 
 
+def test_list_survives_bad_files(installed, mini_file, capsys):
+    """Each bad file is one line with its name; the others are listed."""
+    good = mini_file.read_bytes()
+    (installed / "good.safetensors").write_bytes(good)
+    for name, text in {
+        "digits": '{"licence": ' + "9" * 5000 + "}",
+        "deep": "[" * 100_000,
+        "type": '{"licence": ["a"]}',
+        "config": '{"architecture": "ddcolor", "config": {"depths": 1e999}}',
+    }.items():
+        (installed / f"{name}.safetensors").write_bytes(
+            save({"a": torch.zeros(1)}, metadata={"colorist": text})
+        )
+    license = json.dumps({"architecture": "ddcolor", "licence": "\x1b[2Jfree\r\n"})
+    (installed / "kind.safetensors").write_bytes(
+        save({"a": torch.zeros(1)}, metadata={"colorist": '{"kind": "x", ' + license[1:]})
+    )
+    (installed / "cut.safetensors").write_bytes(good[:100])
+    for options in ([], ["--json"]):
+        assert run("models", "list", *options) == 0
+        out, err = capsys.readouterr()
+        assert "good.safetensors" in out and "ddcolor-nano" in out
+        problems = [line for line in err.splitlines() if line.startswith("unusable: ")]
+        for name in ("digits", "deep", "type", "config", "cut"):
+            (line,) = (line for line in problems if f"{name}.safetensors: " in line)
+            assert line.endswith(" again.")
+        assert len(problems) == 5
+        assert "\x1b" not in out + err
+    assert resolve.may_have_role(installed / "deep.safetensors", "automatic")
+
+
 # --- fetch -------------------------------------------------------------------------------------
 
 
@@ -103,20 +137,23 @@ def test_fetch(server, installed, capsys):
     assert run("models", "fetch", "all") == 0
     out, err = capsys.readouterr()
     assert out == f"{file}\n"
-    assert "mine: a miniature; licence: MIT" in err
+    assert "mine: a miniature; license: MIT" in err
     assert file.read_bytes() == server.content
     assert run("models", "fetch", "mine", "mine.pth") == 0
     out, err = capsys.readouterr()
     assert out == f"{file}\n"
-    assert err == "mine is at hand.\n"
+    assert err == "mine is already installed.\n"
     assert len(server.asked) == 1
 
 
-def test_fetch_by_hand(server, installed, capsys):
+def test_fetch_of_a_manual_download(server, installed, capsys):
     assert run("models", "fetch", "by_hand", "mine") == 1
     out, err = capsys.readouterr()
     assert out == f"{installed / 'mine.safetensors'}\n"
-    assert "failed: by_hand.pth is not at hand and cannot be downloaded. Get it from" in err
+    assert (
+        "failed: by_hand.pth is not installed, and cannot be downloaded automatically. Get it from"
+        in err
+    )
     assert f"its author and put it into {installed} as by_hand.pth." in err
 
 
@@ -130,26 +167,26 @@ def test_fetch_fails(server, installed, capsys, monkeypatch):
     assert run("models", "fetch", "mine") == 1
     assert "downloads are switched off (COLORIST_OFFLINE)" in capsys.readouterr().err
     assert run("models", "fetch", "mine", "nope") == 2
-    assert "nope: not known as published. Known: mine, by_hand; or all." in capsys.readouterr().err
+    assert (
+        "nope is not a published model. Published: mine, by_hand; or all."
+        in capsys.readouterr().err
+    )
     assert list(installed.iterdir()) == []
 
 
-def test_fetch_stopped(server, installed, monkeypatch):
-    def stop(_):
-        def progress(done, total):
-            raise KeyboardInterrupt
-
-        return progress
+def test_fetch_interrupted(server, installed, monkeypatch):
+    def stop(self, done, total):
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "on_stderr", stop)
+        patch.setattr(Progress, "report", stop)
         assert run("models", "fetch", "mine") == 130
     assert [path.name for path in installed.iterdir()] == ["mine.safetensors.part"]
     assert run("models", "fetch", "mine") == 0
     assert server.asked[1].startswith("bytes=")
 
 
-def test_a_model_is_fetched_when_it_is_used(server, installed, tmp_path, capsys):
+def test_model_is_downloaded_on_first_use(server, installed, tmp_path, capsys):
     out = tmp_path / "new.safetensors"
     assert run("models", "convert", "mine", "-o", out) == 0
     assert registry.load(out)
@@ -186,7 +223,7 @@ def test_verify_published_files(server, installed, mini_network, monkeypatch, ca
     assert [row.split("good: ")[1] for row in rows] == [
         "ddcolor, automatic, as published",
         "ddcolor, automatic, as published",
-        "ddcolor, automatic, no SHA-256 of it is known",
+        "ddcolor, automatic, its SHA-256 is not in the catalog",
     ]
     (installed / "mine.safetensors").write_bytes(plain[:-1] + b"x")
     assert run("models", "verify", "mine", "--json") == 1
@@ -204,7 +241,7 @@ def test_verify_damaged_files(installed, mini_file, capsys):
     assert "failed: cut.safetensors: damaged or truncated" in out
     assert err == "1 good, 1 not.\n"
     assert run("models", "verify", "nope") == 2
-    assert "nope is not at hand. At hand: colorformer-nano, " in capsys.readouterr().err
+    assert "nope is not installed. Installed: colorformer-nano, " in capsys.readouterr().err
 
 
 # --- convert -----------------------------------------------------------------------------------
@@ -228,7 +265,7 @@ def test_models_convert(tmp_path, mini_file, mini_network, dtype):
             assert torch.equal(state[name], tensor.to(state[name].dtype))
 
 
-def test_models_convert_of_a_published_form(tmp_path, mini_network):
+def test_models_convert_of_a_published_file(tmp_path, mini_network):
     """A plain .pth has no metadata; the converted file has, and is recognised by it alone."""
     import torch
 
@@ -242,7 +279,7 @@ def test_models_convert_of_a_published_form(tmp_path, mini_network):
     assert registry.load(tmp_path / "y.safetensors")[0].config == mini_network.config
 
 
-def test_models_convert_refusals(tmp_path, mini_file, mini_network, capsys):
+def test_models_convert_usage_errors(tmp_path, mini_file, mini_network, capsys):
     import torch
 
     def message(*arguments: object) -> str:
@@ -253,7 +290,7 @@ def test_models_convert_refusals(tmp_path, mini_file, mini_network, capsys):
     assert "must end in .safetensors" in message(mini_file, "-o", tmp_path / "x.pth")
     out.write_bytes(b"mine")
     (tmp_path / "cut.safetensors").write_bytes(mini_file.read_bytes()[:500])
-    assert "is there already" in message(mini_file, "-o", out)
+    assert "already exists" in message(mini_file, "-o", out)
     assert "is the input" in message(mini_file, "-o", mini_file, "--overwrite")
     assert "damaged" in message(tmp_path / "cut.safetensors", "-o", tmp_path / "y.safetensors")
     state = {name: tensor.clone() for name, tensor in mini_network.state_dict().items()}

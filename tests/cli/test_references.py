@@ -39,8 +39,8 @@ def test_best_first(album, tmp_path, capsys, caplog):
     scores, names = zip(*(line.split(maxsplit=1) for line in out.splitlines()), strict=True)
     assert names[0] == str(album / "sub" / "3.png") and len(set(names)) == 3
     assert [float(score) for score in scores] == sorted(float(score) for score in scores)
-    assert "[6/6] " in err and "left out: 1 grey, 1 unreadable." in err
-    assert "left out: bad.png: not a picture." in caplog.text
+    assert " 6/6 [" in err and "left out: 1 gray, 1 unreadable." in err
+    assert "skipped: bad.png: not an image." in caplog.text
 
 
 def test_json_and_the_index(album, tmp_path, capsys):
@@ -58,7 +58,7 @@ def test_json_and_the_index(album, tmp_path, capsys):
     assert first["target"] == str(target) and first["photos"] == 4
     assert first["grey"] == [str(album / "grey.png")]
     (bad,) = first["unreadable"]
-    assert bad["file"] == str(album / "bad.png") and bad["error"].startswith("bad.png: not a pict")
+    assert bad["file"] == str(album / "bad.png") and bad["error"].startswith("bad.png: not an im")
     assert len(first["references"]) == 4
     for match in first["references"]:
         assert set(match) == {"file", "score", "similarity"}
@@ -71,20 +71,20 @@ def test_the_target_is_not_its_own_reference(album, capsys):
     assert len(names) == 3 and str(album / "0.png") not in names
 
 
-def test_what_cannot_be_done(album, tmp_path, capsys):
+def test_errors(album, tmp_path, capsys):
     target = picture(tmp_path / "t.png")
     for arguments, code, words in (
-        ((tmp_path / "no.png", album), 2, "no.png: no such picture"),
+        ((tmp_path / "no.png", album), 2, "no.png: no such image"),
         ((target, tmp_path / "no"), 2, "no: no such folder"),
         ((target, album, "--count", 0), 2, "--count is 0; expected at least 1"),
-        ((album / "bad.png", album), 1, "bad.png: not a picture"),
+        ((album / "bad.png", album), 1, "bad.png: not an image"),
     ):
         assert run(*arguments) == code
         assert words in capsys.readouterr().err
     empty = tmp_path / "empty"
     empty.mkdir()
     assert run(target, empty) == 1
-    assert "no pictures in this folder" in capsys.readouterr().err
+    assert "no images in this folder" in capsys.readouterr().err
     picture(empty / "grey.png", mode="L")
     assert run(target, empty) == 1
-    assert "none of the 1 photos can be a reference: 1 grey" in capsys.readouterr().err
+    assert "none of the 1 photos can be a reference: 1 gray" in capsys.readouterr().err

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist import cli
-from comfyui_colorist.cli import video
 from comfyui_colorist.media import image_io, video_reader
-from comfyui_colorist.media.segmented_writer import Parts
+from comfyui_colorist.media.segmented_writer import SegmentedVideoWriter
 from comfyui_colorist.metrics import flicker
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.by_hints import PointHintColorizer
+from comfyui_colorist.pipeline.video import frame_sinks, job
 
 ROOT = Path(__file__).resolve().parents[1]
-films = SimpleNamespace(**runpy.run_path(str(ROOT / "films.py")))
+synthetic_video = SimpleNamespace(**runpy.run_path(str(ROOT / "synthetic_video.py")))
 FRAMES, SIZE = 14, (48, 64)
 LOSSLESS = ["--codec", "ffv1"]
 
@@ -33,7 +33,7 @@ def model(mini_file) -> list[str]:
 def film(tmp_path_factory) -> Path:
     """A grey pan with a cut behind frame 8, at times of its own, with sound."""
     path = tmp_path_factory.mktemp("film") / "film.mkv"
-    pictures = torch.cat([films.pan(0, 9, size=SIZE), films.pan(10, FRAMES - 9, size=SIZE)])
+    pictures = torch.cat([synthetic_video.pan(0, 9, size=SIZE), synthetic_video.pan(10, FRAMES - 9, size=SIZE)])
     levels = (255 * color.gray_rgb(color.lightness(pictures.movedim(-1, 1)))).round().byte()
     with av.open(str(path), "w") as container:
         video_stream = container.add_stream("ffv1", rate=25)
@@ -57,16 +57,16 @@ def run(*arguments: object) -> int:
 
 
 def frames(path: Path) -> np.ndarray:
-    return np.stack([pixels for pixels, _ in video_reader.read(path)])
+    return np.stack([pixels for pixels, _ in video_reader.read_frames(path)])
 
 
 def times(path: Path) -> list[Fraction]:
     base = video_reader.probe(path).time_base
-    return [when * base for _, when in video_reader.read(path)]
+    return [when * base for _, when in video_reader.read_frames(path)]
 
 
 def wavering(film: np.ndarray) -> float:
-    measured = flicker.Flicker()
+    measured = flicker.FlickerMeter()
     measured.push(torch.from_numpy(film))
     return measured.scores()["flicker"]
 
@@ -84,7 +84,7 @@ def stop_behind(count: int, sink: type, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sink, "write", stopped)
 
 
-def test_a_film_is_coloured_and_keeps_the_rest(tmp_path, film, model, capsys):
+def test_video_keeps_times_and_sound(tmp_path, film, model, capsys):
     out = tmp_path / "out.mkv"
     assert run("colorize", film, "-o", out, *model, *LOSSLESS) == 0
     assert capsys.readouterr().err.endswith("1 written.\n")
@@ -103,13 +103,13 @@ def test_a_film_is_coloured_and_keeps_the_rest(tmp_path, film, model, capsys):
     assert capsys.readouterr().err.endswith("1 skipped.\n")
 
 
-def test_each_frame_is_as_the_picture_would_be(tmp_path, film, model, mini):
+def test_frames_equal_single_images(tmp_path, film, model, mini):
     assert run("colorize", film, "-o", tmp_path / "out.mkv", *model, *LOSSLESS) == 0
     alone = mini.colorize(frames(film)[3])
     assert np.abs(frames(tmp_path / "out.mkv")[3] - alone).max() < 0.012  # 8 bits of YUV
 
 
-def test_stabilize_steadies(tmp_path, film, model):
+def test_stabilize_reduces_flicker(tmp_path, film, model):
     for name, options in (("plain", []), ("steady", ["--stabilize"])):
         assert run("colorize", film, "-o", tmp_path / f"{name}.mkv", *model, *options) == 0
     plain, steady = (frames(tmp_path / f"{name}.mkv") for name in ("plain", "steady"))
@@ -118,27 +118,27 @@ def test_stabilize_steadies(tmp_path, film, model):
 
 
 @pytest.mark.parametrize("options", [[], ["--stabilize", "--frames-after", "3"]])
-def test_a_stopped_run_goes_on(tmp_path, film, model, options, monkeypatch, capsys):
-    monkeypatch.setattr(video, "PART", 4)
+def test_interrupted_run_is_resumed(tmp_path, film, model, options, monkeypatch, capsys):
+    monkeypatch.setattr(job, "SEGMENT_FRAMES", 4)
     command = ["colorize", film, *model, *LOSSLESS, *options]
     assert run(*command, "-o", tmp_path / "whole.mkv") == 0
     with monkeypatch.context() as patch:
-        stop_behind(2, Parts, patch)
+        stop_behind(2, SegmentedVideoWriter, patch)
         assert run(*command, "-o", tmp_path / "out.mkv") == 130
     assert not (tmp_path / "out.mkv").exists()
     capsys.readouterr()
     assert run(*command, "-o", tmp_path / "out.mkv") == 0
-    assert "goes on behind frame 8" in capsys.readouterr().err
+    assert "resuming after frame 8" in capsys.readouterr().err
     whole, parts = frames(tmp_path / "whole.mkv"), frames(tmp_path / "out.mkv")
     assert np.abs(whole - parts).max() < 0.009  # two levels
 
 
-def test_frames_of_a_folder(tmp_path, film, model):
+def test_folder_of_frames(tmp_path, film, model):
     folder = tmp_path / "frames"
     for number, pixels in enumerate(frames(film)):
-        image_io.write(folder / f"f{number}.png", pixels)  # f10 behind f9
+        image_io.write_image(folder / f"f{number}.png", pixels)  # f10 behind f9
     assert run("colorize", folder, "-o", tmp_path / "a.mkv", "--rate", "12", *model, *LOSSLESS) == 0
-    assert video_reader.probe(tmp_path / "a.mkv").rate == 12
+    assert video_reader.probe(tmp_path / "a.mkv").frame_rate == 12
     assert run("colorize", film, "-o", tmp_path / "b.mkv", *model, *LOSSLESS) == 0
     a, b = frames(tmp_path / "a.mkv"), frames(tmp_path / "b.mkv")
     assert np.abs(a - b).max() < 0.012
@@ -148,22 +148,24 @@ def test_frames_of_a_folder(tmp_path, film, model):
     assert sorted(path.name for path in out.glob("*.png")) == sorted(
         path.name for path in folder.iterdir()
     )
-    steady = np.stack([image_io.read(out / f"f{i}.png").pixels for i in range(FRAMES)])
+    steady = np.stack([image_io.read_image(out / f"f{i}.png").pixels for i in range(FRAMES)])
     assert wavering(steady) < wavering(a)
 
 
-def test_a_film_becomes_pictures(tmp_path, film, model, monkeypatch, capsys):
-    monkeypatch.setattr(video, "PART", 5)
+def test_frames_as_images(tmp_path, film, model, monkeypatch, capsys):
+    monkeypatch.setattr(job, "SEGMENT_FRAMES", 5)
     command = ["colorize", film, "-o", tmp_path, "--frames", "--stabilize", *model]
     with monkeypatch.context() as patch:
-        stop_behind(1, video._Pictures, patch)
+        stop_behind(1, frame_sinks.FrameFolderSink, patch)
         assert run(*command) == 130
     assert len(list((tmp_path / "film").glob("*.png"))) == 5
     assert run(*command) == 0
-    assert "goes on behind frame 5" in capsys.readouterr().err
-    parts = [image_io.read(tmp_path / "film" / f"{i:06}.png").pixels for i in range(FRAMES)]
+    assert "resuming after frame 5" in capsys.readouterr().err
+    parts = [image_io.read_image(tmp_path / "film" / f"{i:06}.png").pixels for i in range(FRAMES)]
     assert run(*[x if x != tmp_path else tmp_path / "whole" for x in command]) == 0
-    whole = [image_io.read(tmp_path / "whole/film" / f"{i:06}.png").pixels for i in range(FRAMES)]
+    whole = [
+        image_io.read_image(tmp_path / "whole/film" / f"{i:06}.png").pixels for i in range(FRAMES)
+    ]
     assert np.abs(np.stack(parts) - np.stack(whole)).max() < 0.005  # a level
     # Finished: a later run writes nothing, unless it is told to
     (tmp_path / "film" / "000003.png").unlink()
@@ -173,17 +175,17 @@ def test_a_film_becomes_pictures(tmp_path, film, model, monkeypatch, capsys):
     assert (tmp_path / "film" / "000003.png").exists()
 
 
-def test_other_pictures_are_not_overwritten(tmp_path, film, model, capsys):
-    image_io.write(tmp_path / "film" / "000003.png", frames(film)[0])
+def test_other_images_are_not_overwritten(tmp_path, film, model, capsys):
+    image_io.write_image(tmp_path / "film" / "000003.png", frames(film)[0])
     before = (tmp_path / "film" / "000003.png").read_bytes()
     assert run("colorize", film, "-o", tmp_path, "--frames", *model) == 1
-    assert "holds other pictures; name another folder, or --overwrite" in capsys.readouterr().err
+    assert "already holds other images; name another folder" in capsys.readouterr().err
     assert (tmp_path / "film" / "000003.png").read_bytes() == before
 
 
-def test_by_coloured_frames_of_it(tmp_path, film, mini_exemplar_file):
+def test_reference_frames(tmp_path, film, mini_exemplar_file):
     shown = torch.tensor([1.0, 0.7, 0.5]) * torch.from_numpy(frames(film)[0])
-    image_io.write(tmp_path / "key.png", shown.numpy())
+    image_io.write_image(tmp_path / "key.png", shown.numpy())
     model = ["--model", mini_exemplar_file, "--resolution", "64", "--device", "cpu"]
     options = ["--reference", tmp_path / "key.png", "--stabilize", *model]
     assert run("exemplar", film, "-o", tmp_path / "out.mkv", *options) == 0
@@ -191,21 +193,21 @@ def test_by_coloured_frames_of_it(tmp_path, film, mini_exemplar_file):
     assert run("exemplar", film, "-o", tmp_path, "--reference", tmp_path, *model) == 2
 
 
-def test_hints_go_with_what_moves(tmp_path, film, mini_pointhint_file, monkeypatch, capsys):
-    monkeypatch.setattr(video, "PART", 4)
+def test_hints_follow_motion(tmp_path, film, mini_pointhint_file, monkeypatch, capsys):
+    monkeypatch.setattr(job, "SEGMENT_FRAMES", 4)
     keys = tmp_path / "keys"
     keys.mkdir()
     red = {"version": 1, "points": [{"x": 0.5, "y": 0.5, "color": "#c03030", "size": 8}]}
     (keys / "0.json").write_text(json.dumps(red))
     shown = torch.tensor([0.5, 0.7, 1.0]) * torch.from_numpy(frames(film)[9])
-    image_io.write(keys / "9.png", shown.numpy())
+    image_io.write_image(keys / "9.png", shown.numpy())
     model = ["--model", mini_pointhint_file, "--resolution", "64", "--device", "cpu", *LOSSLESS]
     command = ["hints", film, "--hints", keys, *model]
     given, colorize = [], PointHintColorizer.colorize
 
-    def seen(self, frames, *, each, **options):
-        given.extend(each)
-        return colorize(self, frames, each=each, **options)
+    def seen(self, frames, *, hints_per_image, **options):
+        given.extend(hints_per_image)
+        return colorize(self, frames, hints_per_image=hints_per_image, **options)
 
     monkeypatch.setattr(PointHintColorizer, "colorize", seen)
     assert run(*command, "-o", tmp_path / "out.mkv") == 0
@@ -216,11 +218,11 @@ def test_hints_go_with_what_moves(tmp_path, film, mini_pointhint_file, monkeypat
     # A run that was stopped goes on with the same hints
     whole = list(given)
     with monkeypatch.context() as patch:
-        stop_behind(1, Parts, patch)
+        stop_behind(1, SegmentedVideoWriter, patch)
         assert run(*command, "-o", tmp_path / "two.mkv") == 130
     given.clear()
     with monkeypatch.context() as patch:
-        stop_behind(1, Parts, patch)
+        stop_behind(1, SegmentedVideoWriter, patch)
         assert run(*command, "-o", tmp_path / "two.mkv") == 130
     assert given[0] == whole[4]
     given.clear()
@@ -228,7 +230,7 @@ def test_hints_go_with_what_moves(tmp_path, film, mini_pointhint_file, monkeypat
     assert given == whole[8:]
     # ... but not with others
     with monkeypatch.context() as patch:
-        stop_behind(1, Parts, patch)
+        stop_behind(1, SegmentedVideoWriter, patch)
         assert run(*command, "-o", tmp_path / "three.mkv") == 130
     (keys / "0.json").write_text(json.dumps({"version": 1, "points": []}))
     given.clear()
@@ -239,37 +241,46 @@ def test_hints_go_with_what_moves(tmp_path, film, mini_pointhint_file, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["-o", "x.png"], "-o x.png names a picture, but IN is a film; name a film or a folder."),
-        (["-o", "x.mkv", "--frames-after", "3"], "belong to --stabilize; add it."),
+        (
+            ["-o", "x.png"],
+            "-o x.png is the name of an image, but IN is a video; name a video or a folder.",
+        ),
+        (["-o", "x.mkv", "--frames-after", "3"], "need --stabilize; add it."),
         (
             ["-o", "x.mkv", "--stabilize", "--frames-before", "0"],
-            "--frames-before is 0; expected 1 to 240.",
+            "--frames-before: frames_before is 0; expected 1 to 240.",
         ),
-        (["-o", "x.mkv", "--frames"], "names a film, but --frames writes pictures; name a folder."),
-        (["-o", "x.mkv", "--rate", "0"], "--rate is 0; expected frames per second"),
+        (
+            ["-o", "x.mkv", "--frames"],
+            "is the name of a video, but --frames writes images; name a folder.",
+        ),
+        (["-o", "x.mkv", "--rate", "0"], "--rate is 0; expected more than 0 frames per second"),
     ],
 )
-def test_refusals(film, model, arguments, sentence, capsys):
+def test_usage_errors(film, model, arguments, sentence, capsys):
     assert run("colorize", film, *arguments, *model) == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_a_picture_is_no_film(tmp_path, film, model, capsys):
-    image_io.write(tmp_path / "a.png", frames(film)[0])
+def test_image_as_a_video(tmp_path, film, model, capsys):
+    image_io.write_image(tmp_path / "a.png", frames(film)[0])
     assert run("colorize", tmp_path / "a.png", "-o", tmp_path / "x.mkv", *model) == 2
-    assert "names one film; give one film, or one folder of frames" in capsys.readouterr().err
+    assert (
+        "is the name of a single video; give one video, or one folder of frames"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_damaged_film_is_reported_and_the_rest_is_done(tmp_path, film, model, capsys):
+def test_damaged_video_does_not_stop_the_rest(tmp_path, film, model, capsys):
     bad = tmp_path / "bad.mkv"
     bad.write_bytes(b"no film at all")
     assert run("colorize", bad, film, "-o", tmp_path / "out", *model) == 1
     told = capsys.readouterr().err
-    assert "failed: bad.mkv: not a film, or damaged" in told
+    assert "failed: bad.mkv: not a video, or damaged" in told
     assert (tmp_path / "out" / "film.mkv").exists()
 
 
-def test_measure_tells_flicker(tmp_path, film, model, capsys):
+def test_measure_flicker(tmp_path, film, model, capsys):
     assert run("colorize", film, "-o", tmp_path / "plain.mkv", *model, *LOSSLESS) == 0
     assert run("colorize", film, "-o", tmp_path, "--frames", "--stabilize", *model) == 0
     capsys.readouterr()
@@ -286,6 +297,6 @@ def test_measure_tells_flicker(tmp_path, film, model, capsys):
     assert "flicker" in capsys.readouterr().out.splitlines()[0]
     (tmp_path / "film" / "000013.png").unlink()
     assert run(*command) == 1
-    assert "its truth plain.mkv goes on behind frame 12" in capsys.readouterr().err
+    assert "its truth plain.mkv continues after frame 12" in capsys.readouterr().err
     assert run("measure", film, tmp_path / "film" / "000001.png") == 2
-    assert "not a film; expected a film or a folder of frames" in capsys.readouterr().err
+    assert "not a video; expected a video or a folder of frames" in capsys.readouterr().err

@@ -1,11 +1,11 @@
-"""Cut the excerpt that the tests carry out of the full golden outputs.
+"""Extract the golden outputs that the tests use from the full ones.
 
     python tests/golden/make.py REFERENCE_FOLDER
 
-The goldens are outputs of the official code (piddnad/DDColor at 2adb63f, jixiaozhong/ColorFormer at
-0d3ae85, bbc/xcnet at commit 357d733; torch 2.13.0, CPU, one thread) for weights and inputs made by
-fill.py; every eighth value of the picture is kept. xcnet.keys.json serves both of XCNet's networks:
-that without positions lacks the tensors `relative` and `flatten_index`.
+Golden outputs are those of the official code (piddnad/DDColor at 2adb63f, jixiaozhong/ColorFormer
+at 0d3ae85, bbc/xcnet at 357d733; torch 2.13.0, CPU, one thread) for weights and inputs from
+fill.py. Every eighth row and column is kept. xcnet.keys.json describes both XCNet networks: the one
+without positions lacks the tensors `relative` and `flatten_index`.
 """
 
 import sys
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 
 def main(reference: Path) -> None:
-    """Write ddcolor.safetensors, colorformer.safetensors, exemplar.safetensors beside this file."""
+    """Write {ddcolor,colorformer,exemplar}.safetensors to this folder."""
     excerpt = {}
     for name in ("ddcolor_tiny", "ddcolor_large"):
         output = load_file(reference / "golden" / f"{name}_256.safetensors")["output_ab"]
@@ -31,7 +31,7 @@ def main(reference: Path) -> None:
         "published_picture": e2e["output_rgb"][::2, ::2].contiguous(),
     }
     save_file(excerpt, Path(__file__).with_name("colorformer.safetensors"))
-    # The picture before it is cut to bytes, of which only every other value was kept.
+    # The image before quantization to bytes; the reference keeps every second row and column.
     e2e = load_file(reference / "golden" / "e2e_xcnet_224x224.safetensors")
     excerpt = {"published_picture": e2e["output_float_rgb"][::4, ::4].contiguous()}
     for name in ("xcnet", "xcnet_no_pos"):

@@ -15,9 +15,9 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 
 import {
-  at, away, bluish, board, button, choosePhoto, click, colored, cutOff, drag, grayish, keys,
+  at, away, bluish, viewport, button, choosePhoto, click, colored, cutOff, drag, grayish, keys,
   launched, leave, near, onPage, open, openPage, page, part, pixel, points, previews, reddish,
-  requests, run, said, seen, settled, step, text, until, value, wheel,
+  requests, run, message, seen, settled, step, text, until, value, wheel,
 } from "./canvas_page.mjs";
 
 const VERSION_7 = '{"version": 7, "points": [{"place": [0.5, 0.5]}]}';
@@ -30,7 +30,7 @@ const checks = {
   async "the photo is there before any run, in grey"() {
     await open();
     await seen("photo.png");
-    assert.equal(await said(), "Click the picture to place a colour");
+    assert.equal(await message(), "Click the image to place a hint point");
   },
 
   async "a click places a point, where it was"() {
@@ -101,12 +101,12 @@ const checks = {
   async "the wheel zooms the picture that has the focus, else the graph"() {
     await open();
     const graph = () => page.evaluate(() => window.app.canvas.ds.scale);
-    await board().focus();
+    await viewport().focus();
     await wheel(-500);
-    await until(async () => /%/.test(await text(".facts")), "the picture is zoomed");
+    await until(async () => /%/.test(await text(".counts")), "the picture is zoomed");
     assert.equal(await graph(), 1);
     await keys("0");
-    await until(async () => !/%/.test(await text(".facts")), "0 shows all again");
+    await until(async () => !/%/.test(await text(".counts")), "0 shows all again");
     await leave();
     await wheel(120);
     await until(async () => (await graph()) !== 1, "the graph is zoomed");
@@ -114,9 +114,9 @@ const checks = {
 
   async "Space and the middle button pan, and add nothing"() {
     await open([RED]);
-    await board().focus();
+    await viewport().focus();
     await wheel(-900);
-    await until(async () => /%/.test(await text(".facts")), "the picture is zoomed");
+    await until(async () => /%/.test(await text(".counts")), "the picture is zoomed");
     const dark = await pixel(0.25, 0.5);
     await drag([0.3, 0.5], [0.8, 0.5], { button: "middle" });
     await page.keyboard.down(" ");
@@ -179,7 +179,8 @@ const checks = {
     await take(JSON.stringify({ version: 1, points: [BLUE, RED] }));
     assert.deepEqual(await points(2), [BLUE, RED]);
     await take(VERSION_7);
-    await until(async () => /Not taken: .*version 7/.test(await said()), "version 7 is refused");
+    const isRefused = async () => /Not imported: .*version 7/.test(await message());
+    await until(isRefused, "version 7 is refused");
     assert.deepEqual(await points(2), [BLUE, RED]);
     await button("clear").click();
     await points(0);
@@ -231,7 +232,7 @@ const checks = {
 
   async "a version that is not known is kept and told"() {
     await open(VERSION_7);
-    await until(async () => /Kept as it is: .*version 7/.test(await said()), "the line tells it");
+    await until(async () => /Kept unchanged: .*version 7/.test(await message()), "the line tells it");
     assert.equal(await value(), VERSION_7);
     assert.equal(await page.evaluate(() => window.reopen().then(window.hints)), VERSION_7);
   },
@@ -312,7 +313,7 @@ const checks = {
     await run();
     const place = [RED.x + 0.06, RED.y];
     await until(async () => reddish(await pixel(...place)), "the result is shown");
-    await board().focus();
+    await viewport().focus();
     await page.keyboard.down("c");
     await until(async () => grayish(await pixel(...place)), "the photo while C is held");
     await page.keyboard.up("c");
@@ -327,7 +328,7 @@ const checks = {
     await leave();
     await page.keyboard.press("Control+z");
     assert.deepEqual(await points(1), [RED]);
-    await until(async () => (await said()) === "Live", "the canvas is live as before");
+    await until(async () => (await message()) === "Live", "the canvas is live as before");
     await until(() => button("view-result").isEnabled(), "the result is there");
   },
 
@@ -336,11 +337,11 @@ const checks = {
     await run();
     await choosePhoto("other.png");
     await seen("other.png");
-    await until(async () => /Run once/.test(await said()), "the line asks for a run");
+    await until(async () => /Run once/.test(await message()), "the line asks for a run");
     assert.ok(await button("view-result").isDisabled());
     assert.deepEqual(await points(1), [RED]);
     await choosePhoto("photo.png");
-    await until(async () => (await said()) === "Live", "the first photo is live again");
+    await until(async () => (await message()) === "Live", "the first photo is live again");
   },
 
   async "points work after the node was resized"() {

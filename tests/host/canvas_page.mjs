@@ -22,10 +22,10 @@ export let requests = []; // bodies of the canvas's own requests, since the chec
 
 export const ui = () => page.locator(".colorist-hints:visible");
 export const part = (selector) => ui().locator(selector);
-export const board = () => part(".board");
+export const viewport = () => part(".viewport");
 export const button = (action) => part(`[data-action="${action}"]`);
 export const text = (selector) => part(selector).textContent();
-export const said = () => text(".said");
+export const message = () => text(".message");
 export const value = () => page.evaluate(() => window.hints());
 export const previews = () => requests.filter((body) => body.hints);
 export const reddish = ([r, , b]) => r - b > 40;
@@ -45,7 +45,7 @@ export async function until(holds, what) {
 export async function open(hints = []) {
   const whole = typeof hints === "string" ? hints : JSON.stringify({ version: 1, points: hints });
   await page.evaluate((given) => window.reopen(given), whole);
-  await board().waitFor();
+  await viewport().waitFor();
   await seen("photo.png");
   requests = [];
 }
@@ -68,7 +68,7 @@ export function near(point, { x, y }) {
 
 /** Place of the page for a place of the picture, while all of it is shown. */
 export async function at(x, y) {
-  const box = await board().boundingBox();
+  const box = await viewport().boundingBox();
   const scale = Math.min(box.width / 320, box.height / 240); // pictures are 320 x 240
   const left = box.x + (box.width - 320 * scale) / 2, top = box.y + (box.height - 240 * scale) / 2;
   return [left + x * 320 * scale, top + y * 240 * scale];
@@ -92,7 +92,7 @@ export async function wheel(amount) {
 
 /** Keys on the picture. */
 export async function keys(...names) {
-  await board().focus();
+  await viewport().focus();
   for (const name of names) await page.keyboard.press(name);
 }
 
@@ -110,17 +110,17 @@ export async function step(name) {
   else await button(name).click();
 }
 
-/** [r, g, b, a] of the board at a place of the picture. */
+/** [r, g, b, a] of the viewport at a place of the picture. */
 export async function pixel(x, y) {
-  const box = await board().boundingBox();
+  const box = await viewport().boundingBox();
   const [px, py] = await at(x, y);
-  return board().evaluate((canvas, [u, v]) => {
+  return viewport().evaluate((canvas, [u, v]) => {
     const place = [Math.floor(canvas.width * u), Math.floor(canvas.height * v), 1, 1];
     return [...canvas.getContext("2d").getImageData(...place).data];
   }, [(px - box.x) / box.width, (py - box.y) / box.height]);
 }
 
-/** The halves of a photo are on the board: photo.png has the dark one left, other.png right. */
+/** The halves of a photo are on the viewport: photo.png has the dark one left, other.png right. */
 export async function seen(name) {
   const [dark, light] = name === "photo.png" ? [0.1, 0.9] : [0.9, 0.1];
   await until(async () => {
@@ -146,13 +146,13 @@ export async function choosePhoto(name) {
     widget.value = file;
     widget.callback?.(file);
   }, name);
-  await board().hover({ position: { x: 5, y: 5 } });
+  await viewport().hover({ position: { x: 5, y: 5 } });
 }
 
 /** Runs the workflow and waits until the canvas is live. */
 export async function run() {
   await page.evaluate(() => window.app.queuePrompt(0, 1));
-  await until(async () => (await said()) === "Live" && (await idle()), "the run is done");
+  await until(async () => (await message()) === "Live" && (await idle()), "the run is done");
   await until(() => button("view-result").isEnabled(), "there is a result");
   await settled();
   requests = [];

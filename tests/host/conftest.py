@@ -1,4 +1,4 @@
-"""One running host for all of its tests, and what they found, at the end of the run."""
+"""One running host for all host tests, and a summary at the end of the run."""
 
 import re
 import runpy
@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 HERE = Path(__file__).parent
-given = SimpleNamespace(**runpy.run_path(str(HERE / "given.py")))
-FOUND = pytest.StashKey[list[str]]()
+env = SimpleNamespace(**runpy.run_path(str(HERE / "environment.py")))
+REPORT_LINES = pytest.StashKey[list[str]]()
 
 DARK, LIGHT = (96, 96, 96), (176, 176, 176)
-HALVES = {  # pictures of the canvas tests: left and right half
+HALVES = {  # images of the canvas tests: left and right half
     "photo.png": (DARK, LIGHT),
     "other.png": (LIGHT, DARK),
     "reference.png": ((200, 100, 50), (50, 100, 200)),
@@ -29,32 +29,32 @@ FRAMES = 6
 
 @dataclass(frozen=True)
 class Host:
-    """A host that runs, with this checkout as its only pack."""
+    """A running host with this checkout as its only pack."""
 
     url: str
     base: Path
-    """Its folders: input, output, models and the like."""
+    """Base directory with the folders input, output, models, ..."""
     cache: Path
-    """Python compiled for it."""
+    """Folder of compiled Python files."""
 
 
 @pytest.fixture(scope="session")
-def found(request) -> list[str]:
-    """Lines for the end of the run."""
-    return request.config.stash.setdefault(FOUND, [])
+def report_lines(request) -> list[str]:
+    """Lines of the summary."""
+    return request.config.stash.setdefault(REPORT_LINES, [])
 
 
 @pytest.fixture(scope="session")
-def shots(found) -> Path:
-    """A folder for pictures of pages, which stays."""
+def shots(report_lines) -> Path:
+    """A folder for screenshots, kept after the run."""
     folder = Path(tempfile.mkdtemp(prefix="colorist-shots-"))
-    found.append(f"pictures of pages: {folder}")
+    report_lines.append(f"screenshots: {folder}")
     return folder
 
 
 @pytest.fixture(scope="session")
 def serve() -> dict:
-    """What serve.py defines."""
+    """The names defined by serve.py."""
     return runpy.run_path(str(HERE / "serve.py"))
 
 
@@ -64,13 +64,13 @@ def client(host):
 
 
 @pytest.fixture(scope="session")
-def host(serve, found, mini_file, mini_pointhint_file, tmp_path_factory) -> Iterator[Host]:
-    """The host, with miniature networks and pictures; tells how long it took to start.
+def host(serve, report_lines, mini_file, mini_pointhint_file, tmp_path_factory) -> Iterator[Host]:
+    """The host, with miniature models and images; reports its start time.
 
-    It is started three times with the pack and twice without, in turn. The first start, which
-    compiles, does not count; the faster of the others does.
+    It is started three times with the pack and twice without, alternating. The first start compiles
+    Python and does not count; of the others, the faster one does.
     """
-    if reason := given.lacking(given.HOST):
+    if reason := env.missing_reason(env.HOST_REQUIREMENTS):
         pytest.skip(reason)
     cache = tmp_path_factory.mktemp("pycache")
     with ExitStack() as stack:
@@ -78,22 +78,26 @@ def host(serve, found, mini_file, mini_pointhint_file, tmp_path_factory) -> Iter
         base = stack.enter_context(serve["folders"]((mini_file, mini_pointhint_file)))
         (base / "custom_nodes" / serve["NAME"]).symlink_to(serve["ROOT"], target_is_directory=True)
         _draw(base / "input")
-        took = []
-        for place in (base, bare, base, bare):
-            with serve["running"](given.CHECKOUT, given.PYTHON, place, cache) as (_, seconds):
-                took.append(seconds)
-        last = serve["running"](given.CHECKOUT, given.PYTHON, base, cache)
+        start_seconds = []
+        for base_folder in (base, bare, base, bare):
+            with serve["running"](env.CHECKOUT, env.PYTHON, base_folder, cache) as (
+                _,
+                seconds,
+            ):
+                start_seconds.append(seconds)
+        last = serve["running"](env.CHECKOUT, env.PYTHON, base, cache)
         url, seconds = stack.enter_context(last)
-        found.append(_versions())
-        found.append(
-            f"start: {min(took[1], took[3]):.1f} s without the pack, {min(took[2], seconds):.1f} s "
-            f"with it; the host says of its import: {_import_seconds(base / serve['LOG'])} s"
+        report_lines.append(_versions())
+        report_lines.append(
+            f"start: {min(start_seconds[1], start_seconds[3]):.1f} s without the pack, "
+            f"{min(start_seconds[2], seconds):.1f} s with it; import time by the host: "
+            f"{_import_seconds(base / serve['LOG'])} s"
         )
         yield Host(url, base, cache)
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
-    if lines := config.stash.get(FOUND, []):
+    if lines := config.stash.get(REPORT_LINES, []):
         terminalreporter.section("the host")
         for line in lines:
             terminalreporter.write_line(line)
@@ -105,39 +109,40 @@ def _versions() -> str:
         "print('Python', sys.version.split()[0], *(f'{n} {m.version(n)}' for n in "
         "('torch', 'numpy', 'comfyui-frontend-package')), sep=', ')"
     )
-    ran = subprocess.run([given.PYTHON, "-c", code], capture_output=True, text=True, check=True)
-    project = (Path(given.CHECKOUT) / "pyproject.toml").read_text(encoding="utf-8")
+    completed = subprocess.run([env.PYTHON, "-c", code], capture_output=True, text=True, check=True)
+    project = (Path(env.CHECKOUT) / "pyproject.toml").read_text(encoding="utf-8")
     version = re.search(r'^version = "(.+)"', project, re.MULTILINE)
-    return f"ComfyUI {version[1] if version else '?'}, {ran.stdout.strip().replace('n, ', 'n ', 1)}"
+    versions = completed.stdout.strip().replace("n, ", "n ", 1)
+    return f"ComfyUI {version[1] if version else '?'}, {versions}"
 
 
 def _import_seconds(log: Path) -> str:
-    """As the host says, after "Import times for custom nodes"."""
+    """Return the import time in seconds from the host's log."""
     times = re.search(r"([\d.]+) seconds: \S*custom_nodes", log.read_text(errors="replace"))
     return times[1] if times else "?"
 
 
 def _draw(folder: Path) -> None:
-    """What the workflows and the canvas open."""
+    """Create the images and videos for workflows and canvas."""
     from sklearn.datasets import load_sample_image
 
     for name, halves in HALVES.items():
         pixels = np.repeat(np.array([halves], np.uint8), 160, axis=1).repeat(240, axis=0)
         Image.fromarray(pixels).save(folder / name)
-    photo = Image.fromarray(load_sample_image("china.jpg")).resize(given.SIZE)
-    photo.save(folder / given.COLORED)
-    photo.convert("L").convert("RGB").save(folder / given.PHOTO)
-    for name in given.FILMS:
-        _film(folder / name, photo.convert("L").convert("RGB"))
+    photo = Image.fromarray(load_sample_image("china.jpg")).resize(env.SIZE)
+    photo.save(folder / env.COLORED)
+    photo.convert("L").convert("RGB").save(folder / env.PHOTO)
+    for name in env.VIDEOS:
+        _write_video(folder / name, photo.convert("L").convert("RGB"))
 
 
-def _film(path: Path, photo: Image.Image) -> None:
-    """The photo, moving by two pixels each frame."""
+def _write_video(path: Path, photo: Image.Image) -> None:
+    """Write a video of the photo moving by two pixels per frame."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=12)
-        stream.width, stream.height, stream.pix_fmt = *given.SIZE, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = *env.SIZE, "yuv420p"
         for t in range(FRAMES):
             shifted = np.roll(np.asarray(photo), 2 * t, axis=1)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shifted, format="rgb24")))

@@ -1,4 +1,4 @@
-"""What the environment gives the host tests, and the names of what they make."""
+"""Settings of the host tests from the environment, and names of their files."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ NODE = shutil.which("node")
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-HOST = {"COMFYUI_PATH (a folder of ComfyUI)": CHECKOUT}
-BROWSER = HOST | {
+HOST_REQUIREMENTS = {"COMFYUI_PATH (a folder of ComfyUI)": CHECKOUT}
+BROWSER_REQUIREMENTS = HOST_REQUIREMENTS | {
     "PLAYWRIGHT_NODE_MODULES (a node_modules with playwright-core)": os.environ.get(
         "PLAYWRIGHT_NODE_MODULES"
     ),
@@ -19,12 +19,12 @@ BROWSER = HOST | {
     "Chromium (on PATH or as CHROMIUM)": CHROMIUM,
 }
 RENDERERS = ("classic", "nodes2")
-PHOTO, COLORED = "example.png", "colour.png"  # of the workflow tests
-FILMS = ("film.mp4", "shot.mp4")
+PHOTO, COLORED = "example.png", "color.png"  # of the workflow tests
+VIDEOS = ("film.mp4", "shot.mp4")
 SIZE = (192, 128)
 
 
-def lacking(needed: dict[str, str | None]) -> str:
-    """What of HOST or BROWSER is not there, as the reason of a skip; "" where all is."""
-    missing = [name for name, found in needed.items() if not found]
+def missing_reason(requirements: dict[str, str | None]) -> str:
+    """Return the reason to skip tests with these requirements; "" if all are met."""
+    missing = [name for name, value in requirements.items() if not value]
     return f"needs {', '.join(missing)}" if missing else ""

@@ -1,4 +1,4 @@
-"""A real ComfyUI checkout as the host of the node tests, on the CPU, without its server."""
+"""Use a real ComfyUI checkout as the host of the node tests, on the CPU and without its server."""
 
 import sys
 
@@ -8,4 +8,4 @@ def install(checkout: str) -> None:
     sys.path.insert(0, checkout)
     from comfy.cli_args import args
 
-    args.cpu = True  # read when comfy.model_management is first imported
+    args.cpu = True  # read when comfy.model_management is imported

@@ -1,9 +1,9 @@
-"""A real ComfyUI checkout with this pack alone, served on the CPU on a port of its own.
+"""Serve a real ComfyUI checkout with this pack alone, on the CPU and a free port.
 
     COMFYUI_PATH=... COMFYUI_PYTHON=... python tests/host/serve.py [MODEL.safetensors ...]
 
-prints its address and serves until it is stopped. COMFYUI_PYTHON: an interpreter that has the
-host's requirements, by default the running one.
+prints the address and serves until stopped. COMFYUI_PYTHON is an interpreter with the host's
+requirements, by default the running one.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAME = "comfyui-colorist"  # of the pack's folder
-READY = 300  # seconds a host may take to start
-LOG = "host.log"  # in the base folder: what the host says
+NAME = "comfyui-colorist"  # folder of the pack
+START_TIMEOUT = 300  # seconds
+LOG = "host.log"  # output of the host, in the base folder
 FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
-# Of this machine alone: a proxy of the environment must not be asked.
+# Local addresses must not go through a proxy of the environment.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 @contextlib.contextmanager
 def served(checkout: str, python: str, models: Iterable = ()) -> Iterator[tuple[str, Path]]:
-    """Start the host with this checkout as its pack; gives its address and its base folder.
+    """Start the host with this checkout as its pack; yield its address and base folder.
 
     Args:
-        checkout: folder of ComfyUI.
-        python: an interpreter that has its requirements.
-        models: checkpoints to copy into its models/colorization.
+        checkout: Folder of ComfyUI.
+        python: An interpreter with its requirements.
+        models: Checkpoints to copy into its models/colorization.
     """
     with folders(models) as base:
         (base / "custom_nodes" / NAME).symlink_to(ROOT, target_is_directory=True)
@@ -46,7 +46,7 @@ def served(checkout: str, python: str, models: Iterable = ()) -> Iterator[tuple[
 
 @contextlib.contextmanager
 def folders(models: Iterable = ()) -> Iterator[Path]:
-    """A base folder for a host, without any pack; removed in the end."""
+    """Yield a temporary base folder for a host, without any pack."""
     with tempfile.TemporaryDirectory(prefix="colorist-host-") as name:
         base = Path(name)
         for folder in FOLDERS:
@@ -61,10 +61,10 @@ def folders(models: Iterable = ()) -> Iterator[Path]:
 def running(
     checkout: str, python: str, base: Path, cache: Path | None = None
 ) -> Iterator[tuple[str, float]]:
-    """Start the host on a base folder, and stop it in the end.
+    """Run the host on a base folder; yield its address and the seconds until it responded.
 
-    Gives its address and the seconds until it answered. Compiled Python goes to `cache`, by default
-    into the base folder: the host's own folder is left as it is.
+    Compiled Python goes to `cache`, by default in the base folder, so that the folder of the host
+    stays unchanged.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -72,18 +72,18 @@ def running(
     command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
     command += ["--disable-auto-launch", "--disable-api-nodes"]
     command += ["--database-url", f"sqlite:///{base / 'user' / 'host.db'}"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"PYTHONPYCACHEPREFIX": str(cache or base / "pycache"), "HF_HUB_OFFLINE": "1"}
-    log, began = base / LOG, time.monotonic()
+    process_env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    process_env |= {"PYTHONPYCACHEPREFIX": str(cache or base / "pycache"), "HF_HUB_OFFLINE": "1"}
+    log, started = base / LOG, time.monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, cwd=checkout, env=environment, stdout=file, stderr=subprocess.STDOUT
+            command, cwd=checkout, env=process_env, stdout=file, stderr=subprocess.STDOUT
         )
     try:
         url = f"http://127.0.0.1:{port}"
         packs = any((base / "custom_nodes").iterdir())
         _wait(url, process, log, expected="ColoristPointHints" if packs else "LoadImage")
-        yield url, time.monotonic() - began
+        yield url, time.monotonic() - started
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -94,9 +94,13 @@ def running(
 
 
 def _wait(url: str, process: subprocess.Popen, log: Path, expected: str) -> None:
-    """Until the host answers and has a node; RuntimeError with its last words if it does not."""
-    began = time.monotonic()
-    while process.poll() is None and time.monotonic() - began < READY:
+    """Wait until the host responds and has a node.
+
+    Raises:
+        RuntimeError: The host did not start; the message has the end of its log.
+    """
+    started = time.monotonic()
+    while process.poll() is None and time.monotonic() - started < START_TIMEOUT:
         time.sleep(0.1)
         with contextlib.suppress(OSError), _open(f"{url}/object_info", timeout=60) as answer:
             if expected in json.load(answer):
@@ -106,7 +110,7 @@ def _wait(url: str, process: subprocess.Popen, log: Path, expected: str) -> None
 
 
 def main() -> None:
-    """Serve until Ctrl+C or an end of the process."""
+    """Serve until Ctrl+C or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     checkout = os.environ.get("COMFYUI_PATH")
     if not checkout:

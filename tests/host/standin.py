@@ -1,6 +1,6 @@
-"""A stand-in for the parts of ComfyUI that nodes/host uses, as in the v0.33 line, on the CPU.
+"""A stand-in for the parts of ComfyUI that nodes/host uses, like v0.33 on the CPU.
 
-`install()` puts it into sys.modules. Where COMFYUI_PATH is set the tests use that host instead.
+`install()` puts it into sys.modules. If COMFYUI_PATH is set, the tests use that host instead.
 """
 
 import inspect
@@ -185,7 +185,7 @@ class StringInput(WidgetInput):
 
 
 def comfytype(io_type: str):
-    """The decorator of the host: own inputs for a type."""
+    """The host's decorator for custom input types."""
 
     def named(cls):
         cls.io_type = cls.Input.io_type = io_type
@@ -195,10 +195,10 @@ def comfytype(io_type: str):
 
 
 def comfy_type(name: str, base: type[Input]) -> type:
-    made = type(name, (), {"io_type": name})
-    made.Input = type("Input", (base,), {"io_type": name})
-    made.Output = type("Output", (Output,), {"io_type": name})
-    return made
+    cls = type(name, (), {"io_type": name})
+    cls.Input = type("Input", (base,), {"io_type": name})
+    cls.Output = type("Output", (Output,), {"io_type": name})
+    return cls
 
 
 @dataclass
@@ -225,7 +225,7 @@ class NodeOutput:
 
 
 class ComfyNode:
-    hidden = None  # a HiddenHolder while the node runs
+    hidden = None  # set while the node runs
 
     @classmethod
     def GET_SCHEMA(cls) -> Schema:
@@ -329,7 +329,7 @@ def comfy() -> dict[str, ModuleType]:
 
 
 def server() -> ModuleType:
-    """The host's server as `install` leaves it out: a test that needs one puts it in."""
+    """Return a module `server`; `install` leaves it out, and tests add it if needed."""
     from aiohttp import web
 
     class PromptQueue:
@@ -403,5 +403,5 @@ def folder_paths() -> ModuleType:
 
 
 def install() -> None:
-    """Put the stand-in into sys.modules."""
+    """Add the stand-in to sys.modules."""
     sys.modules.update({**comfy_api(), **comfy(), "folder_paths": folder_paths()})

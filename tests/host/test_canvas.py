@@ -1,4 +1,4 @@
-"""The point-hint canvas in a real browser on a real host: canvas.mjs, once for each renderer."""
+"""The point-hint canvas in a real browser on a real host: canvas.mjs, once per renderer."""
 
 import json
 import os
@@ -12,30 +12,30 @@ import pytest
 HERE = Path(__file__).parent
 SCRIPT = HERE / "canvas.mjs"
 TIMEOUT = 900  # seconds for all checks in one renderer
-given = SimpleNamespace(**runpy.run_path(str(HERE / "given.py")))
-MISSING = given.lacking(given.BROWSER)
+env = SimpleNamespace(**runpy.run_path(str(HERE / "environment.py")))
+MISSING = env.missing_reason(env.BROWSER_REQUIREMENTS)
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 def _checks() -> list[str]:
-    """Names of the checks; a placeholder where they cannot be run."""
+    """Return the names of the checks; a placeholder if they cannot run."""
     if MISSING:
         return ["canvas"]
     listed = subprocess.run(
-        [given.NODE, SCRIPT, "--list"], capture_output=True, text=True, check=True, timeout=60
+        [env.NODE, SCRIPT, "--list"], capture_output=True, text=True, check=True, timeout=60
     )
     return listed.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
-def outcomes(host, found, shots):
-    """Runs all checks in a renderer when the first of them is asked for."""
+def outcomes(host, report_lines, shots):
+    """Run all checks of a renderer when the first one is requested."""
     done = {}
 
     def run(renderer: str) -> tuple[dict[str, dict], str]:
         if renderer not in done:
             command = [
-                given.NODE,
+                env.NODE,
                 SCRIPT,
                 "--url",
                 host.url,
@@ -44,25 +44,25 @@ def outcomes(host, found, shots):
                 "--shots",
                 shots,
             ]
-            environment = os.environ | {"CHROMIUM": given.CHROMIUM}
-            ran = subprocess.run(
-                command, capture_output=True, text=True, env=environment, timeout=TIMEOUT
+            process_env = os.environ | {"CHROMIUM": env.CHROMIUM}
+            completed = subprocess.run(
+                command, capture_output=True, text=True, env=process_env, timeout=TIMEOUT
             )
-            lines = [json.loads(line) for line in ran.stdout.splitlines()]
-            rest = f"{ran.stderr[-2000:]}\npictures of the page: {shots}"
+            lines = [json.loads(line) for line in completed.stdout.splitlines()]
+            rest = f"{completed.stderr[-2000:]}\nscreenshots: {shots}"
             done[renderer] = {line.get("check", "skip"): line for line in lines}, rest
             if "skip" in done[renderer][0]:
-                found.append(f"canvas, renderer {renderer}: {lines[0]['skip']}")
+                report_lines.append(f"canvas, renderer {renderer}: {lines[0]['skip']}")
             else:
                 passed = sum(line["ok"] for line in lines)
-                found.append(f"canvas, renderer {renderer}: {passed} of {len(lines)} checks")
+                report_lines.append(f"canvas, renderer {renderer}: {passed} of {len(lines)} checks")
         return done[renderer]
 
     return run
 
 
 @pytest.mark.parametrize("check", _checks())
-@pytest.mark.parametrize("renderer", given.RENDERERS)
+@pytest.mark.parametrize("renderer", env.RENDERERS)
 def test_canvas(outcomes, renderer, check):
     lines, rest = outcomes(renderer)
     if "skip" in lines:

@@ -1,4 +1,4 @@
-"""tests/nodes on the modules of a real host, in the host's own Python."""
+"""tests/nodes with the modules of a real host, in the Python of the host."""
 
 import os
 import re
@@ -12,36 +12,51 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-given = SimpleNamespace(**runpy.run_path(str(HERE / "given.py")))
+env = SimpleNamespace(**runpy.run_path(str(HERE / "environment.py")))
 TIMEOUT = 1200  # seconds
-# Behind all that the host has, so that nothing of it is replaced.
+# Appended to sys.path, so that no module of the host is shadowed.
 RUN = "import sys; sys.path.append(sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
 
-pytestmark = pytest.mark.skipif(bool(given.lacking(given.HOST)), reason=given.lacking(given.HOST))
+pytestmark = pytest.mark.skipif(
+    bool(env.missing_reason(env.HOST_REQUIREMENTS)),
+    reason=env.missing_reason(env.HOST_REQUIREMENTS),
+)
 
 
 @pytest.fixture
 def tools(tmp_path):
-    """A folder with pytest for the host's Python, into which nothing is installed."""
-    asked = subprocess.run([given.PYTHON, "-c", "import pytest"], capture_output=True)
-    if asked.returncode:
-        command = [sys.executable, "-m", "pip", "--python", given.PYTHON, "install", "--quiet"]
+    """A folder with pytest for the Python of the host, whose packages stay unchanged."""
+    completed = subprocess.run([env.PYTHON, "-c", "import pytest"], capture_output=True)
+    if completed.returncode:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            env.PYTHON,
+            "install",
+            "--quiet",
+        ]
         command += ["--disable-pip-version-check", "--target", tmp_path / "tools", "pytest>=8"]
-        came = subprocess.run(command, capture_output=True, text=True)
-        if came.returncode:
+        completed = subprocess.run(command, capture_output=True, text=True)
+        if completed.returncode:
             pytest.skip(
-                f"the host's Python has no pytest, and none can be had: {came.stderr[-300:]}"
+                "the host's Python has no pytest, and installing it failed: "
+                f"{completed.stderr[-300:]}"
             )
     return tmp_path / "tools"
 
 
-def test_nodes(tools, tmp_path, found):
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"COMFYUI_PATH": given.CHECKOUT, "PYTHONPYCACHEPREFIX": str(tmp_path / "cache")}
-    command = [given.PYTHON, "-c", RUN, tools, "-q", "-p", "no:cacheprovider", "tests/nodes"]
-    ran = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+def test_nodes(tools, tmp_path, report_lines):
+    process_env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    process_env |= {
+        "COMFYUI_PATH": env.CHECKOUT,
+        "PYTHONPYCACHEPREFIX": str(tmp_path / "cache"),
+    }
+    command = [env.PYTHON, "-c", RUN, tools, "-q", "-p", "no:cacheprovider", "tests/nodes"]
+    completed = subprocess.run(
+        command, cwd=ROOT, env=process_env, capture_output=True, text=True, timeout=TIMEOUT
     )
-    assert not ran.returncode, ran.stdout[-6000:] + ran.stderr[-2000:]
-    summary = re.findall(r"\d+ passed.*", ran.stdout)[-1].strip("= ")
-    found.append(f"tests/nodes on the host's modules: {summary}")
+    assert not completed.returncode, completed.stdout[-6000:] + completed.stderr[-2000:]
+    summary = re.findall(r"\d+ passed.*", completed.stdout)[-1].strip("= ")
+    report_lines.append(f"tests/nodes on the host's modules: {summary}")

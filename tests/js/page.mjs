@@ -1,6 +1,6 @@
 /**
- * As much of a page and a host as the live side of a canvas needs: elements without pixels, a clock
- * that is turned by hand, a graph of a loader, two networks and the node, and an api that listens.
+ * A minimal page and host for the preview controller: elements without pixels, a clock that tests
+ * advance, a graph with two loaders and the node, and an api with events.
  */
 
 const settle = async () => {
@@ -17,7 +17,7 @@ const context = {
 let clock = 0;
 let timers = [];
 
-/** Puts what a browser has into the global scope. */
+/** Installs the browser globals that the canvas uses. */
 export function install() {
   const nothing = () => {};
   globalThis.document = {
@@ -41,7 +41,7 @@ export function install() {
   };
 }
 
-/** Lets time pass. */
+/** Advances the clock. */
 export async function pass(ms = 2000) {
   const end = clock + ms;
   await settle();
@@ -58,20 +58,20 @@ export async function pass(ms = 2000) {
 
 // --- Graph ---------------------------------------------------------------------------------------
 
-/** A graph of nodes; links are [id, from, slot, type]. */
+/** Creates a graph; links are [id, from, slot, type]. */
 export function makeGraph(id, nodes, links) {
-  const made = { id, nodes, links: new Map() };
+  const graph = { id, nodes, links: new Map() };
   for (const [link, from, slot = 0, type = "IMAGE"] of links) {
-    made.links.set(link, { id: link, origin_id: from, origin_slot: slot, type });
+    graph.links.set(link, { id: link, origin_id: from, origin_slot: slot, type });
   }
-  made.getNodeById = (wanted) => nodes.find((node) => node.id === wanted) ?? null;
-  for (const node of nodes) node.graph = made;
-  return made;
+  graph.getNodeById = (id) => nodes.find((node) => node.id === id) ?? null;
+  for (const node of nodes) node.graph = graph;
+  return graph;
 }
 
 export const input = (name, link = null, type = "IMAGE") => ({ name, link, type });
 
-/** LoadImage 1, ImageScale 3 (not linked), two loaders of networks 4 and 5, the node 2. */
+/** LoadImage 1, the node 2, ImageScale 3 (not linked), two model loaders 4 and 5. */
 export function makeWorkflow() {
   const photo = { id: 1, type: "LoadImage", inputs: [], widgets: [{ name: "image", value: "a" }] };
   const scale = {
@@ -105,14 +105,14 @@ export function makeWorkflow() {
 
 // --- Host ----------------------------------------------------------------------------------------
 
-/** A host that answers requests by `reply(route)` and whose events are fired by hand. */
+/** Creates a host that answers with `reply(route)`; tests fire its events. */
 export function makeHost(app) {
-  const heard = {};
+  const listeners = {};
   const host = {
     sent: [],
     reply: () => ({ status: 200, body: {} }),
     fire(type, detail) {
-      for (const listener of heard[type] ?? []) listener({ detail });
+      for (const listener of listeners[type] ?? []) listener({ detail });
     },
     queue(queue_remaining) {
       host.fire("status", { exec_info: { queue_remaining } });
@@ -120,9 +120,9 @@ export function makeHost(app) {
     asked: (route) => host.sent.filter((request) => request.route.endsWith(route)),
     app,
     api: {
-      addEventListener: (type, listener) => (heard[type] ??= []).push(listener),
+      addEventListener: (type, listener) => (listeners[type] ??= []).push(listener),
       removeEventListener(type, listener) {
-        heard[type] = heard[type].filter((other) => other !== listener);
+        listeners[type] = listeners[type].filter((other) => other !== listener);
       },
       apiURL: (path) => path,
       async fetchApi(route, init) {

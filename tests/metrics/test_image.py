@@ -1,6 +1,6 @@
-"""Each number against its definition, published values and what must not change it.
+"""Each metric against its definition, published values and invariances.
 
-PSNR and colourfulness, which are also losses, are tested in trainers/test_losses.
+PSNR and colorfulness are also losses and are tested in trainers/test_losses.
 """
 
 import math
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 # Sharma, Wu and Dalal 2005, "The CIEDE2000 color-difference formula: implementation notes,
 # supplementary test data, and mathematical observations", Color Research and Application 30(1),
-# table 1: L, a, b of two colours, and their difference. Among them are hues half a turn apart
-# (pairs 9 to 16) and colours without hue (7, 8), where most slips show.
+# table 1: L, a, b of two colors, and their difference. Among them are hues half a turn apart
+# (pairs 9 to 16) and colors without hue (7, 8), where most slips show.
 SHARMA = """
     50.0000   2.6772 -79.7751  50.0000   0.0000 -82.7485   2.0425
     50.0000   3.1571 -77.2803  50.0000   0.0000 -82.7485   2.8615
@@ -61,7 +61,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture
 def pair() -> tuple[torch.Tensor, torch.Tensor]:
-    """Two pictures, and the same with noise."""
+    """Return two images, and the same with noise."""
     rgb = random(2, 3, 23, 31)
     return rgb, (rgb + 0.3 * (random(2, 3, 23, 31, seed=1) - 0.5)).clamp(0, 1)
 
@@ -72,28 +72,28 @@ def flat(*rgb: float, size: tuple[int, int] = (16, 16)) -> torch.Tensor:
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Tiles and pieces of which even small pictures have many, and ones that are not full."""
-    monkeypatch.setattr(image_metrics, "TILE", 7)
-    monkeypatch.setattr(image_metrics, "PIECE", 100)
+    """Shrink tiles and chunks so that small images have many, some of them incomplete."""
+    monkeypatch.setattr(image_metrics, "SSIM_TILE", 7)
+    monkeypatch.setattr(image_metrics, "CHUNK_PIXELS", 100)
 
 
 # --- SSIM --------------------------------------------------------------------------------------
 
 
 def test_ssim_is_its_definition(pair, small_parts):
-    """Wang et al. 2004, eq. 13: every window by itself, moments about the mean."""
+    """Wang et al. 2004, eq. 13: each window separately, with central moments."""
     x = np.arange(-5, 6)
     window = np.exp(-(x[:, None] ** 2 + x**2) / (2 * 1.5**2))
     window /= window.sum()
-    for ours, one, other in zip(
+    for ours, x_image, y_image in zip(
         image_metrics.ssim(*pair), *(p.double().numpy() for p in pair), strict=True
     ):
         values = []
         for channel in range(3):
             for row in range(23 - 10):
                 for column in range(31 - 10):
-                    place = (channel, slice(row, row + 11), slice(column, column + 11))
-                    p, q = one[place], other[place]
+                    window_at = (channel, slice(row, row + 11), slice(column, column + 11))
+                    p, q = x_image[window_at], y_image[window_at]
                     mp, mq = (window * p).sum(), (window * q).sum()
                     vp, vq = (window * (p - mp) ** 2).sum(), (window * (q - mq) ** 2).sum()
                     both = (window * (p - mp) * (q - mq)).sum()
@@ -104,7 +104,7 @@ def test_ssim_is_its_definition(pair, small_parts):
         assert ours.item() == pytest.approx(np.mean(values), abs=1e-10)
 
 
-def test_ssim_of_known_pictures():
+def test_ssim_of_known_images():
     rgb = random(1, 3, 20, 20)
     assert image_metrics.ssim(rgb, rgb).item() == 1
     expected = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)  # no structure: means alone
@@ -114,7 +114,7 @@ def test_ssim_of_known_pictures():
     assert image_metrics.ssim(rgb, 1 - rgb).item() < -0.5  # the negative
 
 
-def test_ssim_has_no_sides(pair):
+def test_ssim_is_symmetric(pair):
     value = image_metrics.ssim(*pair)
     assert value.dtype == torch.float64 and value.shape == (2,)
     assert (value > 0).all() and (value < 1).all()
@@ -129,18 +129,20 @@ def test_ssim_falls_with_noise():
     assert values == sorted(values, reverse=True)
 
 
-def test_ssim_refuses_pictures_smaller_than_its_window():
+def test_ssim_rejects_images_smaller_than_its_window():
     assert image_metrics.ssim(*2 * [random(1, 3, 11, 11)]).item() == 1
-    for size, told in (((10, 40), "40x10"), ((40, 10), "10x40"), ((1, 1), "1x1")):
-        with pytest.raises(ValueError, match=f"have {told} pixels; SSIM needs at least 11x11"):
+    for size, size_text in (((10, 40), "40x10"), ((40, 10), "10x40"), ((1, 1), "1x1")):
+        with pytest.raises(ValueError, match=f"have {size_text} pixels; SSIM needs at least 11x11"):
             image_metrics.ssim(*2 * [random(1, 3, *size)])
 
 
 @pytest.mark.parametrize(
     "measured", [image_metrics.psnr, image_metrics.ssim, image_metrics.ciede2000]
 )
-def test_pictures_of_different_shapes_are_refused(measured):
-    with pytest.raises(ValueError, match=r"\(1, 3, 20, 20\) and \(1, 3, 20, 21\); they must agree"):
+def test_images_of_different_shapes_are_rejected(measured):
+    with pytest.raises(
+        ValueError, match=r"\(1, 3, 20, 20\) and \(1, 3, 20, 21\); they must be equal"
+    ):
         measured(random(1, 3, 20, 20), random(1, 3, 20, 21))
 
 
@@ -150,18 +152,18 @@ def test_pictures_of_different_shapes_are_refused(measured):
 def test_delta_e_of_the_published_pairs():
     numbers = [[float(x) for x in line.split()] for line in SHARMA.strip().split("\n")]
     rows = torch.tensor(numbers, dtype=torch.float64)
-    one, other = rows[:, :3, None, None], rows[:, 3:6, None, None]
-    for order in ((one, other), (other, one)):
-        found = image_metrics.delta_e(*order)
-        assert found.shape == (34, 1, 1)
-        torch.testing.assert_close(found.flatten(), rows[:, 6], atol=5.1e-5, rtol=0)
+    first, second = rows[:, :3, None, None], rows[:, 3:6, None, None]
+    for order in ((first, second), (second, first)):
+        result = image_metrics.delta_e(*order)
+        assert result.shape == (34, 1, 1)
+        torch.testing.assert_close(result.flatten(), rows[:, 6], atol=5.1e-5, rtol=0)
     # float32 rounds hues half a turn apart to either side, where the formula itself jumps
     smooth = [*range(8), *range(16, 34)]
-    found = image_metrics.delta_e(one[smooth].float(), other[smooth].float())
-    torch.testing.assert_close(found.flatten().double(), rows[smooth, 6], atol=1e-4, rtol=0)
+    result = image_metrics.delta_e(first[smooth].float(), second[smooth].float())
+    torch.testing.assert_close(result.flatten().double(), rows[smooth, 6], atol=1e-4, rtol=0)
 
 
-def test_ciede2000_of_known_pictures(pair):
+def test_ciede2000_of_known_images(pair):
     rgb, other = pair
     assert image_metrics.ciede2000(rgb, rgb).tolist() == [0, 0]
     assert image_metrics.ciede2000(flat(0, 0, 0), flat(1, 1, 1)).item() == pytest.approx(
@@ -179,7 +181,7 @@ def test_ciede2000_of_known_pictures(pair):
 
 
 def binned(ab_norm: np.ndarray) -> np.ndarray:
-    """(2, N) -> (441,): each pixel shared by the four corners of its square."""
+    """Bin (2, N) to (441,), sharing each pixel among the four corners of its grid cell."""
     histogram = np.zeros((21, 21))
     for a, b in (ab_norm.clip(-1, 1).T + 1) * 10:
         i, j = min(int(a), 19), min(int(b), 19)
@@ -195,17 +197,19 @@ def binned(ab_norm: np.ndarray) -> np.ndarray:
 @given(st.integers(0, 2**32), st.integers(1, 300), st.sampled_from([0.05, 0.5, 1.3]))
 def test_soft_histogram_is_bilinear_binning(seed, count, reach):
     ab_norm = np.random.default_rng(seed).uniform(-reach, reach, (2, 2, count))
-    found = image_metrics.soft_histogram(torch.from_numpy(ab_norm))
-    assert found.shape == (2, 441)
-    for ours, pixels in zip(found.numpy(), ab_norm, strict=True):
+    result = image_metrics.soft_histogram(torch.from_numpy(ab_norm))
+    assert result.shape == (2, 441)
+    for ours, pixels in zip(result.numpy(), ab_norm, strict=True):
         np.testing.assert_allclose(ours, binned(pixels), atol=1e-12)
         assert ours.sum() == pytest.approx(1)
 
 
-def test_soft_histogram_of_known_colours():
+def test_soft_histogram_of_known_colors():
     def of(a: float, b: float) -> dict[tuple[int, int], float]:
-        found = image_metrics.soft_histogram(torch.tensor([a, b]).view(1, 2, 1, 1)).view(21, 21)
-        return {(i, j): round(found[i, j].item(), 4) for i, j in (found > 1e-5).nonzero().tolist()}
+        result = image_metrics.soft_histogram(torch.tensor([a, b]).view(1, 2, 1, 1)).view(21, 21)
+        return {
+            (i, j): round(result[i, j].item(), 4) for i, j in (result > 1e-5).nonzero().tolist()
+        }
 
     assert of(0, 0) == {(10, 10): 1}
     assert of(1, -1) == {(20, 0): 1}
@@ -218,9 +222,9 @@ def test_soft_histogram_in_single_precision_and_autocast():
     ab_norm = random(1, 2, 60, 80) * 2 - 1
     exact = image_metrics.soft_histogram(ab_norm.double())
     with torch.autocast("cpu", torch.bfloat16):
-        found = image_metrics.soft_histogram(ab_norm)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), exact, atol=1e-7, rtol=0)
+        result = image_metrics.soft_histogram(ab_norm)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), exact, atol=1e-7, rtol=0)
     assert image_metrics.soft_histogram(ab_norm.bfloat16()).dtype == torch.float32
 
 
@@ -234,82 +238,89 @@ def test_soft_histogram_has_a_gradient():
     assert not edges.grad[0, :, [0, -1]].any()  # outside nothing pulls
 
 
-def test_soft_histogram_moves_colours():
-    """Descent on the exemplar paper's loss brings colours to those next to them."""
-    wanted = image_metrics.soft_histogram(torch.tensor([0.33, -0.21]).view(1, 2, 1))
+def test_soft_histogram_moves_colors():
+    """Gradient descent on the exemplar paper's loss moves colors to nearby ones."""
+    histogram = image_metrics.soft_histogram(torch.tensor([0.33, -0.21]).view(1, 2, 1))
     ab_norm = torch.tensor([0.27, -0.26]).view(1, 2, 1).requires_grad_()
     optimizer = torch.optim.Adam([ab_norm], lr=0.005)
     for _ in range(50):
-        found = image_metrics.soft_histogram(ab_norm)
-        loss = 2 * ((found - wanted) ** 2 / (found + wanted + 1e-5)).sum()
+        result = image_metrics.soft_histogram(ab_norm)
+        loss = 2 * ((result - histogram) ** 2 / (result + histogram + 1e-5)).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     torch.testing.assert_close(ab_norm.flatten(), torch.tensor([0.33, -0.21]), atol=0.01, rtol=0)
 
 
-def test_soft_histogram_refuses_what_is_not_ab():
+def test_soft_histogram_rejects_other_shapes():
     for shape in ((1, 3, 4, 4), (1, 2), (1, 2, 0)):
         with pytest.raises(ValueError, match=r"ab_norm has shape .*; expected \(B, 2, \.\.\.\)\."):
             image_metrics.soft_histogram(torch.zeros(shape))
 
 
-def test_ab_histogram_of_known_pictures(pair):
-    grey = image_metrics.ab_histogram(random(1, 1, 9, 9).expand(1, 3, 9, 9))
-    assert grey[0, 10 * 21 + 10].item() == pytest.approx(1, abs=1e-4)
+def test_ab_histogram_of_known_images(pair):
+    gray = image_metrics.ab_histogram(random(1, 1, 9, 9).expand(1, 3, 9, 9))
+    assert gray[0, 10 * 21 + 10].item() == pytest.approx(1, abs=1e-4)
     ab_norm = color.rgb_to_lab(pair[0].double())[:, 1:] / 110
     expected = image_metrics.soft_histogram(ab_norm)
     torch.testing.assert_close(image_metrics.ab_histogram(pair[0]), expected, atol=1e-6, rtol=0)
 
 
-def test_his_of_known_pictures(pair):
+def test_his_of_known_images(pair):
     rgb, other = pair
-    assert image_metrics.his(rgb, rgb).tolist() == pytest.approx([1, 1])
-    assert image_metrics.his(flat(1, 0, 0), flat(0, 0, 1)).item() == 0
+    assert image_metrics.histogram_intersection(rgb, rgb).tolist() == pytest.approx([1, 1])
+    assert image_metrics.histogram_intersection(flat(1, 0, 0), flat(0, 0, 1)).item() == 0
     half = torch.where(torch.arange(16) < 8, flat(1, 0, 0), flat(0, 0, 1))
-    assert image_metrics.his(half, flat(0, 0, 1)).item() == pytest.approx(0.5)
-    value = image_metrics.his(rgb, other)
+    assert image_metrics.histogram_intersection(half, flat(0, 0, 1)).item() == pytest.approx(0.5)
+    value = image_metrics.histogram_intersection(rgb, other)
     assert ((value > 0) & (value < 1)).all()
-    torch.testing.assert_close(image_metrics.his(other, rgb), value)
+    torch.testing.assert_close(image_metrics.histogram_intersection(other, rgb), value)
 
 
-def test_his_sees_neither_places_nor_sizes(pair):
-    """Why it needs SSIM beside it: a shuffled picture has all the colours and nothing else."""
+def test_his_ignores_positions_and_sizes(pair):
+    """A shuffled image has all the colors and no structure, so HIS needs SSIM beside it."""
     rgb, _ = pair
-    places = torch.randperm(23 * 31, generator=torch.Generator().manual_seed(0))
-    shuffled = rgb.flatten(2)[:, :, places].view_as(rgb)
-    assert image_metrics.his(shuffled, rgb).tolist() == pytest.approx([1, 1], abs=1e-6)
+    permutation = torch.randperm(23 * 31, generator=torch.Generator().manual_seed(0))
+    shuffled = rgb.flatten(2)[:, :, permutation].view_as(rgb)
+    assert image_metrics.histogram_intersection(shuffled, rgb).tolist() == pytest.approx(
+        [1, 1], abs=1e-6
+    )
     assert image_metrics.ssim(shuffled, rgb).max() < 0.1
     larger = rgb.repeat_interleave(3, 2).repeat_interleave(2, 3)
-    assert image_metrics.his(larger, rgb).tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert image_metrics.histogram_intersection(larger, rgb).tolist() == pytest.approx(
+        [1, 1], abs=1e-6
+    )
 
 
 def test_his_with_one_reference_for_all(pair):
     rgb, other = pair
     expected = torch.cat(
-        [image_metrics.his(rgb[:1], other[:1]), image_metrics.his(rgb[1:], other[:1])]
+        [
+            image_metrics.histogram_intersection(rgb[:1], other[:1]),
+            image_metrics.histogram_intersection(rgb[1:], other[:1]),
+        ]
     )
-    torch.testing.assert_close(image_metrics.his(rgb, other[:1]), expected)
-    with pytest.raises(ValueError, match="reference has 2 images but the picture has 1; give one"):
-        image_metrics.his(rgb[:1], other)
+    torch.testing.assert_close(image_metrics.histogram_intersection(rgb, other[:1]), expected)
+    with pytest.raises(ValueError, match="there are 2 references for 1 images; give one"):
+        image_metrics.histogram_intersection(rgb[:1], other)
 
 
 # --- All ---------------------------------------------------------------------------------------
 
-MEASURES = [image_metrics.ssim, image_metrics.ciede2000, image_metrics.his]
+MEASURES = [image_metrics.ssim, image_metrics.ciede2000, image_metrics.histogram_intersection]
 
 
 @pytest.mark.parametrize("measured", MEASURES)
-def test_parts_make_the_whole(pair, measured, monkeypatch):
+def test_result_does_not_depend_on_chunks(pair, measured, monkeypatch):
     whole = measured(*pair)
     for tile, piece in ((7, 100), (1, 1), (13, 2 * 23 * 31)):
-        monkeypatch.setattr(image_metrics, "TILE", tile)
-        monkeypatch.setattr(image_metrics, "PIECE", piece)
+        monkeypatch.setattr(image_metrics, "SSIM_TILE", tile)
+        monkeypatch.setattr(image_metrics, "CHUNK_PIXELS", piece)
         torch.testing.assert_close(measured(*pair), whole, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("measured", [image_metrics.psnr, *MEASURES])
-def test_a_batch_equals_its_pictures(pair, measured, small_parts):
+def test_batch_equals_single_images(pair, measured, small_parts):
     one_by_one = [measured(a[None], b[None]) for a, b in zip(*pair, strict=True)]
     torch.testing.assert_close(measured(*pair), torch.cat(one_by_one), atol=1e-6, rtol=0)
 
@@ -326,10 +337,10 @@ def test_layout_and_precision_do_not_matter(pair, measured, small_parts):
     torch.testing.assert_close(measured(*halves), expected, atol=1e-6, rtol=0)
 
 
-def test_window_is_the_published_one():
-    assert len(image_metrics.WINDOW) == 11
-    assert sum(image_metrics.WINDOW) == pytest.approx(1)
-    assert image_metrics.WINDOW[5] / image_metrics.WINDOW[2] == pytest.approx(
+def test_ssim_window_is_the_published_one():
+    assert len(image_metrics.SSIM_WINDOW) == 11
+    assert sum(image_metrics.SSIM_WINDOW) == pytest.approx(1)
+    assert image_metrics.SSIM_WINDOW[5] / image_metrics.SSIM_WINDOW[2] == pytest.approx(
         math.exp(2)
     )  # 3 px = 2 sigma
 
@@ -347,7 +358,7 @@ PATCHES = [
 
 @pytest.fixture(scope="module")
 def noisy():
-    """A picture of 70x50, and with noise that grows from left to right; float64."""
+    """Return a 70x50 image and a copy with noise that grows from left to right; float64."""
     rng = np.random.default_rng(7)
     rgb = rng.random((50, 70, 3))
     other = rgb + rng.normal(0, 0.1, (50, 70, 3)) * np.linspace(0, 2, 70)[:, None]
@@ -356,18 +367,18 @@ def noisy():
 
 
 @pytest.mark.parametrize(("patch", "variance", "psnr"), PATCHES)
-def test_patch_metrics_of_a_seeded_picture(noisy, patch, variance, psnr):
+def test_patch_metrics_of_a_seeded_image(noisy, patch, variance, psnr):
     for both in (noisy, noisy[::-1], [image.float() for image in noisy]):
-        found = (
+        result = (
             image_metrics.patch_error_variance(*both, patch),
             image_metrics.boundary_psnr(*both, patch),
         )
-        assert [x.shape for x in found] == [(1,), (1,)]
-        assert found[0].item() == pytest.approx(variance, rel=1e-4)
-        assert found[1].item() == pytest.approx(psnr, abs=1e-4)
+        assert [x.shape for x in result] == [(1,), (1,)]
+        assert result[0].item() == pytest.approx(variance, rel=1e-4)
+        assert result[1].item() == pytest.approx(psnr, abs=1e-4)
 
 
-def test_patches_are_of_16_pixels(noisy):
+def test_default_patch_size(noisy):
     for measured in (image_metrics.patch_error_variance, image_metrics.boundary_psnr):
         assert torch.equal(measured(*noisy), measured(*noisy, 16))
 
@@ -375,23 +386,23 @@ def test_patches_are_of_16_pixels(noisy):
 @pytest.mark.parametrize("size", [(23, 31), (16, 33), (48, 40), (17, 1)])
 @pytest.mark.parametrize("patch", [4, 8, 16])
 def test_patch_metrics_are_their_definitions(size, patch):
-    """Patch by patch, and pixel by pixel: one is at a border if a neighbour is in another patch."""
+    """A pixel is at a boundary if a neighbor is in another patch."""
     both = [random(2, 3, *size, seed=seed).double() for seed in (0, 1)]
     error = ((both[0] - both[1]) ** 2).mean(1).numpy()
     variance, psnr = (
         image_metrics.patch_error_variance(*both, patch),
         image_metrics.boundary_psnr(*both, patch),
     )
-    for i, one in enumerate(error):
+    for i, image_error in enumerate(error):
         roots = [
-            math.sqrt(255**2 * one[y : y + patch, x : x + patch].mean())
+            math.sqrt(255**2 * image_error[y : y + patch, x : x + patch].mean())
             for y in range(0, size[0] - patch + 1, patch)
             for x in range(0, size[1] - patch + 1, patch)
         ]
         want = np.var(roots, ddof=1) if len(roots) > 1 else 0
         assert variance[i].item() == pytest.approx(want, abs=1e-9)
         border = [
-            one[y, x]
+            image_error[y, x]
             for y in range(size[0])
             for x in range(size[1])
             if any(
@@ -403,33 +414,33 @@ def test_patch_metrics_are_their_definitions(size, patch):
         assert psnr[i].item() == pytest.approx(-10 * math.log10(np.mean(border)), abs=1e-9)
 
 
-def test_patch_metrics_of_known_pictures():
-    grey = flat(0.5, 0.5, 0.5, size=(32, 48))
-    assert image_metrics.patch_error_variance(grey, grey).item() == 0
-    assert image_metrics.boundary_psnr(grey, grey).item() == pytest.approx(50)
+def test_patch_metrics_of_known_images():
+    gray = flat(0.5, 0.5, 0.5, size=(32, 48))
+    assert image_metrics.patch_error_variance(gray, gray).item() == 0
+    assert image_metrics.boundary_psnr(gray, gray).item() == pytest.approx(50)
     # Wrong by 10 levels everywhere: as large as it may be, yet nowhere worse than elsewhere
-    shifted = grey + 10 / 255
-    assert image_metrics.patch_error_variance(grey, shifted).item() == pytest.approx(0, abs=1e-6)
-    assert image_metrics.boundary_psnr(grey, shifted).item() == pytest.approx(28.13, abs=0.01)
+    shifted = gray + 10 / 255
+    assert image_metrics.patch_error_variance(gray, shifted).item() == pytest.approx(0, abs=1e-6)
+    assert image_metrics.boundary_psnr(gray, shifted).item() == pytest.approx(28.13, abs=0.01)
     # One patch of six wrong by 60 levels, all the others right: 600, not the 60^4 / 6 of squares
-    spot = grey.clone()
+    spot = gray.clone()
     spot[:, :, 16:, 16:32] += 60 / 255
-    assert image_metrics.patch_error_variance(spot, grey).item() == pytest.approx(600, rel=1e-4)
+    assert image_metrics.patch_error_variance(spot, gray).item() == pytest.approx(600, rel=1e-4)
     # Inside a patch: no border sees it
-    inside = grey.clone()
+    inside = gray.clone()
     inside[:, :, 18:30, 18:30] = 1
-    assert image_metrics.boundary_psnr(inside, grey).item() == pytest.approx(50)
+    assert image_metrics.boundary_psnr(inside, gray).item() == pytest.approx(50)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (15, 40), (40, 15), (16, 31), (1, 1)])
-def test_fewer_than_two_patches_do_not_vary(size):
+def test_fewer_than_two_patches_have_no_variance(size):
     both = random(2, 3, *size), random(2, 3, *size, seed=1)
     assert image_metrics.patch_error_variance(*both).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (16, 3)])
-def test_pictures_without_a_border_are_refused(size):
-    sentence = rf"the pictures have {size[1]}x{size[0]} pixels, no border of 16"
+def test_images_without_a_boundary_are_rejected(size):
+    sentence = rf"the images have {size[1]}x{size[0]} pixels and no patch boundary; one side"
     with pytest.raises(ValueError, match=sentence):
         image_metrics.boundary_psnr(random(1, 3, *size), random(1, 3, *size))
     both = random(1, 3, 1, 17), random(1, 3, 1, 17, seed=1)
@@ -445,7 +456,9 @@ def test_pictures_without_a_border_are_refused(size):
 def test_patch_metrics_of_batches_and_other_shapes(pair, measured):
     one_by_one = [measured(a[None], b[None], 8) for a, b in zip(*pair, strict=True)]
     torch.testing.assert_close(measured(*pair, 8), torch.cat(one_by_one), atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match=r"\(1, 3, 20, 20\) and \(1, 3, 20, 21\); they must agree"):
+    with pytest.raises(
+        ValueError, match=r"\(1, 3, 20, 20\) and \(1, 3, 20, 21\); they must be equal"
+    ):
         measured(random(1, 3, 20, 20), random(1, 3, 20, 21))
 
 
@@ -453,11 +466,11 @@ def test_patch_metrics_of_batches_and_other_shapes(pair, measured):
 
 
 def test_scores_of_a_batch():
-    made, true = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
-    found = image_metrics.scores(made, true)
-    assert list(found) == ["psnr", "ssim", "ciede2000", "colorfulness"]
-    assert all(values.shape == (2,) for values in found.values())
-    assert list(image_metrics.scores(made)) == ["colorfulness"]
-    wanted = image_metrics.ab_histogram(true)
-    assert image_metrics.scores(true, true, wanted)["his"].tolist() == pytest.approx([1, 1])
-    assert {"pev16", "bpsnr32"} <= set(image_metrics.scores(made, true, patches=(16, 32)))
+    rgb, true = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
+    result = image_metrics.score_batch(rgb, true)
+    assert list(result) == ["psnr", "ssim", "ciede2000", "colorfulness"]
+    assert all(values.shape == (2,) for values in result.values())
+    assert list(image_metrics.score_batch(rgb)) == ["colorfulness"]
+    histogram = image_metrics.ab_histogram(true)
+    assert image_metrics.score_batch(true, true, histogram)["his"].tolist() == pytest.approx([1, 1])
+    assert {"pev16", "bpsnr32"} <= set(image_metrics.score_batch(rgb, true, patch_sizes=(16, 32)))

@@ -1,13 +1,16 @@
-"""Reading checkpoints: safe, strict, and clear about what is wrong."""
+"""Checkpoints are read safely and strictly; errors name the problem."""
 
 import dataclasses
 import os
 import pickle
+import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
 from comfyui_colorist.model_defs import checkpoint, registry
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
+from safetensors.torch import save
 
 
 class RunsCode:
@@ -20,7 +23,7 @@ class RunsCode:
         return (os.mkdir, (str(self.target),))
 
 
-def refused(path, *words):
+def assert_refused(path, *words):
     with pytest.raises(CheckpointError) as caught:
         registry.load(path)
     message = str(caught.value)
@@ -30,19 +33,19 @@ def refused(path, *words):
 
 
 def test_missing_file_and_folder(tmp_path):
-    refused(tmp_path / "none.pth", "no such file")
+    assert_refused(tmp_path / "none.pth", "no such file")
     (tmp_path / "folder.pth").mkdir()
-    refused(tmp_path / "folder.pth", "a folder")
+    assert_refused(tmp_path / "folder.pth", "a folder")
 
 
 def test_empty_file(tmp_path):
     (tmp_path / "empty.pth").touch()
-    refused(tmp_path / "empty.pth", "empty", "download it again")
+    assert_refused(tmp_path / "empty.pth", "empty", "download it again")
 
 
 def test_web_page(tmp_path):
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><html><body>Sign in</body></html>")
-    refused(tmp_path / "page.pth", "web page")
+    assert_refused(tmp_path / "page.pth", "web page")
 
 
 @pytest.mark.parametrize("legacy", [True, False])
@@ -52,7 +55,7 @@ def test_pickle_that_would_run_code(tmp_path, legacy):
         path.write_bytes(pickle.dumps({"params": RunsCode(target)}))
     else:
         torch.save({"params": RunsCode(target)}, path)
-    refused(path, "would run code")
+    assert_refused(path, "would run code")
     assert not target.exists()
 
 
@@ -67,19 +70,21 @@ def test_truncated(tmp_path, mini_file, mini_network, kind, kept):
     data = whole.read_bytes()
     cut = tmp_path / f"cut.{kind}"
     cut.write_bytes(data[: kept if isinstance(kept, int) else int(len(data) * kept)])
-    refused(cut)
+    assert_refused(cut)
 
 
 def test_foreign_network(tmp_path):
     path = tmp_path / "photo.pth"
     torch.save({"net.0.weight": torch.rand(3)}, path)
-    message = refused(path, "not a known colorization checkpoint", "1 tensors", "net.0.weight")
+    message = assert_refused(
+        path, "not a known colorization checkpoint", "1 tensors", "net.0.weight"
+    )
     assert "Known: ddcolor" in message
 
 
 def test_no_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "holds no weights")
+    assert_refused(tmp_path / "a.pth", "holds no weights")
 
 
 def test_strict_load_names_tensors_and_shapes(mini_network, mini_config):
@@ -105,14 +110,14 @@ def test_name_does_not_matter(tmp_path, mini_file, mini_config):
     assert registry.load(path)[0].config == mini_config
 
 
-def test_own_file_of_another_version(tmp_path, mini_network):
+def test_file_of_another_version(tmp_path, mini_network):
     path = tmp_path / "new.safetensors"
     path.write_bytes(
         checkpoint.to_bytes(
             mini_network.state_dict(), {"architecture": "ddcolor", "config": {"depth": 3}}
         )
     )
-    refused(path, "config", "version")
+    assert_refused(path, "config", "version")
     path.write_bytes(
         checkpoint.to_bytes(mini_network.state_dict(), {"architecture": "crayon", "config": {}})
     )
@@ -130,12 +135,12 @@ def test_own_file_of_another_version(tmp_path, mini_network):
         ["ddcolor"],
     ],
 )
-def test_odd_metadata_is_refused(tmp_path, mini_network, mini_config, info):
+def test_malformed_metadata_is_refused(tmp_path, mini_network, mini_config, info):
     config = dataclasses.asdict(mini_config)
     if isinstance(info, dict):
-        named = {"MINI": config, "NEGATIVE": config | {"queries": -1}}
-        info = info | {"config": named.get(str(info["config"]), info["config"])}
-    path = tmp_path / "odd.safetensors"
+        configs = {"MINI": config, "NEGATIVE": config | {"queries": -1}}
+        info = info | {"config": configs.get(str(info["config"]), info["config"])}
+    path = tmp_path / "malformed.safetensors"
     path.write_bytes(checkpoint.to_bytes(mini_network.state_dict(), info))
     with pytest.raises(CheckpointError):
         registry.load(path)
@@ -144,7 +149,7 @@ def test_odd_metadata_is_refused(tmp_path, mini_network, mini_config, info):
 def test_published_file_that_lacks_a_tensor(tmp_path):
     state = {"decoder.color_decoder.query_feat.weight": torch.rand(4, 32)}
     torch.save(state | {"refine_net.0.0.bias": torch.rand(2)}, tmp_path / "part.pth")
-    refused(tmp_path / "part.pth", "looks like ddcolor", "missing")
+    assert_refused(tmp_path / "part.pth", "looks like ddcolor", "missing")
 
 
 def test_half_precision_files_become_float32(tmp_path, mini_network, mini_config):
@@ -156,3 +161,182 @@ def test_half_precision_files_become_float32(tmp_path, mini_network, mini_config
     path.write_bytes(checkpoint.to_bytes(state, info))
     network = registry.load(path)[0]
     assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+# --- Small files that ask for much memory ---------------------------------------------------------
+
+
+class Asks:
+    """Pickles as a call of a global function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def storage(count=4):
+    return torch.zeros(count)._typed_storage()
+
+
+@pytest.fixture
+def never_loaded(monkeypatch):
+    """Fails if a file is unpickled: it must be refused by what it declares."""
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize(
+    "content",
+    [
+        Asks(bytearray, 8 * 2**30),
+        Asks(bytes, 8 * 2**30),
+        Asks(torch._utils._rebuild_tensor_v2, storage(), 0, (2**31,), (1,), False, {}),
+        Asks(torch._utils._rebuild_tensor_v2, storage(), 2**40, (1,), (1,), False, {}),
+        Asks(torch._utils._rebuild_tensor_v2, storage(), 0, (2**20,) * 3, (1, 0, 0), False, {}),
+        Asks(torch._utils._rebuild_tensor_v2, storage(), 0, (-1,), (1,), False, {}),
+        Asks(torch._utils._rebuild_tensor_v2, storage(), 0, (1,) * 99, (1,) * 99, False, {}),
+        {((((1,),),),): 1},
+    ],
+)
+def test_declared_sizes_are_checked_first(tmp_path, never_loaded, content, legacy):
+    path = tmp_path / "small.pth"
+    torch.save({"a": content}, path, _use_new_zipfile_serialization=not legacy)
+    assert_refused(path, "fill the memory", ".safetensors")
+
+
+def test_tensors_that_repeat_one_value(tmp_path):
+    """Stride 0 needs no memory until a tensor is converted."""
+    path = tmp_path / "wide.pth"
+    torch.save({"a": torch.zeros(1).expand(2**20, 2**20)}, path)
+    assert_refused(path, "4,398,046,511,104 bytes", "save them again")
+    torch.save({"a": torch.zeros(1).expand(2**10)}, path)
+    assert_refused(path, "not a known colorization checkpoint")
+
+
+def test_one_tensor_under_many_names(tmp_path):
+    path, tensor = tmp_path / "many.pth", torch.zeros(2**12)
+    torch.save({str(i): tensor for i in range(10_000)}, path)
+    assert_refused(path, "many times the size of the file")
+
+
+def test_objects_that_are_copied_again_and_again(tmp_path, never_loaded):
+    path, items = tmp_path / "copies.pth", [(str(i), i) for i in range(2000)]
+    torch.save({str(i): Asks(OrderedDict, items) for i in range(1000)}, path)
+    assert_refused(path, "copies too much")
+
+
+@pytest.mark.parametrize("member", ["small/data.pkl", "small/data/0", "small/other"])
+def test_compressed_members(tmp_path, never_loaded, member):
+    whole, path = tmp_path / "whole.pth", tmp_path / "small.pth"
+    torch.save({"a": torch.zeros(10)}, whole)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            inner = name.replace("whole/", "small/")
+            kind = zipfile.ZIP_DEFLATED if inner == member else zipfile.ZIP_STORED
+            new.writestr(inner, old.read(name), kind)
+        if member.endswith("other"):
+            new.writestr(member, bytes(10**6), zipfile.ZIP_DEFLATED)
+    assert_refused(path, "compressed")
+
+
+def test_repeated_members(tmp_path, never_loaded):
+    path = tmp_path / "twice.pth"
+    torch.save({"a": torch.zeros(10)}, path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("TWICE/DATA.PKL", b"")
+    assert_refused(path, "same name")
+
+
+def test_safetensors_with_a_huge_header(tmp_path):
+    path = tmp_path / "header.safetensors"
+    path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    assert_refused(path, "header")
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_files_of_training_scripts_are_read(tmp_path, legacy):
+    """Every kind of value that weights-only files contain beside tensors."""
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.rand(3, 2)).sum().backward()
+    optimizer.step()
+    content = {
+        "state_dict": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "parameter": torch.nn.Parameter(torch.rand(2)),
+        "values": [1, -1, 2**40, 1.5, None, True, (1, 2), {3}, b"x", "text", torch.Size([2])],
+        "dtype": torch.float32,
+        "views": torch.rand(4, 4)[1:, ::2],
+        "half": [torch.zeros(2, dtype=d) for d in (torch.half, torch.bfloat16, torch.int8)],
+    }
+    path = tmp_path / "training.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    tensors, info = checkpoint.read(path)
+    assert info == {}
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensors[key], tensor)
+
+
+# --- Odd contents --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({1: torch.zeros(2)}, "a tensor has the name 1, which is not text"),
+        ({"a": torch.zeros(2), 2: torch.zeros(2)}, "the name 2"),
+        ([torch.zeros(2)], "holds no weights"),
+        (torch.zeros(2), "holds no weights"),
+        ({}, "holds no weights"),
+        ({"a": torch.zeros(0)}, "not a known colorization checkpoint"),
+    ],
+)
+def test_odd_names(tmp_path, state, words):
+    torch.save(state, tmp_path / "odd.pth")
+    assert_refused(tmp_path / "odd.pth", words)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
+def test_weights_that_are_not_floating_point(tmp_path, mini_network, mini_config, dtype):
+    path = tmp_path / "odd.safetensors"
+    state = {key: tensor.to(dtype) for key, tensor in mini_network.state_dict().items()}
+    info = {"architecture": "ddcolor", "config": dataclasses.asdict(mini_config)}
+    path.write_bytes(checkpoint.to_bytes(state, info))
+    assert_refused(path, "not of the expected type", str(dtype).removeprefix("torch."), "float32")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"architecture": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+        '{"a": ' * 100_000,
+        "[]",
+        "1",
+        "",
+        '{"a": NaN}',
+        '{"architecture": ["ddcolor"], "config": {}}',
+        '{"architecture": "ddcolor", "config": []}',
+        '{"architecture": "ddcolor", "config": {}, "licence": {"a": 1}}',
+        '{"kind": ["color memory"]}',
+        '{"training": 1}',
+    ],
+)
+def test_hostile_metadata(tmp_path, text):
+    path = tmp_path / "hostile.safetensors"
+    path.write_bytes(save({"a": torch.zeros(1)}, metadata={"colorist": text}))
+    assert_refused(path)
+    assert isinstance(checkpoint.read_info(path), dict)
+    assert registry.role_of(path) is None
+    with pytest.raises(CheckpointError, match=r"^hostile.safetensors: .* again\.$"):
+        registry.describe(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_not_opened(tmp_path):
+    path = tmp_path / "pipe.safetensors"
+    os.mkfifo(path)
+    assert_refused(path, "not a regular file")
+    assert checkpoint.read_info(path) == {}

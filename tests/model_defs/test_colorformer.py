@@ -1,4 +1,4 @@
-"""ColorFormer: golden parity with the official code; the paper's equations; published files."""
+"""ColorFormer: golden parity with the official code; equations; published files."""
 
 import dataclasses
 import runpy
@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, colorformer, efficientnet_lite, registry
-from comfyui_colorist.model_defs.layers import rename
-from comfyui_colorist.model_defs.spec import Entries
+from comfyui_colorist.model_defs.layers import rename_key
+from comfyui_colorist.model_defs.spec import MemoryEntries
 from safetensors.torch import load_file, save_file
 
-# Of the official code between its own settings: largest error in ab units, relative rms.
+# Largest error in ab units, relative rms: the difference of the official code between settings.
 TOLERANCE = (1.2e-3, 1e-5)
 
 
@@ -27,7 +27,7 @@ def golden(root):
 
 @pytest.fixture(scope="module")
 def full(fill, tmp_path_factory):
-    """The published network with synthetic weights, through a file under the published names."""
+    """The published network with synthetic weights, loaded from a file with published names."""
     path = tmp_path_factory.mktemp("full") / "net_g_200000.pth"
     torch.save({"params": fill["make_state_dict"](fill["load_manifest"]("colorformer"))}, path)
     return registry.load(path)[0]
@@ -35,7 +35,7 @@ def full(fill, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tabled(mini_colorformer_config):
-    """A miniature with what the published files have: colour tables, no projection."""
+    """A miniature like the published files: color tables, no projection."""
     config = dataclasses.replace(mini_colorformer_config, color_table=4, projection=False)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -53,7 +53,7 @@ def either(request):
 
 
 def as_published(network, fill):
-    """The state dict of one of our networks under the published names, spectral norm unfolded."""
+    """Return the state dict of a network with published names and unfolded spectral norm."""
     ours, state = network.state_dict(), {}
     for key, _, _ in fill["load_manifest"]("colorformer")["tensors"]:
         parts = key.split(".")
@@ -67,7 +67,7 @@ def as_published(network, fill):
         if "color_center" in key:
             state[key] = (ours["memory.values"][int(key[-1]) - 1] + 128).long()
             continue
-        name = rename(key.replace("weight_orig", "weight"), colorformer._RENAME)
+        name = rename_key(key.replace("weight_orig", "weight"), colorformer.PUBLISHED_NAMES)
         tensor = ours[name]
         state[key] = tensor[:, :, None, None] if name == "memory.out.weight" else tensor
         if key.endswith("weight_orig"):
@@ -89,27 +89,27 @@ def test_golden(full, fill, golden):
 
 
 def test_published_picture(full, fill, golden):
-    """`finish="published"` is the official script's picture, which stays at 256x256."""
+    """`finish="published"` is the official script's image, at 256x256."""
     import comfyui_colorist
-    from comfyui_colorist.pipeline.device_manager import Placement
+    from comfyui_colorist.pipeline.device_manager import DeviceManager
 
     colorizer = comfyui_colorist.Colorizer(
         colorformer.spec(full.config),
         name="full",
         info={},
         dtype=torch.float32,
-        placement=Placement(full),
+        device_manager=DeviceManager(full),
     )
     rgb = torch.from_numpy(fill["color_image"](160, 224, seed=31)).float() / 255
-    picture = colorizer.colorize(rgb, finish="published")
-    assert picture.shape == (256, 256, 3)
-    levels = (picture * 255).round()[::2, ::2] - golden["published_picture"].float()
+    image = colorizer.colorize(rgb, finish="published")
+    assert image.shape == (256, 256, 3)
+    levels = (image * 255).round()[::2, ::2] - golden["published_picture"].float()
     assert (levels.abs() > 1).float().mean() <= 0.001
 
 
 def test_presets_have_the_published_sizes(fill):
     network = registry.build("colorformer", colorformer.PRESETS["colorformer"], device="meta")
-    # 44,816,990 with BatchNorm's and the memory's numbers, which are buffers here.
+    # 44,816,990 with BatchNorm's statistics and the memory, which are buffers here.
     manifest = fill["load_manifest"]("colorformer")
     state = {k: torch.empty(s, device="meta") for k, s, _ in manifest["tensors"]}
     assert colorformer.config_from(state) == network.config
@@ -150,8 +150,8 @@ def test_global_local_attention_is_equation_1_and_2():
 
 
 @pytest.mark.parametrize("size", [(4, 4), (8, 4), (5, 11), (12, 12)])
-def test_shifted_windows_keep_strangers_apart(size):
-    """Equal to one attention over the whole map, where only true window mates see each other."""
+def test_shifted_windows_do_not_attend_across_edges(size):
+    """Equal to attention over the whole map, masked to tokens of the same window."""
     torch.manual_seed(0)
     side, shift, heads = 4, 2, 2
     module = colorformer.ShiftedWindowAttention(dim=8, heads=heads, side=side)
@@ -163,21 +163,21 @@ def test_shifted_windows_keep_strangers_apart(size):
         t.flatten(1, 2).movedim(-2, 1)
         for t in module.qkv(padded).unflatten(-1, (3, heads, 4)).unbind(-3)
     )
-    y, x_place = (
+    y, x_index = (
         p.flatten() for p in torch.meshgrid(*map(torch.arange, (height, width)), indexing="ij")
     )
-    window = (y + side - shift) // side * 1000 + (x_place + side - shift) // side
-    mates = window[:, None] == window[None]
-    row, column = (p[:, None] - p[None] + side - 1 for p in (y, x_place))
+    window = (y + side - shift) // side * 1000 + (x_index + side - shift) // side
+    same_window = window[:, None] == window[None]
+    row, column = (p[:, None] - p[None] + side - 1 for p in (y, x_index))
     index = (row * (2 * side - 1) + column).clamp(0, (2 * side - 1) ** 2 - 1)
-    bias = module.position_bias[index].movedim(-1, 0).masked_fill(~mates, -torch.inf)
+    bias = module.position_bias[index].movedim(-1, 0).masked_fill(~same_window, -torch.inf)
     want = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
     want = want.movedim(1, -2).flatten(-2).unflatten(1, (height, width))
     want = module.project(want[:, : size[0], : size[1]])
     torch.testing.assert_close(module(x), want, atol=1e-5, rtol=1e-5)
 
 
-def test_windows_without_strangers_get_no_mask(monkeypatch):
+def test_inner_windows_get_no_mask(monkeypatch):
     """Nine windows: four inside with the bias alone; three masks for the other five."""
     calls = []
     real = F.scaled_dot_product_attention
@@ -213,12 +213,12 @@ def test_color_memory_is_equation_4_to_7(mini_colorformer_network):
             for shares in weights
         ]
     )
-    joined = module.joined_norm(torch.cat([tokens, logits.softmax(-1) @ colors], dim=-1))
-    want = module.out(module.out_norm(joined + module.mlp(joined))).unflatten(1, (3, 5))
+    z = module.joined_norm(torch.cat([tokens, logits.softmax(-1) @ colors], dim=-1))
+    want = module.out(module.out_norm(z + module.mlp(z))).unflatten(1, (3, 5))
     torch.testing.assert_close(module(x, weights), want, atol=1e-4, rtol=1e-4)
 
 
-def test_tables_are_looked_up_by_whole_numbers(tabled):
+def test_tables_are_indexed_by_rounded_values(tabled):
     values = torch.zeros(4, 16, 2)
     values[..., 0], values[..., 1] = -128.4, 300.0
     colors = tabled.memory.embed_colors(values)
@@ -226,47 +226,48 @@ def test_tables_are_looked_up_by_whole_numbers(tabled):
     torch.testing.assert_close(colors[2, 5], tabled.memory.project_color[2](row))
 
 
-def test_numbers_a_table_was_not_trained_for_give_way_to_known_ones(tabled):
-    own, module = tabled.memory.values, tabled.memory
-    assert torch.equal(module.known(own), own)
-    known_a = own[..., 0].unique()
-    strange = torch.full((4, 3, 2), 500.0)
-    strange[0, 0] = torch.tensor([known_a[3] + 0.2, -500.0])
-    found = module.known(strange)
-    assert found[0, 0].tolist() == [known_a[3], own[..., 1].min()]
-    assert found[1, 1].tolist() == [own[..., 0].max(), own[..., 1].max()]
+def test_values_of_another_memory_are_rounded_to_trained_ones(tabled):
+    trained, module = tabled.memory.values, tabled.memory
+    assert torch.equal(module.nearest_trained_values(trained), trained)
+    trained_a = trained[..., 0].unique()
+    values = torch.full((4, 3, 2), 500.0)
+    values[0, 0] = torch.tensor([trained_a[3] + 0.2, -500.0])
+    rounded = module.nearest_trained_values(values)
+    assert rounded[0, 0].tolist() == [trained_a[3], trained[..., 1].min()]
+    assert rounded[1, 1].tolist() == [trained[..., 0].max(), trained[..., 1].max()]
 
 
-def test_another_memory_and_other_weights_for_one_picture(either):
+def test_another_memory_and_other_fusion_weights(either):
     network, x = either, torch.rand(1, 1, 64, 32).expand(-1, 3, -1, -1)
-    own = Entries(network.memory.keys.clone(), network.memory.values.clone())
-    other = Entries(own.keys[:3] + 1, own.values[:, :3].flip(-1))  # fewer entries, other colours
+    stored = MemoryEntries(network.memory.keys.clone(), network.memory.values.clone())
+    # Fewer entries, other colors
+    other = MemoryEntries(stored.keys[:3] + 1, stored.values[:, :3].flip(-1))
     one_group = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
     with torch.inference_mode():
         encoded, plain = network.encode(x), network(x)
         assert not torch.allclose(network(x, other), plain)
-        torch.testing.assert_close(network(x, own), plain)
+        torch.testing.assert_close(network(x, stored), plain)
         torch.testing.assert_close(network(x, weights=encoded.weights), plain)
-        # With all weight on one group the colours of the others do not matter.
-        changed = Entries(own.keys, own.values * torch.tensor([5, -1, 1, 0]).view(4, 1, 1))
-        torch.testing.assert_close(network(x, changed, one_group), network(x, own, one_group))
-    assert torch.equal(network.memory.values, own.values)
+        # With all weight on one group the colors of the others do not matter.
+        factors = torch.tensor([5, -1, 1, 0]).view(4, 1, 1)
+        changed = MemoryEntries(stored.keys, stored.values * factors)
+        torch.testing.assert_close(network(x, changed, one_group), network(x, stored, one_group))
+    assert torch.equal(network.memory.values, stored.values)
 
 
 # --- EfficientNet-Lite in place of the GLH-Transformer ------------------------------------------
 
 
-def test_lite_maps_are_those_of_the_plain_encoder_and_the_last_is_normalised(
+def test_lite_maps_equal_the_plain_encoder_with_a_normalized_last_map(
     mini_lite_colorformer_network,
 ):
-    """What keys are made of has one scale everywhere, whatever the picture."""
     network = mini_lite_colorformer_network
     plain = efficientnet_lite.EfficientNetLite(network.config.depths, network.config.dims)
     plain.load_state_dict(network.encoder.state_dict())
     gray = torch.rand(2, 1, 96, 64).expand(-1, 3, -1, -1)
     with torch.inference_mode():
         maps = plain((gray - 127 / 255) / (128 / 255))
-        taps, semantics = network.encoder(network.normalised(gray)), network.semantics(gray)
+        taps, semantics = network.encoder(network.normalize(gray)), network.semantics(gray)
     sizes = [(24, 16), (12, 8), (6, 4), (3, 2)]
     for tap, size, dim in zip(taps, sizes, network.config.tap_dims, strict=True):
         assert tap.shape == (2, dim, *size)
@@ -286,9 +287,9 @@ def test_lite_in_half_precision(mini_lite_colorformer_file):
         comfyui_colorist.load(mini_lite_colorformer_file, device="cpu", dtype=dtype)
         for dtype in ("float32", "bfloat16")
     )
-    assert rounded.encoder == exact.encoder
-    want, found = (engine.colorize(rgb, resolution=64) for engine in (exact, rounded))
-    assert (found - want).abs().mean() < 0.02
+    assert rounded.encoder_id == exact.encoder_id
+    want, got = (engine.colorize(rgb, resolution=64) for engine in (exact, rounded))
+    assert (got - want).abs().mean() < 0.02
     assert (want - rgb).abs().mean() > 0.02
 
 
@@ -316,7 +317,7 @@ def test_refuses_other_shapes(either, shape):
 
 @pytest.mark.parametrize("form", ["params", "flat", "module.", "safetensors"])
 def test_every_published_form_loads(tabled, fill, tmp_path, form):
-    """Built small, saved as published, detected, loaded: same config, same output."""
+    """Build small, save as published, detect and load: same config, same output."""
     state = as_published(tabled, fill)
     if form == "module.":
         state = {f"module.{key}": tensor for key, tensor in state.items()}
@@ -335,7 +336,7 @@ def test_every_published_form_loads(tabled, fill, tmp_path, form):
 
 
 def test_unfolded_spectral_norm_gives_the_same_network(tabled, fill):
-    """What training goes on from computes what inference computes."""
+    """A network for further training has the same outputs as one for inference."""
     from torch.nn.utils.parametrizations import spectral_norm
 
     network = registry.build("colorformer", tabled.config)
@@ -348,17 +349,17 @@ def test_unfolded_spectral_norm_gives_the_same_network(tabled, fill):
 
 
 @pytest.mark.parametrize("kind", ["mini", "mini_lite"])
-def test_own_file_keeps_config_and_numbers(kind, request):
-    given = request.getfixturevalue(f"{kind}_colorformer_network")
+def test_own_file_keeps_config_and_weights(kind, request):
+    saved = request.getfixturevalue(f"{kind}_colorformer_network")
     network, spec, _ = registry.load(request.getfixturevalue(f"{kind}_colorformer_file"))
-    assert network.config == given.config
+    assert network.config == saved.config
     assert (spec.memory.key_width, spec.memory.groups) == (8, 4)
-    for key, tensor in given.state_dict().items():
+    for key, tensor in saved.state_dict().items():
         assert torch.equal(network.state_dict()[key], tensor), key
 
 
-def test_files_from_before_the_choice_of_encoders_load(tmp_path, mini_colorformer_network):
-    """colorformer-nano of version 1.0: its config names no encoder."""
+def test_files_of_version_1_0_0_load(tmp_path, mini_colorformer_network):
+    """Their config names no encoder."""
     config = dataclasses.asdict(mini_colorformer_network.config)
     del config["encoder"], config["dims"]
     path = tmp_path / "old.safetensors"
@@ -376,8 +377,8 @@ def test_config_refuses_heads_that_do_not_divide():
     ("changes", "sentence"),
     [
         ({"encoder": "resnet"}, "encoder is 'resnet'; expected one of glh, efficientnet-lite"),
-        ({"depths": (1, 1, 1, 1)}, "depths has 4 and dims 7 numbers; .* needs 7 and 7"),
-        ({"dims": ()}, "depths has 7 and dims 0 numbers"),
+        ({"depths": (1, 1, 1, 1)}, "depths has 4 and dims 7 values; .* needs 7 and 7"),
+        ({"dims": ()}, "depths has 7 and dims 0 values"),
         ({"encoder": "glh"}, "the encoder glh needs 4 and 0"),
     ],
 )
@@ -387,7 +388,7 @@ def test_config_refuses_other_encoders(mini_lite_colorformer_config, changes, se
 
 
 def test_training_reaches_every_parameter(either):
-    """No part of the paper's figure is left out of the graph."""
+    """Every parameter receives a gradient."""
     network = registry.build("colorformer", either.config)
     torch.nn.init.normal_(network.memory.keys)
     torch.nn.init.normal_(network.memory.values, std=30)

@@ -1,4 +1,4 @@
-"""DDColor: golden parity with the official code; every published file form, without a download."""
+"""DDColor: golden parity with the official code; every published file format, without download."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import torch
 from comfyui_colorist.model_defs import checkpoint, ddcolor, registry
 from safetensors.torch import load_file
 
-# Of the official code between its own settings: largest error in ab units, relative rms.
+# Largest error in ab units, relative rms: the difference of the official code between settings.
 TOLERANCE = {
     "ddcolor_tiny": (1e-3, 4e-5),
     "ddcolor_large": (2e-3, 3e-5),
@@ -47,7 +47,7 @@ def agrees(ab, want, name):
 
 
 def as_published(network):
-    """The state dict of one of our networks under the published names, spectral norm unfolded."""
+    """Return the state dict of a network with published names and unfolded spectral norm."""
     state = {}
     spectral = {id(conv.weight) for conv in network.spectral_convolutions()}
     ours = network.state_dict(keep_vars=True)
@@ -68,7 +68,7 @@ def as_published(network):
 
 
 def published_names(network):
-    """Our name -> published name, found by trying every published name the table can rename."""
+    """Return our name -> published name, by converting every published name."""
     c = network.config
     names = ["mean", "std"]
     for i in range(4):
@@ -135,20 +135,20 @@ def test_golden_large(reference, fill, golden):
 
 
 def test_published_picture(tiny, fill, golden):
-    """`finish="published"` is the official script's picture, to one level of 255."""
+    """`finish="published"` is the official script's image, within one level of 255."""
     import comfyui_colorist
-    from comfyui_colorist.pipeline.device_manager import Placement
+    from comfyui_colorist.pipeline.device_manager import DeviceManager
 
     colorizer = comfyui_colorist.Colorizer(
         ddcolor.spec(tiny.config),
         name="tiny",
         info={},
         dtype=torch.float32,
-        placement=Placement(tiny),
+        device_manager=DeviceManager(tiny),
     )
     rgb = torch.from_numpy(fill["color_image"](160, 224, seed=31)).float() / 255
-    picture = colorizer.colorize(rgb, finish="published", resolution=256)
-    levels = (picture * 255).round()[::2, ::2] - golden["published_picture"].float()
+    image = colorizer.colorize(rgb, finish="published", resolution=256)
+    levels = (image * 255).round()[::2, ::2] - golden["published_picture"].float()
     assert (levels.abs() > 1).float().mean() <= 0.001
 
 
@@ -178,7 +178,7 @@ def test_presets_have_the_published_sizes(fill):
 
 @pytest.mark.parametrize("form", ["params", "flat", "module.", "head_cls", "safetensors"])
 def test_every_published_form_loads(mini_network, tmp_path, form):
-    """Built small, saved as published, detected, loaded: same config, same output."""
+    """Build small, save as published, detect and load: same config, same output."""
     state = as_published(mini_network)
     if form == "head_cls":
         state["encoder.arch.head_cls.weight"], state["encoder.arch.head_cls.bias"] = (
@@ -207,7 +207,7 @@ def test_every_published_form_loads(mini_network, tmp_path, form):
 
 
 def test_unfolded_spectral_norm_gives_the_same_network(mini_network):
-    """What training goes on from computes what inference computes."""
+    """A network for further training has the same outputs as one for inference."""
     from torch.nn.utils.parametrizations import spectral_norm
 
     network = registry.build("ddcolor", mini_network.config)
@@ -233,9 +233,9 @@ def test_config_refuses_a_width_without_whole_heads():
 
 
 def test_training_reaches_every_parameter(mini_config):
-    """No part of the paper's figure is left out of the graph."""
+    """Every parameter receives a gradient."""
     network = registry.build("ddcolor", mini_config)
-    ddcolor.initialise(network)
+    ddcolor.initialize(network)
     network(torch.rand(2, 3, 64, 64)).square().mean().backward()
     without = [
         name

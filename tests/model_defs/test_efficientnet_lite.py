@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, ddcolor, efficientnet_lite, registry
 from comfyui_colorist.model_defs.efficientnet_lite import EfficientNetLite, SameConv2d
 
-# Published parameters in millions, without the layers behind the last map (conv_head, classifier)
+# Published parameters in millions, without the layers after the last map (conv_head, classifier)
 # and with batch norm folded into biases.
 PARAMETERS = {"lite0": 2.939, "lite1": 3.698, "lite2": 4.330}
 MINI = ddcolor.Config(
@@ -46,12 +46,12 @@ def test_variants_have_the_published_sizes(variant):
     assert [tuple(m.shape) for m in maps] == shapes
 
 
-@pytest.mark.parametrize(("kernel", "before", "after"), [(3, 0, 1), (5, 1, 2)])
-def test_padding_at_stride_two_is_tensorflows(kernel, before, after):
-    """The surplus pixel is on the right and below."""
+@pytest.mark.parametrize(("kernel", "first", "last"), [(3, 0, 1), (5, 1, 2)])
+def test_padding_at_stride_two_is_tensorflows(kernel, first, last):
+    """The extra pixel is on the right and bottom."""
     convolution = SameConv2d(2, 3, kernel, stride=2)
     x = torch.rand(1, 2, 8, 12)
-    padded = F.pad(x, (before, after, before, after))
+    padded = F.pad(x, (first, last, first, last))
     expected = F.conv2d(padded, convolution.weight, convolution.bias, stride=2)
     assert torch.equal(convolution(x), expected)
     assert convolution(x).shape == (1, 3, 4, 6)
@@ -71,7 +71,7 @@ def test_saved_and_loaded_network_is_the_same(mini_lite, tmp_path):
         assert torch.equal(ab, mini_lite(x))
 
 
-def test_input_is_normalised_as_the_encoder_was_trained(mini_lite):
+def test_input_is_normalized_as_in_training_of_the_encoder(mini_lite):
     assert torch.allclose(mini_lite.mean, torch.tensor(127 / 255))
     assert torch.allclose(mini_lite.std, torch.tensor(128 / 255))
 
@@ -97,8 +97,11 @@ def test_training_reaches_every_parameter():
     ("changes", "sentence"),
     [
         ({"encoder": "resnet"}, "encoder is 'resnet'; expected one of convnext, efficientnet-lite"),
-        ({"depths": (1, 1, 2, 1)}, "depths and dims name 4 and 7 stages; the encoder .* has 7"),
-        ({"encoder": "convnext"}, "name 7 and 7 stages; the encoder convnext has 4"),
+        (
+            {"depths": (1, 1, 2, 1)},
+            "depths and dims have 4 and 7 values; .* has 7 stages",
+        ),
+        ({"encoder": "convnext"}, "have 7 and 7 values; the encoder convnext has 4 stages"),
     ],
 )
 def test_config_refuses_sizes_of_another_encoder(changes, sentence):
@@ -113,7 +116,7 @@ def test_nano_is_small():
 
 
 def test_query_products_have_the_gradients_of_the_plain_form():
-    """The strips of training on a CPU; 300 rows are more than one strip."""
+    """For training on a CPU; 300 rows are more than one strip."""
     generator = torch.Generator().manual_seed(0)
     features, weight, bias, mix = (
         torch.randn(shape, generator=generator, dtype=torch.double, requires_grad=True)
@@ -122,11 +125,11 @@ def test_query_products_have_the_gradients_of_the_plain_form():
     plain = (features @ weight.T + bias).relu().reshape(2, -1, 8) @ mix
     strips = ddcolor.QueryProducts.apply(features, weight, bias, mix)
     torch.testing.assert_close(strips, plain)
-    given = torch.randn(plain.shape, generator=generator, dtype=torch.double)
+    gradient = torch.randn(plain.shape, generator=generator, dtype=torch.double)
     inputs = features, weight, bias, mix
     for ours, expected in zip(
-        torch.autograd.grad(strips, inputs, given),
-        torch.autograd.grad(plain, inputs, given),
+        torch.autograd.grad(strips, inputs, gradient),
+        torch.autograd.grad(plain, inputs, gradient),
         strict=True,
     ):
         torch.testing.assert_close(ours, expected)
@@ -135,5 +138,5 @@ def test_query_products_have_the_gradients_of_the_plain_form():
 def test_training_and_inference_compute_the_same(mini_lite):
     x = torch.rand(2, 1, 64, 96).expand(-1, 3, -1, -1)
     with torch.inference_mode():
-        without = mini_lite(x)
-    torch.testing.assert_close(mini_lite(x).detach(), without, atol=1e-4, rtol=1e-4)
+        inferred = mini_lite(x)
+    torch.testing.assert_close(mini_lite(x).detach(), inferred, atol=1e-4, rtol=1e-4)

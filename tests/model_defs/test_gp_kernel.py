@@ -1,4 +1,4 @@
-"""The kernel of the guess: what a new one is, its cells, and that all of it learns."""
+"""Deep kernel: initial covariance, cells, gradients, training."""
 
 import dataclasses
 import json
@@ -9,7 +9,9 @@ from comfyui_colorist.model_defs import gp_kernel, pointhint, registry
 from comfyui_colorist.model_defs.gp_kernel import DeepKernel
 from comfyui_colorist.ops import gaussian_process
 
-MINI = gp_kernel.Config(stem=4, dims=(4, 8, 8), depths=(1, 1, 1), width=8, spaces=2, learned=3)
+MINI = gp_kernel.Config(
+    stem=4, dims=(4, 8, 8), depths=(1, 1, 1), width=8, kernel_count=2, embedding_width=3
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,9 @@ def lightness(batch=1, height=48, width=64, seed=0):
 def hints(batch, count, height, width, seed=1):
     rng = torch.Generator().manual_seed(seed)
     size = torch.tensor([height, width])
-    centres = torch.rand(batch, count, 2, generator=rng) * size
+    centers = torch.rand(batch, count, 2, generator=rng) * size
     ab = 60 * torch.rand(batch, count, 2, generator=rng) - 30
-    return centres, ab, torch.ones(batch, count, dtype=torch.bool)
+    return centers, ab, torch.ones(batch, count, dtype=torch.bool)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 30), (31, 33), (48, 64)])
@@ -37,37 +39,37 @@ def test_one_row_for_each_cell(kernel, size):
     field = kernel(lightness(2, *size))
     cells = -(-size[0] // 2) * -(-size[1] // 2)
     assert field.coordinates.shape == (2, 2, cells, 3 + 3)
-    assert field.noise.shape == field.spread.shape == (2, cells)
+    assert field.noise.shape == field.scale.shape == (2, cells)
     assert field.mean.shape == (2, cells, 2)
-    assert field.amplitude.shape == (2, 2) and field.shared.shape == (2,)
-    assert field.place is None and field.nearby.shape == (2, cells, 2)
-    given = [part for part in field if part is not None]
-    assert all(part.isfinite().all() and part.dtype == torch.float32 for part in given)
-    assert (field.noise > 0).all() and (field.spread > 0).all()
+    assert field.amplitude.shape == (2, 2) and field.constant.shape == (2,)
+    assert field.position is None and field.correction_position.shape == (2, cells, 2)
+    tensors = [tensor for tensor in field if tensor is not None]
+    assert all(t.isfinite().all() and t.dtype == torch.float32 for t in tensors)
+    assert (field.noise > 0).all() and (field.scale > 0).all()
 
 
-def test_a_new_kernel_is_about_the_classical_one(kernel):
-    """So that training starts where the best guess without training ends."""
+def test_a_new_kernel_approximates_the_classical_one(kernel):
+    """Training starts at the quality of the best method without training."""
     L = lightness()
-    given = hints(1, 8, 48, 64)
+    samples = hints(1, 8, 48, 64)
     with torch.no_grad():
         field = kernel(L)
         new, classical = (
-            gaussian_process.krige(L, *given, k) for k in (field, gaussian_process.COLORS)
+            gaussian_process.krige(L, *samples, k) for k in (field, gaussian_process.COLOR_KERNEL)
         )
     assert (new - classical).square().mean() < 0.1 * classical.square().mean()
 
 
-def test_the_first_space_starts_with_the_classical_numbers(kernel):
+def test_the_first_kernel_starts_with_the_classical_constants(kernel):
     L = lightness()
     with torch.no_grad():
-        ours, theirs = kernel(L), gaussian_process.COLORS.field(L)
+        ours, theirs = kernel(L), gaussian_process.COLOR_KERNEL.field(L)
     torch.testing.assert_close(ours.coordinates[0, :, :, 3:], theirs.coordinates[0])
     torch.testing.assert_close(ours.amplitude[0, 0], theirs.amplitude[0, 0])
-    torch.testing.assert_close(ours.shared[0], theirs.shared[0])
+    torch.testing.assert_close(ours.constant[0], theirs.constant[0])
 
 
-def test_pictures_of_a_batch_do_not_mix(kernel):
+def test_images_of_a_batch_are_independent(kernel):
     L = lightness(3)
     together = kernel(L)
     for i in range(3):
@@ -76,28 +78,27 @@ def test_pictures_of_a_batch_do_not_mix(kernel):
         torch.testing.assert_close(together.mean[i : i + 1], one.mean)
 
 
-def test_the_rim_counts_for_nothing_beyond_it(kernel):
-    """A picture that is filled up has the cells of the picture."""
+def test_padding_does_not_change_the_cells(kernel):
     L = lightness(1, 40, 50)
     filled = torch.nn.functional.pad(L, (0, 14, 0, 8), mode="replicate")
     small, large = kernel(L), kernel(filled)
     rows = torch.arange(20)[:, None] * 32 + torch.arange(25)
     torch.testing.assert_close(small.mean, large.mean[:, rows.flatten()])
-    torch.testing.assert_close(small.spread, large.spread[:, rows.flatten()])
+    torch.testing.assert_close(small.scale, large.scale[:, rows.flatten()])
 
 
-def test_all_of_it_learns(kernel):
+def test_training_reaches_every_parameter(kernel):
     L = lightness(2)
     kernel.zero_grad()
-    field, given = kernel(L), hints(2, 6, 48, 64)
-    for one in (field, field.corrections()):
-        gaussian_process.krige(L, *given, one).square().mean().backward(retain_graph=True)
-    still = [name for name, p in kernel.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not still
+    field, samples = kernel(L), hints(2, 6, 48, 64)
+    for case in (field, field.corrections()):
+        gaussian_process.krige(L, *samples, case).square().mean().backward(retain_graph=True)
+    without = [name for name, p in kernel.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
 
 
-def test_it_learns_what_lightness_and_place_do_not_tell():
-    """Two textures of the same mean lightness, each of its own colour, in a pattern of patches."""
+def test_training_separates_textures():
+    """Two textures of one mean lightness, with one color each, in a random pattern of patches."""
     rng = torch.Generator().manual_seed(0)
     owner = (torch.rand(4, 1, 4, 4, generator=rng) > 0.5).float()
     owner = owner.repeat_interleave(16, 2).repeat_interleave(16, 3)
@@ -115,10 +116,11 @@ def test_it_learns_what_lightness_and_place_do_not_tell():
             rows = (
                 torch.rand(4, 1024, generator=torch.Generator().manual_seed(step)).topk(4).indices
             )
-            centres = torch.stack([rows // 32, rows % 32], dim=-1) * 2 + 1.0
+            centers = torch.stack([rows // 32, rows % 32], dim=-1) * 2 + 1.0
             values = cells.gather(1, rows[..., None].expand(-1, -1, 2))
-            found = gaussian_process.krige(L, centres, values, torch.ones_like(rows) > 0, kernel(L))
-            return (found - ab).square().mean()
+            valid = torch.ones_like(rows) > 0
+            predicted = gaussian_process.krige(L, centers, values, valid, kernel(L))
+            return (predicted - ab).square().mean()
 
         with torch.no_grad():
             before = sum(error(1000 + i) for i in range(4))
@@ -137,7 +139,7 @@ def test_refusals(kernel, shape):
         kernel(torch.zeros(shape))
 
 
-def test_its_config_survives_a_file():
+def test_the_config_survives_json():
     config = dataclasses.replace(pointhint.PRESETS["pointhint-nano"], kernel=MINI)
     again = pointhint.Config(**json.loads(json.dumps(dataclasses.asdict(config))))
     assert again == config

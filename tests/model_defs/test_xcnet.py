@@ -1,4 +1,4 @@
-"""Exemplar network: golden parity with the official code; the equations; published files."""
+"""Exemplar network: golden parity with the official code; equations; published files."""
 
 import dataclasses
 import json
@@ -21,18 +21,18 @@ from comfyui_colorist.model_defs import (
     xcnet_convert,
 )
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
-from comfyui_colorist.model_defs.layers import rename
+from comfyui_colorist.model_defs.layers import rename_key
 from comfyui_colorist.ops import color
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-# About four times the worst of the official code between its own settings (channels_last) at 224:
-# largest error of a prediction in -1..1, relative rms. Reached here: 8e-6, 3e-6.
+# Largest error of a prediction in -1..1, relative rms. About four times the difference of the
+# official code between memory formats at 224 pixels; measured here: 8e-6, 3e-6.
 TOLERANCE = {"xcnet": (2e-3, 6e-4), "xcnet_no_pos": (1e-4, 6e-5)}
 VGG19_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 SCALES = ("pred1", "pred2", "pred3", "pred4")
-# What a preset can change of the miniature.
+# Changes to the miniature configuration.
 VARIANTS = {
     "fused": {},
     "literal": {"second_kv": "reference"},
@@ -43,7 +43,7 @@ VARIANTS = {
     "program": {"compat": "xcnet", "second_kv": "reference"},
     "apart": {"share": False, "reference_color": False},
     "single": {"stack": 1},
-    "guess": {},
+    "prior": {},
 }
 
 
@@ -58,10 +58,10 @@ def golden(root):
 
 
 def published_tensors(fill, positions):
-    """(name, shape, dtype) of all tensors of a published file."""
+    """Return (name, shape, dtype) of all tensors of a published file."""
     tensors = fill["load_manifest"]("xcnet")["tensors"]
-    only = (".relative", ".flatten_index")  # of the network with positions
-    return [t for t in tensors if positions or not t[0].endswith(only)]
+    positional = (".relative", ".flatten_index")
+    return [t for t in tensors if positions or not t[0].endswith(positional)]
 
 
 @pytest.fixture(scope="module", params=["xcnet", "xcnet_no_pos"])
@@ -76,7 +76,7 @@ def published(request, fill, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictions(published, fill):
-    """Of the golden inputs, finest first."""
+    """Predictions for the golden inputs, finest first."""
     target = 2 * fill["gray_input"](224, 224, 1) - 1
     reference = 2 * fill["tinted_input"](224, 224, 101) - 1
     reference = reference * torch.tensor([1, 0.5, 0.5]).view(1, 3, 1, 1)
@@ -86,18 +86,18 @@ def predictions(published, fill):
 
 @pytest.fixture(scope="module")
 def paper():
-    """The paper's network, which holds no numbers."""
+    """The paper's network on the meta device."""
     return registry.build("exemplar", xcnet.PRESETS["exemplar-vgg19"], device="meta").eval()
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def network(request, mini_exemplar_config):
-    """A miniature of each kind: seeded weights, batch norms that do something, eval mode."""
+    """A miniature of each variant: seeded weights, nontrivial batch norms, eval mode."""
     return seeded(variant(mini_exemplar_config, request.param))
 
 
 def variant(config, name):
-    kernel = config.kernel if name == "guess" else None
+    kernel = config.kernel if name == "prior" else None
     return dataclasses.replace(config, kernel=kernel, **VARIANTS[name])
 
 
@@ -105,16 +105,16 @@ def seeded(config):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = registry.build("exemplar", config)
-        xcnet.initialise(network)
+        xcnet.initialize(network)
         for parameter in network.parameters():
-            if parameter.ndim > 1:  # colours that can be seen
+            if parameter.ndim > 1:  # for visible colors
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-        disturb(network)
+        randomize(network)
     return network.eval()
 
 
-def disturb(module):
-    """Batch norms with numbers of their own, attention that looks at few cells."""
+def randomize(module):
+    """Randomize batch norms and sharpen attention, in place."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.5, 1.5)
@@ -126,8 +126,8 @@ def disturb(module):
             nn.init.normal_(part.project_in.bias, std=0.2)
 
 
-def picture(seed, batch=1, height=64, width=64):
-    """Smooth Lab in -1..1: (B, 3, H, W)."""
+def image(seed, batch=1, height=64, width=64):
+    """Return smooth Lab in -1..1: (B, 3, H, W)."""
     rng = torch.Generator().manual_seed(seed)
     coarse = 2 * torch.rand(batch, 3, height // 8, width // 8, generator=rng) - 1
     return F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(-1, 1)
@@ -137,9 +137,11 @@ def gray(lab):
     return lab[:, :1].expand(-1, 3, -1, -1)
 
 
-def answer(network, target, references, trusts=None):
+def predict(network, target, references, trusts=None):
     with torch.inference_mode():
-        return network.answer(target, network.read(references, target.shape[2:], trusts))
+        return network.predict(
+            target, network.encode_references(references, target.shape[2:], trusts)
+        )
 
 
 def agrees(got, want, name):
@@ -166,10 +168,10 @@ def test_golden_in_full(published, predictions, reference):
 
 
 def test_published_picture(published, fill, golden):
-    """`finish="published"` is the official notebook's picture, before it is cut to bytes."""
+    """`finish="published"` is the official notebook's image before quantization to bytes."""
     name, path = published
     if name != "xcnet":
-        pytest.skip("there is no such picture")
+        pytest.skip("no golden image")
     target, reference = (
         torch.from_numpy(fill["color_image"](224, 224, seed=seed)).float() / 255
         for seed in (31, 32)
@@ -177,7 +179,7 @@ def test_published_picture(published, fill, golden):
     out = comfyui_colorist.load(path).colorize(target, reference=reference, finish="published")
     assert out.shape == (224, 224, 3)
     error = (out[::8, ::8] - golden["published_picture"]).abs()
-    assert error.max() < 2 / 255  # reached: 4e-4
+    assert error.max() < 2 / 255  # measured: 4e-4
     assert error.mean() < 1e-4
 
 
@@ -204,7 +206,7 @@ def built(**changes):
 
 
 def test_arithmetic_of_the_paper(paper):
-    """141.8 GMAC of the plain program; keys and values are made once here for both passes."""
+    """The program takes 141.8 GMAC; ours computes keys and values once for both passes."""
     for network, macs in ((paper, 141.8e9), (built(attention=("standard",) * 3), 150.7e9)):
         with FlopCounterMode(display=False) as counter:
             network(*torch.empty(2, 1, 3, 224, 224, device="meta"))
@@ -221,21 +223,21 @@ def test_maps_of_the_paper(paper):
     for size, other in (((224, 224), (224, 224)), ((160, 208), (224, 128))):
         target = torch.empty(2, 3, *size, device="meta")
         reference = torch.empty(2, 3, *other, device="meta")
-        shapes = [tuple(made.shape) for made in paper(target, reference)]
+        shapes = [tuple(ab.shape) for ab in paper(target, reference)]
         assert shapes == [(2, 2, size[0] // 2**i, size[1] // 2**i) for i in range(4)]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (80, 112), (33, 47), (16, 71)])
 @pytest.mark.parametrize("other", [(64, 64), (112, 48), (16, 39)])
 def test_any_sizes(network, size, other):
-    target, reference = gray(picture(1, 2, *size)), picture(2, 2, *other)
+    target, reference = gray(image(1, 2, *size)), image(2, 2, *other)
     with torch.inference_mode():
-        made = network(target, reference)
-    got = answer(network, target, [reference])
-    assert len(made) == 3
-    assert made[0].shape == got.ab.shape == (2, 2, *(math.ceil(n / 2) for n in size))
+        predictions = network(target, reference)
+    got = predict(network, target, [reference])
+    assert len(predictions) == 3
+    assert predictions[0].shape == got.ab.shape == (2, 2, *(math.ceil(n / 2) for n in size))
     assert got.confidence.shape == (2, 1, *(n // 4 for n in size))
-    assert all(x.isfinite().all() for x in (*made, *got))
+    assert all(x.isfinite().all() for x in (*predictions, *got))
 
 
 # --- Backbones -----------------------------------------------------------------------------------
@@ -243,30 +245,30 @@ def test_any_sizes(network, size, other):
 
 @pytest.fixture(scope="module")
 def vgg19():
-    """Weights with torchvision's names, in the paper's backbone."""
+    """The paper's backbone with random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return xcnet.VGG19(xcnet.Config()).eval()
 
 
-def test_vgg19_takes_torchvision_s_names(vgg19):
-    widths = [w for w in xcnet._VGG19 if w]
+def test_vgg19_has_the_names_of_torchvision(vgg19):
+    widths = [w for w in xcnet.VGG19_CHANNELS if w]
     expected = {}
     inputs = [3, *widths[:-1]]
-    for i, after, before in zip(VGG19_CONVOLUTIONS, widths, inputs, strict=True):
-        expected[f"features.{i}.weight"] = (after, before, 3, 3)
-        expected[f"features.{i}.bias"] = (after,)
+    for i, out, channels in zip(VGG19_CONVOLUTIONS, widths, inputs, strict=True):
+        expected[f"features.{i}.weight"] = (out, channels, 3, 3)
+        expected[f"features.{i}.bias"] = (out,)
     assert {key: tuple(t.shape) for key, t in vgg19.state_dict().items()} == expected
 
 
 @pytest.mark.parametrize("last", [33, 35])
 def test_vgg19_taps_are_the_first_activations(vgg19, last):
-    """Layer by layer as torchvision lists them; the taps stay what they were."""
+    """Equal to torchvision's layers run one by one; in-place layers do not change taps."""
     x, state, want = torch.randn(1, 3, 32, 48), vgg19.state_dict(), {}
     network = xcnet.VGG19(xcnet.Config(backbone_last=last))
     network.load_state_dict({key: state[key] for key in network.state_dict()})
     with torch.inference_mode():
-        taps, of_reference = network(x), network.reference(x)
+        taps, reference_taps = network(x), network.forward_reference(x)
         y = x
         for i in range(last + 1):
             if i in VGG19_CONVOLUTIONS:
@@ -280,25 +282,29 @@ def test_vgg19_taps_are_the_first_activations(vgg19, last):
     for level, index in {1: 1, 2: 6, 3: 11, 4: 20, 5: 29, "B": last}.items():
         torch.testing.assert_close(taps[level], want[index], atol=1e-5, rtol=1e-4)
     for level in xcnet_config.LEVELS:
-        torch.testing.assert_close(of_reference[level], want[xcnet.VGG_TAPS[level]])
+        torch.testing.assert_close(reference_taps[level], want[xcnet.VGG19_TAPS[level]])
 
 
-def test_vgg19_can_be_given_what_it_was_trained_on():
-    """`vgg_input="imagenet"`: RGB with ImageNet's mean and std; the target is grey."""
+def test_vgg19_with_imagenet_input():
+    """`vgg_input="imagenet"`: RGB with ImageNet mean and std; the target is gray."""
     network = built(vgg_input="imagenet")
     rgb = torch.rand(1, 3, 16, 16)
     lab = color.rgb_to_lab(rgb)
     scaled = torch.cat([lab[:, :1] / 50 - 1, lab[:, 1:] / 110], dim=1)
-    numbers = xcnet.IMAGENET_MEAN, xcnet.IMAGENET_STD
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in numbers)
-    torch.testing.assert_close(network._seen(scaled), (rgb - mean) / std, atol=1e-3, rtol=1e-3)
+    statistics = xcnet.IMAGENET_MEAN, xcnet.IMAGENET_STD
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in statistics)
+    torch.testing.assert_close(
+        network._backbone_input(scaled), (rgb - mean) / std, atol=1e-3, rtol=1e-3
+    )
     want = (color.gray_rgb(lab[:, :1]) - mean) / std
-    torch.testing.assert_close(network._seen(gray(scaled), gray=True), want, atol=1e-3, rtol=1e-3)
-    assert torch.equal(built()._seen(scaled), scaled)
+    torch.testing.assert_close(
+        network._backbone_input(gray(scaled), gray=True), want, atol=1e-3, rtol=1e-3
+    )
+    assert torch.equal(built()._backbone_input(scaled), scaled)
 
 
-def test_the_small_backbone_does_not_look_at_colour(mini_exemplar_network):
-    backbone, lab = mini_exemplar_network.backbone, picture(1)
+def test_small_backbone_ignores_color(mini_exemplar_network):
+    backbone, lab = mini_exemplar_network.backbone, image(1)
     with torch.inference_mode():
         for level, tap in backbone(lab).items():
             assert torch.equal(tap, backbone(gray(lab))[level])
@@ -307,19 +313,19 @@ def test_the_small_backbone_does_not_look_at_colour(mini_exemplar_network):
 # --- The paper's equations -----------------------------------------------------------------------
 
 
-def of_cells(features, trust=None):
-    """A reference at one level, without traces."""
+def reference_of(features, trust=None):
+    """Return a reference at one level, without moments."""
     return xcnet_attention.Reference(
         features, trust, features.new_empty(len(features), 0, *features.shape[2:])
     )
 
 
 def equation_2(module, query, references, trusts, table, reach):
-    """Along W, one number after the other; `table` is for lines of the query's length."""
+    """Attend along W with scalar loops; `table` is for lines of the query's length."""
     heads, width = module.heads, query.shape[1]
     d_k, d_v, m = width // (2 * heads), width // heads, query.shape[3]
     weight, bias = module.project_in.weight, module.project_in.bias
-    found = torch.zeros(query.shape[2], m, width)
+    attended = torch.zeros(query.shape[2], m, width)
     for y in range(query.shape[2]):
         q = query[0, :, y].T @ weight[: width // 2].T + bias[: width // 2]
         kv = [r[0, :, y].T @ weight[width // 2 :].T + bias[width // 2 :] for r in references]
@@ -327,7 +333,7 @@ def equation_2(module, query, references, trusts, table, reach):
             keys = slice(head * d_k, (head + 1) * d_k)
             values = slice(width // 2 + head * d_v, width // 2 + (head + 1) * d_v)
             for i in range(m):
-                weights, what = [], []
+                weights, terms = [], []
                 for n in range(len(references)):
                     for j in range(m):
                         if reach and abs(j - i) >= reach:
@@ -336,17 +342,17 @@ def equation_2(module, query, references, trusts, table, reach):
                         k_j, v_j, q_i = kv[n][j, keys], kv[n][j, values], q[i, keys]
                         logit = module.scale * (q_i @ k_j + q_i @ r_q + k_j @ r_k)
                         weights.append(logit.exp() * trusts[n][0, 0, y, j])
-                        what.append(v_j + r_v)
+                        terms.append(v_j + r_v)
                 weights = torch.stack(weights) / sum(weights)
-                found[y, i, head * d_v : (head + 1) * d_v] = weights @ torch.stack(what)
-    return module.project_out(found).movedim(-1, 0)[None]
+                attended[y, i, head * d_v : (head + 1) * d_v] = weights @ torch.stack(terms)
+    return module.project_out(attended).movedim(-1, 0)[None]
 
 
 def axial(axis="w", length=5, **changes):
     torch.manual_seed(0)
     config = xcnet.Config(width=8, heads=2, **changes)
     module = xcnet_attention.AxialAttention(config, config.span or length, axis)
-    disturb(module)
+    randomize(module)
     return module
 
 
@@ -354,75 +360,77 @@ def axial(axis="w", length=5, **changes):
 @pytest.mark.parametrize("count", [1, 3])
 @torch.inference_mode()
 def test_axial_attention_is_equation_2(changes, count):
-    """Several references are one longer line of keys; trust multiplies the weights."""
+    """Several references form one longer line of keys; trust multiplies the weights."""
     module = axial(**changes)
     query, references = torch.randn(1, 8, 2, 5), list(torch.randn(count, 1, 8, 2, 5))
     trusts = list(torch.rand(count, 1, 1, 2, 5).clamp_min(0.01))
-    table = module.relative  # r^q, r^k, r^v side by side
-    if "span" in changes:  # beyond it nothing is seen, and no number looked at
+    table = module.relative  # r^q, r^k, r^v concatenated
+    if "span" in changes:  # entries beyond the span are never read
         table = torch.cat([torch.full((2, 8), math.nan), table, torch.full((2, 8), math.nan)])
-    for some in ([None] * count, trusts):
-        given = [of_cells(*both) for both in zip(references, some, strict=True)]
-        got, _ = module(query, module.keys(given))
-        as_numbers = [torch.ones(1, 1, 2, 5) if t is None else t for t in some]
-        want = equation_2(module, query, references, as_numbers, table, changes.get("span", 0))
+    for case in ([None] * count, trusts):
+        encoded = [reference_of(*pair) for pair in zip(references, case, strict=True)]
+        got, _ = module(query, module.keys_values(encoded))
+        weights = [torch.ones(1, 1, 2, 5) if t is None else t for t in case]
+        want = equation_2(module, query, references, weights, table, changes.get("span", 0))
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
-def test_positions_are_stretched_for_another_grid():
+def test_positions_are_interpolated_for_another_grid():
     module = axial(length=5)
     query, reference = torch.randn(1, 8, 2, 3), torch.randn(1, 8, 2, 3)
-    got, _ = module(query, module.keys([of_cells(reference)]))
-    table = module.relative[[0, 2, 4, 6, 8]]  # 9 places of a line of 5 -> 5 of a line of 3
+    got, _ = module(query, module.keys_values([reference_of(reference)]))
+    table = module.relative[[0, 2, 4, 6, 8]]  # 9 entries for lines of 5 -> 5 for lines of 3
     want = equation_2(module, query, [reference], [torch.ones(1, 1, 2, 3)], table, 0)
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
-def test_other_axis_of_the_transposed_picture():
+def test_the_other_axis_equals_the_transposed_image():
     along_w, along_h = axial("w"), axial("h")
     query, reference = torch.randn(2, 8, 4, 5), torch.randn(2, 8, 4, 5)
-    want, _ = along_w(query, along_w.keys([of_cells(reference)]))
-    got, _ = along_h(query.mT, along_h.keys([of_cells(reference.mT)]))
+    want, _ = along_w(query, along_w.keys_values([reference_of(reference)]))
+    got, _ = along_h(query.mT, along_h.keys_values([reference_of(reference.mT)]))
     torch.testing.assert_close(got.mT, want)
 
 
 def module_of(**changes):
     torch.manual_seed(0)
     module = xcnet_attention.AttentionModule(xcnet.Config(width=16, heads=2, **changes), 5).eval()
-    disturb(module)
+    randomize(module)
     return module
 
 
 @pytest.mark.parametrize("second_kv", ["reference", "fused"])
 @torch.inference_mode()
-def test_the_module_of_the_transposed_picture(second_kv):
-    """Width first then height is, transposed, height first then width."""
+def test_swapped_axes_equal_the_transposed_image(second_kv):
+    """Width before height equals height before width on the transposed image."""
     module = module_of(second_kv=second_kv)
     target, reference = torch.randn(2, 16, 4, 6), torch.randn(2, 16, 4, 6)
-    want, _ = module(target, module.keys([of_cells(reference)], (4, 6)))
+    want, _ = module(target, module.keys_values([reference_of(reference)], (4, 6)))
     module.first.axis, module.second.axis = "h", "w"
-    got, _ = module(target.mT, module.keys([of_cells(reference.mT)], (6, 4)))
+    got, _ = module(target.mT, module.keys_values([reference_of(reference.mT)], (6, 4)))
     torch.testing.assert_close(got.mT, want, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(want, module(target, module.keys([of_cells(reference)], (4, 6)))[0])
+    assert not torch.allclose(
+        want, module(target, module.keys_values([reference_of(reference)], (4, 6)))[0]
+    )
 
 
 @pytest.mark.parametrize("stack", [1, 2])
 @pytest.mark.parametrize(
-    ("changes", "seen"),
+    ("changes", "visible"),
     [({}, 6 + 5 - 1), ({"second_kv": "fused"}, 6 * 5), ({"attention": ("standard",) * 3}, 6 * 5)],
     ids=["literal", "fused", "standard"],
 )
-def test_receptive_field(changes, seen, stack):
-    """Keys and values of the reference on both axes: a row and a column of it, however often."""
+def test_receptive_field(changes, visible, stack):
+    """With reference keys on both axes: one row and one column, however often applied."""
     module, reference = module_of(**changes), torch.randn(1, 16, 6, 5, requires_grad=True)
     x = torch.randn(1, 16, 6, 5)
     for _ in range(stack):
-        x, _ = module(x, module.keys([of_cells(reference)], (6, 5)))
+        x, _ = module(x, module.keys_values([reference_of(reference)], (6, 5)))
     x[0, :, 2, 3].sum().backward()
     cells = reference.grad[0].abs().sum(0) > 0
-    assert cells.sum() == seen
+    assert cells.sum() == visible
     assert cells[2].all() and cells[:, 3].all()
 
 
@@ -430,7 +438,7 @@ def test_receptive_field(changes, seen, stack):
 def test_standard_attention_is_equation_1():
     torch.manual_seed(0)
     module = xcnet_attention.StandardAttention(xcnet.Config(width=16, heads=2))
-    disturb(module)
+    randomize(module)
     plain = nn.MultiheadAttention(16, 2, batch_first=True)
     plain.load_state_dict(
         {
@@ -444,7 +452,7 @@ def test_standard_attention_is_equation_1():
         torch.randn(2, 16, 3, 4),
         [torch.randn(2, 16, 5, 2), torch.randn(2, 16, 1, 6)],
     )
-    got, _ = module(query, module.keys([of_cells(r) for r in references]))
+    got, _ = module(query, module.keys_values([reference_of(r) for r in references]))
     cells = torch.cat([r.flatten(2) for r in references], dim=2).mT
     want, _ = plain(query.flatten(2).mT, cells, cells)
     torch.testing.assert_close(got, want.mT.unflatten(2, (3, 4)), atol=1e-5, rtol=1e-5)
@@ -452,143 +460,143 @@ def test_standard_attention_is_equation_1():
 
 @pytest.mark.parametrize("attention", ["axial", "standard"])
 @torch.inference_mode()
-def test_traces_are_what_attention_looks_at(attention):
-    """They are mixed like values, heads averaged: a constant arrives as it is."""
+def test_moments_are_averaged_by_attention(attention):
+    """With the mean weights of all heads: a constant stays constant."""
     module = module_of(attention=(attention,) * 3)
-    traces = torch.stack([torch.full((2, 4, 6), 7.0), torch.arange(48.0).view(2, 4, 6)], dim=1)
-    reference = xcnet_attention.Reference(torch.randn(2, 16, 4, 6), None, traces)
-    _, arrived = module(torch.randn(2, 16, 4, 6), module.keys([reference], (4, 6)))
-    assert arrived.shape == (2, 2, 4, 6)
-    torch.testing.assert_close(arrived[:, 0], torch.full((2, 4, 6), 7.0))
-    assert (arrived[0, 1] >= 0).all() and (arrived[0, 1] <= 23).all()
-    assert (arrived[1, 1] >= 24).all() and (arrived[1, 1] <= 47).all()
+    moments = torch.stack([torch.full((2, 4, 6), 7.0), torch.arange(48.0).view(2, 4, 6)], dim=1)
+    reference = xcnet_attention.Reference(torch.randn(2, 16, 4, 6), None, moments)
+    _, attended = module(torch.randn(2, 16, 4, 6), module.keys_values([reference], (4, 6)))
+    assert attended.shape == (2, 2, 4, 6)
+    torch.testing.assert_close(attended[:, 0], torch.full((2, 4, 6), 7.0))
+    assert (attended[0, 1] >= 0).all() and (attended[0, 1] <= 23).all()
+    assert (attended[1, 1] >= 24).all() and (attended[1, 1] <= 47).all()
 
 
-# --- Reading and answering -----------------------------------------------------------------------
+# --- Prediction ----------------------------------------------------------------------------------
 
 
-def test_answer_is_the_finest_prediction(network):
-    target, reference = gray(picture(1, 2)), picture(2, 2)
+def test_predict_gives_the_finest_prediction(network):
+    target, reference = gray(image(1, 2)), image(2, 2)
     with torch.inference_mode():
         finest = network(target, reference)[0]
-    got = answer(network, target, [reference])
+    got = predict(network, target, [reference])
     torch.testing.assert_close(got.ab, 110 * finest, atol=1e-3, rtol=1e-4)
 
 
 def test_one_reference_serves_a_batch(network):
-    target, reference = gray(picture(1, 3, 64, 80)), picture(2)
+    target, reference = gray(image(1, 3, 64, 80)), image(2)
     with torch.inference_mode():
-        evidence = network.read([reference], (64, 80))
-        together = network.answer(target, evidence)
-        apart = [network.answer(one[None], evidence) for one in target]
+        encoded = network.encode_references([reference], (64, 80))
+        together = network.predict(target, encoded)
+        apart = [network.predict(image[None], encoded) for image in target]
     for got, want in zip(together, zip(*apart, strict=True), strict=True):
         torch.testing.assert_close(got, torch.cat(want), atol=1e-3, rtol=1e-3)
 
 
 def test_batch_equals_pairs_one_by_one(network):
-    target, reference = gray(picture(1, 3)), picture(2, 3)
-    together = answer(network, target, [reference])
-    apart = [answer(network, t[None], [r[None]]) for t, r in zip(target, reference, strict=True)]
+    target, reference = gray(image(1, 3)), image(2, 3)
+    together = predict(network, target, [reference])
+    apart = [predict(network, t[None], [r[None]]) for t, r in zip(target, reference, strict=True)]
     for got, want in zip(together, zip(*apart, strict=True), strict=True):
         torch.testing.assert_close(got, torch.cat(want), atol=1e-3, rtol=1e-3)
 
 
-def test_two_equal_references_are_one(network):
-    target, reference = gray(picture(1)), picture(2)
-    once, twice = (answer(network, target, [reference] * n) for n in (1, 2))
-    if network.kernel:  # to the guess it is twice the evidence
+def test_two_equal_references_act_as_one(network):
+    target, reference = gray(image(1)), image(2)
+    once, twice = (predict(network, target, [reference] * n) for n in (1, 2))
+    if network.kernel:  # for the color prior it is twice the evidence
         assert (twice.ab - once.ab).abs().mean() < 0.1 * once.ab.std()
         return
     for got, want in zip(twice, once, strict=True):
         torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)
 
 
-def test_the_reference_counts(network):
-    """What comes of it depends on the reference's colours, not only on its L."""
-    target, reference = gray(picture(1)), picture(2)
+def test_the_reference_colors_matter(network):
+    """The result depends on the reference's ab, not only on its L."""
+    target, reference = gray(image(1)), image(2)
     other = torch.cat([reference[:, :1], -reference[:, 1:]], dim=1)
-    one, two = (answer(network, target, [r]).ab for r in (reference, other))
+    one, two = (predict(network, target, [r]).ab for r in (reference, other))
     if network.config.reference_color:
         assert (one - two).abs().mean() > 0.1
-    else:  # its backbone looks at L alone
+    else:  # the backbone reads L only
         torch.testing.assert_close(one, two)
 
 
 # --- Trust and confidence ------------------------------------------------------------------------
 
 
-def test_colours_without_trust_do_not_matter(network):
-    target, reference, trust = gray(picture(1)), picture(2), torch.ones(1, 1, 64, 64)
+def test_colors_without_trust_do_not_matter(network):
+    target, reference, trust = gray(image(1)), image(2), torch.ones(1, 1, 64, 64)
     trust[..., :32] = 0
     other = reference.clone()
-    other[:, 1:, :, :32] = picture(3)[:, 1:, :, :32]  # the same L
-    one, two = (answer(network, target, [r], [trust]) for r in (reference, other))
+    other[:, 1:, :, :32] = image(3)[:, 1:, :, :32]  # the same L
+    one, two = (predict(network, target, [r], [trust]) for r in (reference, other))
     for got, want in zip(one, two, strict=True):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
-    full = answer(network, target, [reference])
+    full = predict(network, target, [reference])
     assert (full.ab - one.ab).abs().max() > 1e-3
 
 
-def test_full_trust_is_the_rule(network):
-    target, reference = gray(picture(1)), picture(2)
+def test_full_trust_is_the_default(network):
+    target, reference = gray(image(1)), image(2)
     plain, full = (
-        answer(network, target, [reference], [t]) for t in (None, torch.ones(1, 1, 64, 64))
+        predict(network, target, [reference], [t]) for t in (None, torch.ones(1, 1, 64, 64))
     )
     for got, want in zip(full, plain, strict=True):
         torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)
 
 
-def test_a_reference_without_trust_leaves_the_word_to_the_other(network):
-    target, reference, strange = gray(picture(1)), picture(2), picture(3)
-    want = answer(network, target, [reference])
+def test_a_reference_without_trust_is_ignored(network):
+    target, reference, untrusted = gray(image(1)), image(2), image(3)
+    want = predict(network, target, [reference])
     trusts = [None, torch.zeros(1, 1, 64, 64)]
-    got = answer(network, target, [reference, strange], trusts)
-    # Not nothing (FAINT): the strange one may be much more alike.
+    got = predict(network, target, [reference, untrusted], trusts)
+    # Not exactly zero (MIN_TRUST): the untrusted reference may be much more similar.
     assert (got.ab - want.ab).abs().mean() < 0.1 * want.ab.std() + 1e-3
 
 
 def test_confidence_without_trust_is_zero(network):
-    target, reference = gray(picture(1)), picture(2)
-    got = answer(network, target, [reference], [torch.zeros(1, 1, 64, 64)])
+    target, reference = gray(image(1)), image(2)
+    got = predict(network, target, [reference], [torch.zeros(1, 1, 64, 64)])
     assert torch.equal(got.confidence, torch.zeros(1, 1, 16, 16))
 
 
-def test_likeness_knows_the_picture_itself_from_noise(network):
-    """Cosines of the most similar places at two levels, and their means over the picture."""
-    target, reference, cosines = gray(picture(1)), picture(1), [1, 2, 5, 6]
+def test_cosine_cues_separate_the_image_itself_from_noise(network):
+    """The best cosines at two levels, and their means over the image."""
+    target, reference, cosines = gray(image(1)), image(1), [1, 2, 5, 6]
     noise = 2 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5)) - 1
-    itself, other = (answer(network, target, [r]) for r in (reference, noise))
+    itself, other = (predict(network, target, [r]) for r in (reference, noise))
     for got in (itself, other):
         assert (got.confidence >= 0).all() and (got.confidence <= 1).all()
-        means = got.clues[:, 1:3].mean(dim=(2, 3), keepdim=True).expand(-1, -1, 16, 16)
-        torch.testing.assert_close(got.clues[:, 5:], means)
-    torch.testing.assert_close(itself.clues[:, cosines], torch.ones(1, 4, 16, 16))
+        means = got.cues[:, 1:3].mean(dim=(2, 3), keepdim=True).expand(-1, -1, 16, 16)
+        torch.testing.assert_close(got.cues[:, 5:], means)
+    torch.testing.assert_close(itself.cues[:, cosines], torch.ones(1, 4, 16, 16))
     sure, unsure = (
         match_confidence.confidence(
-            torch.ones(1, 1, 16, 16), got.clues[:, cosines], (-6, 1, 1, 3, 3)
+            torch.ones(1, 1, 16, 16), got.cues[:, cosines], (-6, 1, 1, 3, 3)
         )
         for got in (itself, other)
     )
     assert (sure > unsure).float().mean() > 0.9
 
 
-def test_clues_from_the_reference_s_colours(network):
-    """A reference of one colour leaves no doubt about what is attended to and what is most like."""
-    target, plain = gray(picture(1)), picture(2)
+def test_color_cues_of_a_uniform_reference(network):
+    """A reference of one color: no deviation, and the distance from that color."""
+    target, plain = gray(image(1)), image(2)
     plain[:, 1], plain[:, 2] = 0.3, -0.2
-    got, unsure = (answer(network, target, [r]) for r in (plain, picture(2)))
-    assert got.clues[:, 0].max() < 0.5 < unsure.clues[:, 0].mean()  # deviation
+    got, unsure = (predict(network, target, [r]) for r in (plain, image(2)))
+    assert got.cues[:, 0].max() < 0.5 < unsure.cues[:, 0].mean()  # deviation
     distance = (got.ab - torch.tensor([33, -22]).view(2, 1, 1)).norm(dim=1).mean().item()
-    for apart in got.clues[:, 3:5].unbind(1):  # smoothed
-        assert apart.mean().item() == pytest.approx(distance, rel=0.2)
+    for cue in got.cues[:, 3:5].unbind(1):  # smoothed
+        assert cue.mean().item() == pytest.approx(distance, rel=0.2)
 
 
 def test_confidence_is_trust_times_sigmoid():
-    trust, clues = (
+    trust, cues = (
         torch.tensor([1.0, 0.5]).view(2, 1, 1, 1),
         torch.arange(1.0, 4.0).view(1, 3, 1, 1),
     )
-    sure = match_confidence.confidence(trust, clues, (-14, 1, 2, 3)).flatten()
+    sure = match_confidence.confidence(trust, cues, (-14, 1, 2, 3)).flatten()
     torch.testing.assert_close(sure, torch.tensor([0.5, 0.25]))
 
 
@@ -603,10 +611,11 @@ def test_confidence_is_trust_times_sigmoid():
         ({"vgg_input": "rgb"}, "vgg_input is 'rgb'; expected one of raw, imagenet"),
         ({"second_kv": "target"}, "second_kv is 'target'; expected one of reference, fused"),
         ({"compat": "program"}, "compat is 'program'; expected one of paper, xcnet"),
-        ({"attention": ("axial",)}, "expected 3 of axial, standard"),
-        ({"attention": ("axial", "axial", "full")}, "expected 3 of axial, standard"),
+        ({"attention": ("axial",)}, "attention is .*; expected 3 values"),
+        ({"attention": ("axial", "axial", "full")}, "'full'; expected one of axial, standard"),
+        ({"confidence": (1.0, 2.0)}, "confidence has 2 values; expected 8"),
         ({"width": 40}, "width is 40; expected a multiple of 16, twice the heads"),
-        ({"backbone": "convnext"}, "no full-size map; no full_res_head"),
+        ({"backbone": "convnext"}, "no full-size map; set full_res_head to False"),
     ],
 )
 def test_config_refuses(changes, sentence):
@@ -615,26 +624,26 @@ def test_config_refuses(changes, sentence):
 
 
 def test_network_refuses(mini_exemplar_network):
-    network, good = mini_exemplar_network, picture(1)
+    network, good = mini_exemplar_network, image(1)
     with pytest.raises(ValueError, match="no reference; give at least one"):
-        network.read([], (64, 64))
+        network.encode_references([], (64, 64))
     for bad in (good[0], good[:, :1]):
         with pytest.raises(ValueError, match=r"a reference has shape .*; expected \(G, 3, H, W\)"):
-            network.read([bad], (64, 64))
+            network.encode_references([bad], (64, 64))
         with pytest.raises(ValueError, match=r"the target has shape .*; expected \(B, 3, H, W\)"):
-            network.answer(bad, network.read([good], (64, 64)))
-    with pytest.raises(ValueError, match="a picture is 15x64; expected 16 or more"):
-        network.read([good], (64, 15))
-    with pytest.raises(ValueError, match="a picture is 64x15; expected 16 or more"):
-        network.read([good[:, :, :15]], (64, 64))
-    with pytest.raises(ValueError, match="a picture is 64x8; expected 16 or more"):
+            network.predict(bad, network.encode_references([good], (64, 64)))
+    with pytest.raises(ValueError, match="an image is 15x64 pixels; expected at least 16x16"):
+        network.encode_references([good], (64, 15))
+    with pytest.raises(ValueError, match="an image is 64x15 pixels; expected at least 16x16"):
+        network.encode_references([good[:, :, :15]], (64, 64))
+    with pytest.raises(ValueError, match="an image is 64x8 pixels; expected at least 16x16"):
         network(good[:, :, :8], good)
 
 
 # --- Files ---------------------------------------------------------------------------------------
 
 
-def test_own_file_keeps_config_and_numbers(network, tmp_path):
+def test_own_file_keeps_config_and_weights(network, tmp_path):
     path = tmp_path / "a.safetensors"
     info = {"architecture": "exemplar", "config": dataclasses.asdict(network.config)}
     path.write_bytes(checkpoint.to_bytes(network.state_dict(), info))
@@ -652,7 +661,7 @@ def test_presets_are_json(name):
 
 
 def small_published(fill, positions):
-    """A narrow network of the published form, and its state dict under the published names."""
+    """Return a narrow network of the published form, and its state dict with published names."""
     heads, width = (2, 16) if positions else (8, 32)
     scale = 1.0 if positions else (width / heads) ** -0.5
     config = xcnet.Config(
@@ -664,8 +673,10 @@ def small_published(fill, positions):
         if name.endswith(".flatten_index"):
             state[name] = torch.zeros(shape, dtype=torch.int64)
             continue
-        tensor = ours[rename(name.replace(".module.0.", ".module.1."), xcnet_convert._RENAME)]
-        if name.endswith(".relative"):  # the program counts backwards in two of three tables
+        tensor = ours[
+            rename_key(name.replace(".module.0.", ".module.1."), xcnet_convert.PUBLISHED_NAMES)
+        ]
+        if name.endswith(".relative"):  # the program reverses two of the three tables
             d = width // heads // 2
             q, k, v = tensor.T.split([d, d, 2 * d])
             tensor = torch.cat([q.flip(1), k, v.flip(1)])
@@ -677,29 +688,29 @@ def small_published(fill, positions):
     ("form", "positions"), [("published", True), ("published", False), ("module.", True)]
 )
 def test_every_published_form_loads(fill, tmp_path, form, positions):
-    """Built small, saved as published, detected, loaded: same config, same output."""
+    """Build small, save as published, detect and load: same config, same output."""
     network, state = small_published(fill, positions)
-    given = {"model_state_dict": state, "epoch": 89, "step": 1}
+    content = {"model_state_dict": state, "epoch": 89, "step": 1}
     if form == "module.":
-        given = {f"module.{key}": tensor for key, tensor in state.items()}
-    torch.save(given, tmp_path / "xcnet_model.pth")
+        content = {f"module.{key}": tensor for key, tensor in state.items()}
+    torch.save(content, tmp_path / "xcnet_model.pth")
     loaded, spec, info = registry.load(tmp_path / "xcnet_model.pth")
     assert loaded.config == network.config
     assert not loaded.training and spec.role == "exemplar" and spec.aligned and info == {}
-    target, reference = gray(picture(1, 1, 32, 48)), picture(2, 1, 32, 48)
+    target, reference = gray(image(1, 1, 32, 48)), image(2, 1, 32, 48)
     with torch.inference_mode():
         for got, want in zip(loaded(target, reference), network(target, reference), strict=True):
             torch.testing.assert_close(got, want)
 
 
-def test_the_second_of_two_unequal_modules_counts():
-    """The program reads module.1 last; a file in which they differ is none of its own."""
+def test_the_second_of_two_unequal_modules_is_kept():
+    """The program reads module.1 last."""
     state = {
         "att3.module.1.bn_tgt.bias": torch.ones(2),
         "att3.module.0.bn_tgt.bias": torch.zeros(2),
     }
-    for some in (state, dict(reversed(state.items()))):
-        converted = xcnet.convert(some)
+    for ordered in (state, dict(reversed(state.items()))):
+        converted = xcnet.convert(ordered)
         assert converted.keys() == {"attention.3.0.target_norm.bias"}
         assert torch.equal(converted["attention.3.0.target_norm.bias"], torch.ones(2))
     assert len(state) == 2
@@ -719,10 +730,10 @@ def test_detection_is_exclusive(fill):
         "colorformer": colorformer,
         "xcnet": xcnet,
     }
-    for name, own in manifests.items():
+    for name, expected in manifests.items():
         keys = {key for key, _, _ in fill["load_manifest"](name)["tensors"]}
         for module in manifests.values():
-            assert module.detect(keys) == (module is own)
+            assert module.detect(keys) == (module is expected)
 
 
 # --- Training ------------------------------------------------------------------------------------
@@ -730,13 +741,12 @@ def test_detection_is_exclusive(fill):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_training_reaches_every_parameter(name, mini_exemplar_config):
-    """No part of the paper's figure is left out of the graph."""
+    """Every parameter receives a gradient."""
     config = variant(mini_exemplar_config, name)
     torch.manual_seed(0)
     network = registry.build("exemplar", config)
-    xcnet.initialise(network)
-    made = network(gray(picture(1, 2)), picture(2, 2))
-    sum(ab.square().mean() for ab in made).backward()
+    xcnet.initialize(network)
+    sum(ab.square().mean() for ab in network(gray(image(1, 2)), image(2, 2))).backward()
     without = [
         name
         for name, p in network.named_parameters()
@@ -745,12 +755,11 @@ def test_training_reaches_every_parameter(name, mini_exemplar_config):
     assert not without
 
 
-def test_start_values_leave_attention_undecided(mini_exemplar_config):
-    """With the program's own the softmax is saturated from the start."""
+def test_initial_attention_is_not_saturated(mini_exemplar_config):
     config = dataclasses.replace(mini_exemplar_config, width=64, heads=4)
     torch.manual_seed(0)
     network = registry.build("exemplar", config)
-    xcnet.initialise(network)
+    xcnet.initialize(network)
     for module in network.modules():
         if isinstance(module, xcnet_attention.AxialAttention):
             assert module.project_in.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
@@ -760,21 +769,23 @@ def test_start_values_leave_attention_undecided(mini_exemplar_config):
 
 
 def test_fused_ignores_lines_without_trust():
-    """What the first axis finds in a line of nothing but untrusted cells is not to be trusted."""
+    """The first axis passes on the trust of the lines that it read."""
     module, features = module_of(second_kv="fused"), torch.randn(1, 16, 6, 5)
     trust, other = torch.ones(1, 1, 6, 5), features.clone()
     trust[:, :, :2] = 0
     other[:, :, :2] = torch.randn(1, 16, 2, 5)
-    traces, target = torch.cat([trust, torch.zeros(1, 3, 6, 5)], 1), torch.randn(1, 16, 6, 5)
+    moments, target = torch.cat([trust, torch.zeros(1, 3, 6, 5)], 1), torch.randn(1, 16, 6, 5)
     one, two = (
-        module(target, module.keys([xcnet_attention.Reference(x, trust, traces)], (6, 5)))[0]
+        module(target, module.keys_values([xcnet_attention.Reference(x, trust, moments)], (6, 5)))[
+            0
+        ]
         for x in (features, other)
     )
     assert (one - two).abs().mean() < 0.1 * one.std()
 
 
 def test_a_file_that_keeps_one_name_of_a_module(fill):
-    """As safetensors writes shared tensors: once."""
+    """Safetensors stores shared tensors once."""
     tensors = published_tensors(fill, positions=True)
     whole = {name: torch.empty(shape, device="meta") for name, shape, *_ in tensors}
     once = {name: tensor for name, tensor in whole.items() if ".module.1." not in name}
@@ -783,28 +794,28 @@ def test_a_file_that_keeps_one_name_of_a_module(fill):
     assert xcnet.convert(once).keys() == xcnet.convert(whole).keys()
 
 
-def test_a_line_of_one_cell_has_the_middle_position():
+def test_a_line_of_one_cell_uses_the_middle_position():
     attention = axial(length=5)
-    numbers = torch.arange(9.0)[:, None].expand(9, attention.relative.shape[1])
-    attention.relative = torch.nn.Parameter(numbers.clone())
-    for table in attention._tables(1, torch.float32):
+    entries = torch.arange(9.0)[:, None].expand(9, attention.relative.shape[1])
+    attention.relative = torch.nn.Parameter(entries.clone())
+    for table in attention.position_tables(1, torch.float32):
         assert (table == 4).all()
 
 
 def test_references_come_in_groups_of_one_size(mini_exemplar_network):
     with pytest.raises(ValueError, match="groups of 1 and 2"):
-        mini_exemplar_network.read([picture(0), picture(1, batch=2)], (64, 64))
+        mini_exemplar_network.encode_references([image(0), image(1, batch=2)], (64, 64))
 
 
-# --- The guess -----------------------------------------------------------------------------------
+# --- The color prior -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def guessing(mini_exemplar_config):
-    """A miniature that has seen no training: its kernel goes by place and lightness."""
+def with_prior(mini_exemplar_config):
+    """An untrained miniature: its kernel uses position and lightness."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = dataclasses.replace(mini_exemplar_config, told=400)
+        config = dataclasses.replace(mini_exemplar_config, cells_per_reference=400)
         return registry.build("exemplar", config).eval()
 
 
@@ -813,50 +824,51 @@ def cells(lab):
 
 
 @torch.no_grad()
-def test_a_guess_takes_colours_from_where_the_reference_is_alike(guessing):
-    """Of a picture that is its own reference the more, even by a kernel that is not trained."""
-    own, other = picture(1), picture(2)
-    size = own.shape[2:]
-    known, foreign = (guessing.read([lab], size).known for lab in (own, other))
-    guess, strange = (guessing.guess(own, k) for k in (known, foreign))
-    assert guess.shape == (1, 3, 32, 32)
-    error, wrong = ((x[:, :2] - cells(own)).square().mean() for x in (guess, strange))
-    assert error < 0.6 * wrong
-    assert guess[:, 2].mean() > strange[:, 2].mean() > 0 and guess[:, 2].max() <= 1
+def test_the_prior_takes_colors_from_similar_cells(with_prior):
+    """An image is its own best reference, even with an untrained kernel."""
+    target, other = image(1), image(2)
+    itself, unrelated = (
+        with_prior.predict_prior(target, with_prior.encode_references([lab], (64, 64)).posterior)
+        for lab in (target, other)
+    )
+    assert itself.shape == (1, 3, 32, 32)
+    error, larger = ((x[:, :2] - cells(target)).square().mean() for x in (itself, unrelated))
+    assert error < 0.6 * larger
+    assert itself[:, 2].mean() > unrelated[:, 2].mean() > 0 and itself[:, 2].max() <= 1
 
 
 @torch.no_grad()
-def test_what_is_not_to_be_trusted_gives_no_colour_to_a_guess(guessing):
-    reference = picture(1)
+def test_cells_without_trust_do_not_affect_the_prior(with_prior):
+    reference = image(1)
     reference[:, 1:, :, :32], reference[:, 1:, :, 32:] = 0.4, -0.4
     trust = torch.zeros(1, 1, 64, 64)
     trust[..., :32] = 1
-    known = guessing.read([reference], (64, 64), [trust]).known
-    assert guessing.guess(picture(3), known)[:, :2].min() > 0
-    known = guessing.read([reference, reference], (64, 64), [trust, 1 - trust]).known
-    assert guessing.guess(picture(3), known)[:, :2].min() < 0
+    encoded = with_prior.encode_references([reference], (64, 64), [trust])
+    assert with_prior.predict_prior(image(3), encoded.posterior)[:, :2].min() > 0
+    encoded = with_prior.encode_references([reference] * 2, (64, 64), [trust, 1 - trust])
+    assert with_prior.predict_prior(image(3), encoded.posterior)[:, :2].min() < 0
 
 
 @torch.no_grad()
-def test_a_guess_can_be_given(guessing):
-    target, reference = picture(1, 2), picture(2, 2)
-    known = guessing.read([reference], (64, 64)).known
-    made = guessing(gray(target), reference)
-    given = guessing(gray(target), reference, guess=guessing.guess(target, known))
-    for a, b in zip(made, given, strict=True):
+def test_a_prior_can_be_passed(with_prior):
+    target, reference = image(1, 2), image(2, 2)
+    encoded = with_prior.encode_references([reference], (64, 64))
+    want = with_prior(gray(target), reference)
+    prior = with_prior.predict_prior(target, encoded.posterior)
+    for a, b in zip(with_prior(gray(target), reference, prior=prior), want, strict=True):
         torch.testing.assert_close(a, b)
-    finest = guessing(gray(target), reference, guess=torch.zeros(2, 3, 32, 32))[0]
-    assert (finest - made[0]).abs().max() > 1e-3
+    finest = with_prior(gray(target), reference, prior=torch.zeros(2, 3, 32, 32))[0]
+    assert (finest - want[0]).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_an_answer_lies_between_guess_and_own_colour(guessing):
-    x, own = torch.randn(1, 16, 8, 8), torch.rand(1, 2, 8, 8)
-    guess = torch.rand(1, 3, 8, 8) - 1
-    mixed = guessing.blend(x, own, guess)
-    assert (mixed <= own).all() and (mixed >= guess[:, :2]).all()
+def test_a_blend_lies_between_prior_and_prediction(with_prior):
+    x, ab = torch.randn(1, 16, 8, 8), torch.rand(1, 2, 8, 8)
+    prior = torch.rand(1, 3, 8, 8) - 1
+    mixed = with_prior.blend(x, ab, prior)
+    assert (mixed <= ab).all() and (mixed >= prior[:, :2]).all()
 
 
-def test_a_guess_has_no_full_size(mini_exemplar_config):
-    with pytest.raises(ValueError, match="a guess has half the picture's sides"):
+def test_a_prior_has_no_full_size(mini_exemplar_config):
+    with pytest.raises(ValueError, match="the color prior has half the image's height and width"):
         dataclasses.replace(xcnet.Config(), kernel=mini_exemplar_config.kernel)

@@ -9,22 +9,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.request import Request
 
+import filelock
 import pytest
 from comfyui_colorist import load_model
 from comfyui_colorist.model_defs.checkpoint import SUFFIXES, CheckpointError
 from comfyui_colorist.model_store import catalog, download, resolve
 
-SERVING = Path(__file__).resolve().parents[1] / "serving.py"
-serving = SimpleNamespace(**runpy.run_path(str(SERVING)))
+FILE_SERVER = Path(__file__).resolve().parents[1] / "file_server.py"
+file_server = SimpleNamespace(**runpy.run_path(str(FILE_SERVER)))
 CONTENT = bytes(range(256)) * 4000  # a megabyte, many chunks
 
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in (*download.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+    for name in (*download.OFFLINE_VARIABLES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    running = serving.FileServer(CONTENT)
+    monkeypatch.setattr(download, "RETRY_DELAY", 0.0)
+    running = file_server.FileServer(CONTENT)
     yield running
     running.close()
 
@@ -55,7 +56,7 @@ def left(folder: Path) -> list[str]:
 # --- What comes --------------------------------------------------------------------------------
 
 
-def test_a_file_comes_whole(server, known, folder, caplog):
+def test_complete_download(server, known, folder, caplog):
     told = []
     with caplog.at_level(logging.INFO):
         path = download.fetch(
@@ -69,7 +70,7 @@ def test_a_file_comes_whole(server, known, folder, caplog):
     assert known.url(server.url) in caplog.text and "MIT" in caplog.text
 
 
-def test_a_file_that_is_there_is_left_alone(server, known, folder):
+def test_existing_file_is_kept(server, known, folder):
     folder.mkdir()
     (folder / known.file).write_bytes(b"put here by hand")
     download.fetch(known, folder, base=server.url)
@@ -77,7 +78,7 @@ def test_a_file_that_is_there_is_left_alone(server, known, folder):
     assert server.asked == []
 
 
-def test_it_goes_on_where_it_was(server, known, folder):
+def test_resume(server, known, folder):
     part_of(folder, CONTENT[:300_000])
     told = []
     download.fetch(known, folder, base=server.url, progress=lambda *now: told.append(now))
@@ -87,28 +88,28 @@ def test_it_goes_on_where_it_was(server, known, folder):
     assert left(folder) == [known.file]
 
 
-def test_a_server_without_ranges_begins_anew(server, known, folder):
+def test_server_without_range_requests(server, known, folder):
     part_of(folder, b"x" * 300_000)
     server.ranges = False
     download.fetch(known, folder, base=server.url)
     assert (folder / known.file).read_bytes() == CONTENT
 
 
-def test_a_part_that_is_whole_is_only_checked(server, known, folder):
+def test_complete_part_is_only_verified(server, known, folder):
     part_of(folder, CONTENT)
     download.fetch(known, folder, base=server.url)
     assert server.asked == []
     assert left(folder) == [known.file]
 
 
-def test_a_part_that_is_too_long_is_thrown_away(server, known, folder):
+def test_oversized_part_is_discarded(server, known, folder):
     part_of(folder, CONTENT + b"x")
     download.fetch(known, folder, base=server.url)
     assert server.asked == [""]
     assert (folder / known.file).read_bytes() == CONTENT
 
 
-def test_a_refused_range_begins_anew(server, known, folder):
+def test_rejected_range_starts_over(server, known, folder):
     part_of(folder, CONTENT[:300_000])
     server.status = [416]
     download.fetch(known, folder, base=server.url)
@@ -116,7 +117,7 @@ def test_a_refused_range_begins_anew(server, known, folder):
     assert (folder / known.file).read_bytes() == CONTENT
 
 
-def test_a_wrong_range_begins_anew(server, known, folder):
+def test_wrong_range_starts_over(server, known, folder):
     part_of(folder, CONTENT[:300_000])
     server.headers = {"Content-Range": f"bytes 5-9/{len(CONTENT)}"}
     download.fetch(known, folder, base=server.url)
@@ -124,15 +125,15 @@ def test_a_wrong_range_begins_anew(server, known, folder):
     assert (folder / known.file).read_bytes() == CONTENT
 
 
-def test_broken_connections_are_mended(server, known, folder, monkeypatch):
-    monkeypatch.setattr(download, "ENOUGH", 1)
+def test_broken_connections_are_resumed(server, known, folder, monkeypatch):
+    monkeypatch.setattr(download, "PROGRESS_BYTES", 1)
     server.cut = 400_000
     download.fetch(known, folder, base=server.url)
     assert server.asked == ["", "bytes=400000-", "bytes=800000-"]
     assert (folder / known.file).read_bytes() == CONTENT
 
 
-def test_a_busy_server_is_asked_again(server, known, folder):
+def test_busy_server_is_retried(server, known, folder):
     server.status = [503, 429]
     download.fetch(known, folder, base=server.url)
     assert len(server.asked) == 3
@@ -147,16 +148,16 @@ def refused(known, folder, server, **options) -> str:
     message = str(error.value)
     assert "\n" not in message
     assert str(folder) in message and known.file in message
-    assert known.url() in message or known.get in message
+    assert known.url() in message or known.source in message
     assert not (folder / known.file).exists()
     return message
 
 
-def test_a_truncated_transfer_is_kept(server, known, folder):
+def test_truncated_transfer_is_kept(server, known, folder):
     server.cut = 100_000
     message = refused(known, folder, server)
-    assert "connection" in message and "0 MB have come and are kept" in message
-    assert len(server.asked) == download.TRIES
+    assert "connection" in message and "0 MB were received and are kept" in message
+    assert len(server.asked) == download.MAX_FAILURES
     assert part_of(folder).read_bytes() == CONTENT[: 3 * 100_000]
     server.cut = 0
     download.fetch(known, folder, base=server.url)
@@ -171,7 +172,7 @@ def test_wrong_bytes_are_removed(server, known, folder):
     assert left(folder) == []
 
 
-def test_a_file_of_another_size_never_begins(server, known, folder):
+def test_file_of_another_size_is_not_downloaded(server, known, folder):
     part = part_of(folder, CONTENT[:300_000])
     for server.ranges in (True, False):
         server.content = CONTENT + b"x"
@@ -180,14 +181,14 @@ def test_a_file_of_another_size_never_begins(server, known, folder):
         assert part.read_bytes() == CONTENT[:300_000]
 
 
-def test_a_web_page_is_no_file(server, known, folder):
+def test_web_page_instead_of_file(server, known, folder):
     part = part_of(folder, CONTENT[:300_000])
     server.ranges, server.headers = False, {"Content-Type": "text/html; charset=utf-8"}
-    assert "a web page came instead" in refused(known, folder, server)
+    assert "a web page instead" in refused(known, folder, server)
     assert part.read_bytes() == CONTENT[:300_000]
 
 
-def test_a_missing_file(server, known, folder):
+def test_missing_file(server, known, folder):
     server.status = [404]
     assert "the server answers 404 Not Found" in refused(known, folder, server)
     assert len(server.asked) == 1
@@ -198,28 +199,28 @@ def test_no_network(server, known, folder):
     assert "no connection (" in refused(known, folder, server)
 
 
-def test_a_silent_server(server, known, folder, monkeypatch):
+def test_silent_server(server, known, folder, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.05)
     server.stall = 0.5
     assert "no connection (timed out)" in refused(known, folder, server)
 
 
-def test_no_room(server, known, folder, monkeypatch):
+def test_full_disk(server, known, folder, monkeypatch):
     usage = SimpleNamespace(free=len(CONTENT) - 1)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
-    assert "there is no room: 1 MB are needed, 1 MB are free." in refused(known, folder, server)
+    assert "the disk is full: 1 MB are needed, 1 MB are free." in refused(known, folder, server)
     assert server.asked == []
     part_of(folder).write_bytes(CONTENT[:2])  # what is there needs no room
     download.fetch(known, folder, base=server.url)
 
 
-def test_a_folder_that_cannot_be(server, known, tmp_path):
+def test_impossible_folder(server, known, tmp_path):
     (tmp_path / "models").write_bytes(b"a file")
     message = refused(known, tmp_path / "models" / "colorization", server)
     assert "Not a directory" in message
 
 
-@pytest.mark.parametrize("switch", [*download.SWITCHES, ""])
+@pytest.mark.parametrize("switch", [*download.OFFLINE_VARIABLES, ""])
 def test_offline(server, known, folder, monkeypatch, switch):
     if switch:
         monkeypatch.setenv(switch, "1")
@@ -228,7 +229,7 @@ def test_offline(server, known, folder, monkeypatch, switch):
     assert server.asked == []
 
 
-def test_a_stop_keeps_what_has_come(server, known, folder):
+def test_cancel_keeps_the_part(server, known, folder):
     class Stop(BaseException):
         pass
 
@@ -248,7 +249,7 @@ def test_a_stop_keeps_what_has_come(server, known, folder):
     assert (folder / known.file).read_bytes() == CONTENT
 
 
-def test_two_at_once_download_once(server, known, folder):
+def test_concurrent_calls_download_once(server, known, folder):
     server.stall = 0.3
     found = []
 
@@ -265,15 +266,15 @@ def test_two_at_once_download_once(server, known, folder):
     assert left(folder) == [known.file]
 
 
-def test_who_waits_can_be_stopped(server, known, folder):
+def test_waiting_can_be_cancelled(server, known, folder):
     def check():
         raise KeyboardInterrupt
 
     folder.mkdir()
     lock = folder / "mine.safetensors.lock"
-    with download._alone(lock, lambda: None), pytest.raises(KeyboardInterrupt):
+    with filelock.FileLock(lock), pytest.raises(KeyboardInterrupt):
         download.fetch(known, folder, base=server.url, check=check)
-    assert left(folder) == []
+    assert left(folder) == [lock.name]
 
 
 def test_only_https(server, known, folder, monkeypatch):
@@ -281,14 +282,14 @@ def test_only_https(server, known, folder, monkeypatch):
     with pytest.raises(download.DownloadError, match="HF_ENDPOINT must begin with https://"):
         download.fetch(known, folder)
     assert server.asked == []
-    follow = download._Redirects().redirect_request
+    follow = download._HttpsRedirects().redirect_request
     asked = Request("https://example.org/a")
     assert follow(asked, None, 302, "", {}, "https://example.org/b").full_url.endswith("/b")
-    with pytest.raises(download._Refused, match="http://example.org/b, which is not https"):
+    with pytest.raises(download._PermanentError, match="http://example.org/b, which is not https"):
         follow(asked, None, 302, "", {}, "http://example.org/b")
 
 
-def test_a_mirror(known, monkeypatch):
+def test_mirror(known, monkeypatch):
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     assert known.url() == "https://huggingface.co/somebody/models/resolve/1/mine"
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example.org/")
@@ -298,31 +299,33 @@ def test_a_mirror(known, monkeypatch):
 # --- The table ---------------------------------------------------------------------------------
 
 
-def test_the_table():
+def test_catalog():
     names = set()
     for name, known in catalog.PUBLISHED.items():
         assert known.name == name
-        assert known.licence and known.what and known.get
+        assert known.license and known.description and known.source
         assert known.role in ("automatic", "exemplar")
         assert Path(known.file).suffix in SUFFIXES
-        assert bool(known.bytes) == bool(known.sha256) == bool(known.path) == known.fetchable
-        assert all(len(digest) == 64 for digest in (known.sha256, *known.also) if digest)
+        assert bool(known.size) == bool(known.sha256) == bool(known.hub_path) == known.downloadable
+        assert all(
+            len(digest) == 64 for digest in (known.sha256, *known.equivalent_sha256) if digest
+        )
         names |= {known.file, name}
     assert len(names) == 2 * len(catalog.PUBLISHED)  # nothing answers to two
 
 
-def test_the_table_agrees_with_the_facts(reference):
+def test_catalog_agrees_with_the_reference_data(reference):
     for name, known in catalog.PUBLISHED.items():
         file = reference / f"{name.removesuffix('_no_pos')}.json"
         files = json.loads(file.read_bytes())["checkpoint"]["files"]
         assert known.file in {f["file"] for f in files} | {f"{name}.bin"}
         hashes = {f["sha256"]: f for f in files if "sha256" in f and "hub" not in f}
-        assert {known.sha256, *known.also} - {""} == set(hashes)
-        if known.fetchable:
+        assert {known.sha256, *known.equivalent_sha256} - {""} == set(hashes)
+        if known.downloadable:
             source = hashes[known.sha256]
             revision = source.get("revision", "main")
-            assert known.path == f"{source['repo']}/resolve/{revision}/{source['file']}"
-            assert known.bytes == source["bytes"]
+            assert known.hub_path == f"{source['repo']}/resolve/{revision}/{source['file']}"
+            assert known.size == source["bytes"]
 
 
 @pytest.mark.parametrize(
@@ -344,17 +347,17 @@ def test_the_table_agrees_with_the_facts(reference):
     ],
 )
 def test_names(name, found):
-    known = catalog.find(name)
+    known = catalog.find_published(name)
     assert (known and known.name) == found
 
 
-def test_what_is_at_hand():
+def test_find_installed():
     tiny = catalog.PUBLISHED["ddcolor_paper_tiny"]
     names = ["a.pth", "sub/ddcolor_paper_tiny.pth", "sub\\ddcolor_paper_tiny.bin"]
-    assert catalog.at_hand(tiny, names[:1]) is None
-    assert catalog.at_hand(tiny, names[:2]) == names[1]
-    assert catalog.at_hand(tiny, names) == names[2]  # its own ending first
-    assert catalog.marked(tiny) == "ddcolor_paper_tiny.bin (download 220 MB)"
+    assert catalog.find_installed(tiny, names[:1]) is None
+    assert catalog.find_installed(tiny, names[:2]) == names[1]
+    assert catalog.find_installed(tiny, names) == names[2]  # its own ending first
+    assert catalog.display_label(tiny) == "ddcolor_paper_tiny.bin (download 220 MB)"
 
 
 # --- Opening by name ---------------------------------------------------------------------------
@@ -375,42 +378,44 @@ def published(server, known, mini_file, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mine", "mine.safetensors", "mine.pth"])
-def test_load_brings_it(published, server, name, mini_network, capsys, tmp_path):
+def test_load_downloads(published, server, name, mini_network, capsys, tmp_path):
     network = load_model(name)
     assert network.config == mini_network.config
     assert (tmp_path / "installed" / "mine.safetensors").is_file()
-    assert "mine.safetensors: 0 of 0 MB" in capsys.readouterr().err
+    assert "mine.safetensors: " in capsys.readouterr().err
     load_model(name)
     assert len(server.asked) == 1
 
 
-def test_load_takes_what_is_there(published, server, mini_file, tmp_path):
+def test_load_finds_installed_files(published, server, mini_file, tmp_path):
     there = tmp_path / "installed" / "sub" / "mine.bin"
     there.parent.mkdir(parents=True)
     there.write_bytes(mini_file.read_bytes())
-    assert resolve.locate("mine") == resolve.locate("mine.pth") == there
+    assert resolve.model_path("mine") == resolve.model_path("mine.pth") == there
     assert server.asked == []
 
 
 def test_load_offline(published, server, monkeypatch):
     with pytest.raises(CheckpointError, match="downloads are switched off"):
-        resolve.locate("mine", offline=True)
+        resolve.model_path("mine", offline=True)
     monkeypatch.setenv("COLORIST_OFFLINE", "1")
     with pytest.raises(CheckpointError, match="downloads are switched off"):
         load_model("mine")
     assert server.asked == []
 
 
-def test_instructions_for_files_by_hand(monkeypatch, tmp_path):
+def test_manual_instructions(monkeypatch, tmp_path):
     monkeypatch.setenv("COLORIST_MODELS", str(tmp_path))
     for name, part in {
         "colorformer": "https://drive.google.com/drive/folders/1ktv0DJFteII4kLb7II0c88jW36aE_hBu",
         "xcnet_model.pth": "https://github.com/bbc/xcnet",
         "ddcolor_paper": "https://huggingface.co/piddnad/DDColor-models",
     }.items():
-        with pytest.raises(download.DownloadError, match="cannot be downloaded") as error:
+        with pytest.raises(
+            download.DownloadError, match="cannot be downloaded automatically"
+        ) as error:
             load_model(name)
-        file = catalog.find(name).file
+        file = catalog.find_published(name).file
         assert part in str(error.value)
         assert str(error.value).endswith(f"put it into {tmp_path} as {file}.")
 
@@ -419,10 +424,10 @@ def test_unknown_names_list_the_published_ones(monkeypatch, tmp_path):
     monkeypatch.setenv("COLORIST_MODELS", str(tmp_path))
     for name in ("nope", "./ddcolor_modelscope.pth", "sub/ddcolor_modelscope.pth"):
         with pytest.raises(CheckpointError, match="Published: ddcolor_modelscope, "):
-            resolve.locate(name)
+            resolve.model_path(name)
 
 
 def test_published_files_are_listed_by_role(tmp_path):
     (tmp_path / "xcnet_model.pth").write_bytes(b"x")
-    assert resolve.of_role(tmp_path / "xcnet_model.pth", "exemplar")
-    assert not resolve.of_role(tmp_path / "xcnet_model.pth", "automatic")
+    assert resolve.may_have_role(tmp_path / "xcnet_model.pth", "exemplar")
+    assert not resolve.may_have_role(tmp_path / "xcnet_model.pth", "automatic")

@@ -134,7 +134,7 @@ def test_interrupt_stops_between_images(host, colorizer, colorize, grey):
         if len(runs) == 2:
             host.mm.interrupt_current_processing(True)
 
-    colorizer.placement.patcher.model.register_forward_pre_hook(stop_during_second)
+    colorizer.device_manager.patcher.model.register_forward_pre_hook(stop_during_second)
     try:
         with pytest.raises(host.mm.InterruptProcessingException):
             colorize(grey(5))
@@ -152,8 +152,8 @@ def test_out_of_memory_halves_the_chunk(host, colorizer, colorize, grey, monkeyp
         if len(inputs[0]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    colorizer.placement.patcher.model.register_forward_pre_hook(fits_two)
-    monkeypatch.setattr(colorizer.placement, "images_at_once", lambda memory: 4)
+    colorizer.device_manager.patcher.model.register_forward_pre_hook(fits_two)
+    monkeypatch.setattr(colorizer.device_manager, "max_batch_size", lambda memory: 4)
     monkeypatch.setattr(host.mm, "soft_empty_cache", lambda force=False: emptied.append(1))
     torch.testing.assert_close(colorize(grey(4)), plain)
     assert sizes == [4, 2, 2]
@@ -164,9 +164,9 @@ def test_out_of_memory_on_one_image_says_what_to_do(colorizer, colorize, grey):
     def never_fits(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    colorizer.placement.patcher.model.register_forward_pre_hook(never_fits)
+    colorizer.device_manager.patcher.model.register_forward_pre_hook(never_fits)
     with pytest.raises(
-        MemoryError, match="out of memory on one picture of 56x40.*Lower the resolution"
+        MemoryError, match="out of memory on one image of 56x40.*Lower the resolution"
     ) as raised:
         colorize(grey(2))
     assert raised.value.__context__ is None  # holds no tensors of the failed run
@@ -176,6 +176,6 @@ def test_other_errors_pass_unchanged(colorizer, colorize, grey):
     def broken(*_):
         raise RuntimeError("shapes differ")
 
-    colorizer.placement.patcher.model.register_forward_pre_hook(broken)
+    colorizer.device_manager.patcher.model.register_forward_pre_hook(broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
         colorize(grey(1))

@@ -41,7 +41,7 @@ def exemplar(host, folder, exemplar_bytes):
 
 @pytest.fixture
 def network(exemplar):
-    return exemplar.placement.patcher.model
+    return exemplar.device_manager.patcher.model
 
 
 @pytest.fixture
@@ -59,14 +59,14 @@ def run(host, exemplar):
 @pytest.fixture
 def assured(network, monkeypatch):
     """Makes the network give one confidence everywhere: `assured(0.7)`."""
-    answer = network.answer
+    answer = network.predict
 
     def set_to(value):
         def answered(target, evidence):
             given = answer(target, evidence)
             return given._replace(confidence=torch.full_like(given.confidence, value))
 
-        monkeypatch.setattr(network, "answer", answered)
+        monkeypatch.setattr(network, "predict", answered)
 
     return set_to
 
@@ -97,7 +97,7 @@ def test_boxed_networks_are_listed_by_role_too(
     box.mkdir()
     (box / "automatic.safetensors").write_bytes(network_bytes())
     (box / "exemplar.safetensors").write_bytes(exemplar_bytes())
-    monkeypatch.setattr(paths, "BOX", box)
+    monkeypatch.setattr(paths, "BUNDLED_DIR", box)
     ahead = {name for name in listed(host, "LoadAutomatic") if "(download " in name}
     assert listed(host, "LoadAutomatic") - ahead == {"automatic"}
     assert listed(host, "LoadExemplar") == {"exemplar"}
@@ -112,16 +112,16 @@ def test_a_replaced_file_is_listed_as_what_it_now_is(host, folder, network_bytes
 
 
 def test_there_is_a_boxed_network(host, folder):
-    assert any(name in paths.boxed() for name in listed(host, "LoadExemplar"))
+    assert any(name in paths.bundled_models() for name in listed(host, "LoadExemplar"))
 
 
 def test_a_network_of_another_role_is_refused(host, folder, network_bytes, exemplar_bytes):
     (folder / "automatic.safetensors").write_bytes(network_bytes())
     (folder / "exemplar.safetensors").write_bytes(exemplar_bytes())
-    expected = "is a network of the role 'automatic' .*this node opens 'exemplar' networks"
+    expected = "is a model with the role 'automatic' .*this node loads 'exemplar' models"
     with pytest.raises(ValueError, match=expected):
         host.nodes.LoadExemplar.execute("automatic.safetensors", "auto")
-    expected = "is a network of the role 'exemplar' .*this node opens 'automatic' networks"
+    expected = "is a model with the role 'exemplar' .*this node loads 'automatic' models"
     with pytest.raises(ValueError, match=expected):
         host.nodes.LoadAutomatic.execute("exemplar.safetensors", "auto")
 
@@ -137,7 +137,7 @@ def test_only_listed_names_are_opened(host, folder, exemplar_bytes):
 def test_precision(host, folder, exemplar_bytes):
     (folder / "mini.safetensors").write_bytes(exemplar_bytes())
     loaded = host.nodes.LoadExemplar.execute("mini.safetensors", "bf16").args[0]
-    assert {p.dtype for p in loaded.placement.patcher.model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in loaded.device_manager.patcher.model.parameters()} == {torch.bfloat16}
 
 
 # ---- the picture ----
@@ -237,16 +237,18 @@ def test_a_batch_of_references_serves_every_photo(run, grey):
 
 
 def test_references_are_read_once_for_all_frames(run, grey, network, monkeypatch):
-    reads, frames, read, answer = [], [], network.read, network.answer
-    monkeypatch.setattr(network, "read", lambda r, *rest: reads.append(len(r)) or read(r, *rest))
-    monkeypatch.setattr(network, "answer", lambda t, e: frames.append(len(t)) or answer(t, e))
+    reads, frames, read, answer = [], [], network.encode_references, network.predict
+    monkeypatch.setattr(
+        network, "encode_references", lambda r, *rest: reads.append(len(r)) or read(r, *rest)
+    )
+    monkeypatch.setattr(network, "predict", lambda t, e: frames.append(len(t)) or answer(t, e))
     run(grey(5), reference(2), reference_2=reference(1, 20, 90, seed=3))
     assert reads == [3]
     assert sum(frames) == 5
 
 
 def test_a_grey_reference_of_one_channel_is_refused(run, grey):
-    with pytest.raises(ValueError, match="one channel, which is grey; expected a colour picture"):
+    with pytest.raises(ValueError, match="is gray; expected a color image"):
         run(grey(1), reference(channels=1))
 
 
@@ -319,7 +321,9 @@ def test_one_mask_for_all_references_or_one_each(run, grey, hidden):
     shared, _ = run(grey(1), pair, ignore=mask)
     each, _ = run(grey(1), pair, ignore=mask.expand(2, -1, -1))
     assert torch.equal(shared, each)
-    with pytest.raises(ValueError, match="'ignore in reference' has 3 masks for 2 references; gi"):
+    with pytest.raises(
+        ValueError, match="'ignore in reference' has 3 masks for 2 reference images"
+    ):
         run(grey(1), pair, ignore=mask.expand(3, -1, -1))
 
 
@@ -365,7 +369,7 @@ def test_the_threshold_goes_from_never_to_everywhere(run, grey, colorizer, assur
 
 
 def test_the_published_finish_takes_no_fallback(run, grey, colorizer):
-    with pytest.raises(ValueError, match="it takes no fallback"):
+    with pytest.raises(ValueError, match="supports no fallback"):
         run(grey(1), colorizer=colorizer, finish="published")
 
 
@@ -404,7 +408,7 @@ def test_progress_counts_images(host, run, grey, monkeypatch):
 
 
 def test_interrupt_stops_between_images(host, run, grey, network, monkeypatch):
-    runs, answer = [], network.answer
+    runs, answer = [], network.predict
 
     def stop_during_second(target, evidence):
         runs.append(1)
@@ -412,7 +416,7 @@ def test_interrupt_stops_between_images(host, run, grey, network, monkeypatch):
             host.mm.interrupt_current_processing(True)
         return answer(target, evidence)
 
-    monkeypatch.setattr(network, "answer", stop_during_second)
+    monkeypatch.setattr(network, "predict", stop_during_second)
     try:
         with pytest.raises(host.mm.InterruptProcessingException):
             run(grey(5))
@@ -425,8 +429,8 @@ def test_out_of_memory_on_one_image_says_what_to_do(run, grey, network, monkeypa
     def never_fits(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    monkeypatch.setattr(network, "answer", never_fits)
+    monkeypatch.setattr(network, "predict", never_fits)
     with pytest.raises(
-        MemoryError, match="out of memory on one picture of 56x40.*Lower the resolution"
+        MemoryError, match="out of memory on one image of 56x40.*Lower the resolution"
     ):
         run(grey(2))

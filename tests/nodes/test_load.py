@@ -11,13 +11,13 @@ import torch
 from comfyui_colorist.model_store import catalog, download, paths
 from safetensors.torch import save_file
 
-SERVING = Path(__file__).resolve().parents[1] / "serving.py"
-serving = SimpleNamespace(**runpy.run_path(str(SERVING)))
+FILE_SERVER = Path(__file__).resolve().parents[1] / "file_server.py"
+file_server = SimpleNamespace(**runpy.run_path(str(FILE_SERVER)))
 
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch):
-    for name in (*download.SWITCHES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+    for name in (*download.OFFLINE_VARIABLES, "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -40,7 +40,7 @@ def test_lists_networks_and_nothing_else(host, folder, network_bytes):
     ):
         (folder / name).write_bytes(b"x")
     listed = {name.replace(os.sep, "/") for name in options(host, "model")}
-    boxed = set(paths.boxed())
+    boxed = set(paths.bundled_models())
     ahead = {name for name in listed if "(download " in name}
     assert listed - boxed - ahead == {"a.safetensors", "b.pth", "sub/c.pt", "d.BIN"}
 
@@ -59,7 +59,7 @@ def test_boxed_networks_come_first(host, folder, network_bytes, monkeypatch):
     box = folder.parent / "box"
     box.mkdir()
     (box / "tiny.safetensors").write_bytes(network_bytes())
-    monkeypatch.setattr(paths, "BOX", box)
+    monkeypatch.setattr(paths, "BUNDLED_DIR", box)
     assert options(host, "model")[:2] == ["tiny", "a.safetensors"]
     assert host.nodes.LoadAutomatic.execute("tiny", "fp32").args[0].name == "tiny.safetensors"
 
@@ -71,7 +71,7 @@ def test_boxed_networks_come_first(host, folder, network_bytes, monkeypatch):
 def test_precision(host, folder, network_bytes, shown, meant):
     (folder / "mini.safetensors").write_bytes(network_bytes())
     loaded = host.nodes.LoadAutomatic.execute("mini.safetensors", shown).args[0]
-    assert {p.dtype for p in loaded.placement.patcher.model.parameters()} == {meant}
+    assert {p.dtype for p in loaded.device_manager.patcher.model.parameters()} == {meant}
 
 
 def test_auto_precision_on_a_gpu_is_bf16_where_the_host_says_so(host, monkeypatch):
@@ -90,7 +90,7 @@ def test_unknown_precision_is_refused(host, folder, network_bytes):
 
 def test_a_network_of_another_role_is_refused(host, folder, network_bytes):
     (folder / "other.safetensors").write_bytes(network_bytes(spec={"role": "exemplar"}))
-    expected = "is a network of the role 'exemplar'.*this node opens 'automatic' networks"
+    expected = "is a model with the role 'exemplar'.*this node loads 'automatic' models"
     with pytest.raises(ValueError, match=expected):
         host.nodes.LoadAutomatic.execute("other.safetensors", "auto")
 
@@ -106,10 +106,10 @@ def test_point_hint_networks_have_their_own_loader(
     assert "hints.safetensors" not in options(host, "model")
     loaded = host.nodes.LoadPointHint.execute("hints.safetensors", "auto").args[0]
     assert loaded.spec.role == "pointhint"
-    expected = "is a network of the role 'automatic' .*this node opens 'pointhint' networks"
+    expected = "is a model with the role 'automatic' .*this node loads 'pointhint' models"
     with pytest.raises(ValueError, match=expected):
         host.nodes.LoadPointHint.execute("automatic.safetensors", "auto")
-    expected = "is a network of the role 'pointhint' .*this node opens 'automatic' networks"
+    expected = "is a model with the role 'pointhint' .*this node loads 'automatic' models"
     with pytest.raises(ValueError, match=expected):
         host.nodes.LoadAutomatic.execute("hints.safetensors", "auto")
 
@@ -187,26 +187,26 @@ def test_placement_goes_through_the_hosts_patcher(host, colorizer, monkeypatch):
         return real(models, **options)
 
     monkeypatch.setattr(host.mm, "load_models_gpu", load_models_gpu)
-    assert colorizer.placement.acquire(12345) is colorizer.placement.patcher.model
+    assert colorizer.device_manager.acquire(12345) is colorizer.device_manager.patcher.model
     [(models, sizes)] = asked
-    assert models == [colorizer.placement.patcher]
+    assert models == [colorizer.device_manager.patcher]
     assert sizes == {"memory_required": 12345, "force_full_load": True}
-    assert colorizer.placement.images_at_once(1) == 1  # on a CPU
+    assert colorizer.device_manager.max_batch_size(1) == 1  # on a CPU
 
 
 def test_placement_moves_what_the_host_left_behind(host, colorizer, monkeypatch):
     monkeypatch.setattr(host.mm, "load_models_gpu", lambda models, **options: None)
-    colorizer.placement.device = torch.device("meta")  # stands for a GPU here
-    network = colorizer.placement.acquire(0)
+    colorizer.device_manager.device = torch.device("meta")  # stands for a GPU here
+    network = colorizer.device_manager.acquire(0)
     assert {p.device.type for p in network.parameters()} == {"meta"}
 
 
 def test_chunks_on_a_gpu_follow_free_memory(host, colorizer, monkeypatch):
     monkeypatch.setattr(host.mm, "get_free_memory", lambda device=None: 1000)
-    colorizer.placement.device = torch.device("cuda")
-    assert colorizer.placement.images_at_once(100) == 5
-    assert colorizer.placement.images_at_once(1) == 16
-    assert colorizer.placement.images_at_once(10**6) == 1
+    colorizer.device_manager.device = torch.device("cuda")
+    assert colorizer.device_manager.max_batch_size(100) == 5
+    assert colorizer.device_manager.max_batch_size(1) == 16
+    assert colorizer.device_manager.max_batch_size(10**6) == 1
 
 
 @pytest.mark.parametrize("newer", [True, False])
@@ -214,15 +214,15 @@ def test_out_of_memory_is_recognised(host, colorizer, monkeypatch, newer):
     if newer:
         own = RuntimeError("device says: no room")
         monkeypatch.setattr(host.mm, "is_oom", lambda error: error is own, raising=False)
-        assert colorizer.placement.is_out_of_memory(own)
+        assert colorizer.device_manager.is_out_of_memory(own)
     else:
         monkeypatch.delattr(host.mm, "is_oom", raising=False)
-    assert colorizer.placement.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert colorizer.placement.is_out_of_memory(
+    assert colorizer.device_manager.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert colorizer.device_manager.is_out_of_memory(
         RuntimeError("DefaultCPUAllocator: can't allocate memory")
     )
-    assert not colorizer.placement.is_out_of_memory(RuntimeError("shapes differ"))
-    assert not colorizer.placement.is_out_of_memory(ValueError("no"))
+    assert not colorizer.device_manager.is_out_of_memory(RuntimeError("shapes differ"))
+    assert not colorizer.device_manager.is_out_of_memory(ValueError("no"))
 
 
 def test_nothing_in_the_folder_keeps_the_pack_from_loading(host, folder):
@@ -248,9 +248,9 @@ def test_nothing_in_the_folder_keeps_the_pack_from_loading(host, folder):
 @pytest.fixture
 def server(network_bytes, monkeypatch):
     """Serves the miniature, which with a file by hand is all that is published."""
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    running = serving.FileServer(network_bytes())
-    hand = running.known(name="hand", file="by_hand.pth", path="", sha256="", bytes=0)
+    monkeypatch.setattr(download, "RETRY_DELAY", 0.0)
+    running = file_server.FileServer(network_bytes())
+    hand = running.known(name="hand", file="by_hand.pth", hub_path="", sha256="", size=0)
     table = [catalog.Published(**facts) for facts in (running.known(), hand)]
     monkeypatch.setattr(catalog, "PUBLISHED", {known.name: known for known in table})
     fetch = download.fetch
@@ -382,7 +382,7 @@ def test_names_are_checked_before_the_run(host, folder, server, monkeypatch):
     assert "is not in the list" in check(model=5)
     assert f"put it into {folder} as by_hand.pth" in check(model="by_hand.pth")
     other = host.nodes.LoadExemplar.validate_inputs(model=MARKED)
-    assert "role 'automatic'; this node opens 'exemplar' networks" in other
+    assert "role 'automatic'; this node loads 'exemplar' models" in other
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "downloads are switched off (HF_HUB_OFFLINE)" in check(model=MARKED)
     (folder / PLAIN).write_bytes(server.content)

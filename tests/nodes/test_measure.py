@@ -19,10 +19,10 @@ def pictures(count=2, size=(24, 32)):
     return torch.rand(count, *size, 3, generator=torch.Generator().manual_seed(0))
 
 
-def test_alone_tells_colourfulness(measured):
+def test_without_truth_reports_colorfulness(measured):
     found = measured(pictures())
     assert found["colorfulness"] > 20
-    assert found["report"].splitlines() == [f"colourfulness: {found['colorfulness']:.1f}"]
+    assert found["report"].splitlines() == [f"colorfulness: {found['colorfulness']:.1f}"]
     assert (found["psnr"], found["flicker"]) == (0, 0)
 
 
@@ -52,9 +52,9 @@ def test_film_flickers(measured):
 
 
 def test_refusals(measured):
-    with pytest.raises(ValueError, match="the image is 32x24, but its truth 24x32"):
+    with pytest.raises(ValueError, match="image is 32x24, but truth is 24x32"):
         measured(pictures(), truth=pictures(1, (32, 24)))
-    with pytest.raises(ValueError, match="truth has 3 pictures for 2 images"):
+    with pytest.raises(ValueError, match="truth has 3 images, but image has 2"):
         measured(pictures(), truth=pictures(3))
-    with pytest.raises(ValueError, match="a reference is connected, but no truth"):
+    with pytest.raises(ValueError, match="reference is connected, but truth is not"):
         measured(pictures(), reference=pictures(1))

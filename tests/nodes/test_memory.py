@@ -76,11 +76,11 @@ def files(folder):
 def test_builds_of_connected_images(host, former):
     images = torch.stack([photo(0), photo(1), photo(2)])
     memory, text = host.nodes.BuildMemory.execute(former, images=images, **SMALL).args
-    assert memory.encoder == former.encoder
+    assert memory.encoder == former.encoder_id
     assert memory.values.shape[0] == former.spec.memory.groups
     assert 1 <= len(memory.keys) <= 4
     assert text.splitlines()[0] == "Photos used: 3"
-    assert f"Entries: {len(memory.keys)} (asked for 4)" in text
+    assert f"Entries: {len(memory.keys)} (requested 4)" in text
 
 
 def test_the_report_tells_the_pace(host, former, album, monkeypatch):
@@ -102,8 +102,8 @@ def test_builds_of_a_folder_and_those_below_it(host, former, album):
     memory, text = host.nodes.BuildMemory.execute(former, folder="album", **SMALL).args
     assert text.splitlines()[:3] == [
         "Photos used: 3",
-        "Grey, left out: 0",
-        "Unreadable, left out: 1 (broken.jpg)",
+        "Gray photos skipped: 0",
+        "Unreadable files skipped: 1 (broken.jpg)",
     ]
     again, _ = host.nodes.BuildMemory.execute(former, folder="album", **SMALL).args
     assert torch.equal(again.keys, memory.keys)
@@ -238,7 +238,7 @@ def test_interrupt_stops_the_building_and_leaves_no_file(host, folder, former, a
         if len(runs) == 2:
             host.mm.interrupt_current_processing(True)
 
-    former.placement.patcher.model.encoder.register_forward_pre_hook(stop_during_second)
+    former.device_manager.patcher.model.encoder.register_forward_pre_hook(stop_during_second)
     before = sorted(folder.rglob("*")), sorted(album.rglob("*"))
     try:
         with pytest.raises(host.mm.InterruptProcessingException):
@@ -264,12 +264,12 @@ def test_apply_changes_the_result_and_leaves_the_other_branch(host, former, memo
     assert former.memory is None
     assert 255 * (colored(changed) - before).abs().max() > COLOR
     assert torch.equal(colored(former), before)
-    assert changed.placement is former.placement  # one copy of the weights
+    assert changed.device_manager is former.device_manager  # one copy of the weights
 
 
 def test_a_memory_of_another_encoder_is_refused(host, former, memory):
     other = replace(memory, encoder="0" * 16)
-    expected = r"built with the encoder of former.safetensors \(0{16}\); former.safetensors has"
+    expected = r"built with the encoder of former.safetensors \(0{16}\), but former.safetensors has"
     with pytest.raises(ValueError, match=expected):
         host.nodes.ApplyMemory.execute(former, other)
 
@@ -392,7 +392,7 @@ def test_only_listed_memories_are_opened(host, folder, former, name):
 def test_a_network_is_no_memory(host, folder, network_bytes):
     (folder / "memories").mkdir()
     (folder / "memories" / "net.safetensors").write_bytes(network_bytes())
-    with pytest.raises(ValueError, match="net.safetensors: holds no color memory"):
+    with pytest.raises(ValueError, match="net.safetensors: not a color memory"):
         host.nodes.LoadMemory.execute("net.safetensors")
 
 

@@ -34,7 +34,7 @@ def own_canvas(canvas):
 
 @pytest.fixture
 def network(pointhint):
-    return pointhint.placement.patcher.model
+    return pointhint.device_manager.patcher.model
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_the_reference_is_for_the_eyedropper_alone(run, grey, temp):
     "options, message",
     [
         ({"hints": "red"}, "the hints are not JSON"),
-        ({"hints": written({**RED, "x": 2})}, "point 1: x is 2; expected a number, 0 to 1"),
+        ({"hints": written({**RED, "x": 2})}, "point 1: x is 2; expected a number from 0 to 1"),
         ({"upsample": "magic"}, "upsample is 'magic'; expected one of"),
         ({"strength": 2.0}, "strength is 2.0; expected 0 to 1"),
         ({"resolution": 8}, "resolution is 8; this network needs at least"),
@@ -183,7 +183,7 @@ def test_the_reference_is_for_the_eyedropper_alone(run, grey, temp):
 def test_untrusted_values_are_refused(run, grey, options, message, canvas):
     with pytest.raises(ValueError, match=message):
         run(grey(1), **options)
-    assert not canvas.COMPUTING.locked()
+    assert not canvas.COMPUTE_LOCK.locked()
 
 
 def test_wrong_hints_are_refused_before_the_run(node):
@@ -211,7 +211,7 @@ def test_interrupt_stops_between_images(host, run, grey, network, monkeypatch, c
     finally:
         host.mm.interrupt_current_processing(False)
     assert len(runs) == 2
-    assert not canvas.COMPUTING.locked()
+    assert not canvas.COMPUTE_LOCK.locked()
 
 
 def test_fp16_intermediates(host, run, grey, monkeypatch):
@@ -248,13 +248,13 @@ def test_the_page_is_told_of_session_and_pictures(run, grey, temp, canvas):
         "width",
         "height",
         "resolution",
-        "picture",
+        "photo",
         "result",
         "reference",
     }
     assert (message["width"], message["height"], message["resolution"]) == (64, 48, 64)
-    assert canvas.find(message["session"], "7") is not None
-    for name, batch in (("picture", image), ("result", output.args[0])):
+    assert canvas.find_session(message["session"], "7") is not None
+    for name, batch in (("photo", image), ("result", output.args[0])):
         levels = torch.frombuffer(
             bytearray(shown(temp, message[name]).tobytes()), dtype=torch.uint8
         )
@@ -269,7 +269,7 @@ def test_resolution_0_is_told_as_the_networks_own(run, grey, pointhint):
 def test_large_photos_are_shown_small(run, grey, temp):
     message = told(run(grey(1, 700, 1400), reference=torch.rand(1, 1000, 500, 3)))
     assert (message["width"], message["height"]) == (1400, 700)
-    sizes = [shown(temp, message[name]).size for name in ("picture", "result", "reference")]
+    sizes = [shown(temp, message[name]).size for name in ("photo", "result", "reference")]
     assert sizes == [(724, 362), (724, 362), (362, 724)]
 
 
@@ -281,8 +281,8 @@ def test_a_session_outlives_new_hints_and_controls(run, grey, canvas):
     first = told(run(image, hints=written(RED)))
     again = told(run(image, hints=written(BLUE), strength=0.5))
     assert again["session"] == first["session"]
-    assert again["picture"] == first["picture"] and again["result"] != first["result"]
-    assert canvas.find(first["session"], "7").finish.strength == 0.5
+    assert again["photo"] == first["photo"] and again["result"] != first["result"]
+    assert canvas.find_session(first["session"], "7").finish.strength == 0.5
 
 
 def test_another_photo_is_another_session(run, grey, colorizer):
@@ -302,29 +302,31 @@ def test_another_photo_is_another_session(run, grey, colorizer):
 
 def test_a_session_is_its_nodes_own(run, grey, canvas):
     token = told(run(grey(1)))["session"]
-    assert canvas.find(token, "8") is None
-    assert canvas.find("0" * 32, "7") is None
+    assert canvas.find_session(token, "8") is None
+    assert canvas.find_session("0" * 32, "7") is None
 
 
 def test_few_photos_are_ready_and_others_are_made_ready_again(run, grey, canvas, pointhint):
     """The host would not run a node again whose inputs are the same."""
-    images = [grey(1) for _ in range(canvas.KEPT + 1)]
+    images = [grey(1) for _ in range(canvas.MAX_READY_SESSIONS + 1)]
     tokens = [told(run(image))["session"] for image in images]
     sessions = [canvas._sessions[token] for token in tokens]
-    assert [session._ready is not None for session in sessions] == [False] + [True] * canvas.KEPT
+    assert [session._ready is not None for session in sessions] == [False] + [
+        True
+    ] * canvas.MAX_READY_SESSIONS
     want = run(images[0], hints=written(RED)).args[0][0]
-    canvas._sessions[tokens[0]].rest()
-    session = canvas.find(tokens[0], "7")
+    canvas._sessions[tokens[0]].release()
+    session = canvas.find_session(tokens[0], "7")
     rgb = pointhint.preview(session.ready()[1], written(RED), session.finish)
     torch.testing.assert_close(rgb, want)
 
 
 def test_a_session_whose_photo_is_gone_is_not_found(run, grey, canvas):
     token = told(run(grey(1)))["session"]
-    assert canvas.find(token, "7")  # ready, whatever the host has let go
-    canvas._sessions[token].rest()
+    assert canvas.find_session(token, "7")  # ready, whatever the host has let go
+    canvas._sessions[token].release()
     gc.collect()
-    assert canvas.find(token, "7") is None
+    assert canvas.find_session(token, "7") is None
 
 
 def test_what_was_taken_off_and_let_go_is_not_taken_for_nothing(run, grey, mini_file):
@@ -343,7 +345,7 @@ def test_what_was_taken_off_and_let_go_is_not_taken_for_nothing(run, grey, mini_
 
 
 def test_sessions_are_bounded(run, grey, canvas, monkeypatch):
-    monkeypatch.setattr(canvas, "KNOWN", 3)
+    monkeypatch.setattr(canvas, "MAX_SESSIONS", 3)
     tokens = [told(run(grey(1)))["session"] for _ in range(5)]
     assert list(canvas._sessions) == tokens[-3:]
 
@@ -365,7 +367,7 @@ def test_what_the_canvas_lacks_costs_no_run(run, grey, canvas, monkeypatch, capl
         raise OSError("No space left on device")
 
     want = run(grey(1), hints=written(RED)).args[0]
-    monkeypatch.setattr(canvas.host, "picture_for_browser", full)
+    monkeypatch.setattr(canvas.host, "save_temp_png", full)
     output = run(grey(1), hints=written(RED))
     assert output.ui is None and torch.equal(output.args[0], want)
     assert "temp folder" in caplog.text
@@ -374,16 +376,16 @@ def test_what_the_canvas_lacks_costs_no_run(run, grey, canvas, monkeypatch, capl
 def test_a_run_can_be_stopped_while_it_waits_for_a_preview(host, run, grey, canvas):
     host.mm.interrupt_current_processing(True)
     try:
-        with canvas.COMPUTING, pytest.raises(host.mm.InterruptProcessingException):
+        with canvas.COMPUTE_LOCK, pytest.raises(host.mm.InterruptProcessingException):
             run(grey(1))
     finally:
         host.mm.interrupt_current_processing(False)
-    assert not canvas.COMPUTING.locked()
+    assert not canvas.COMPUTE_LOCK.locked()
 
 
 def test_a_session_does_not_keep_the_frames(run, grey, canvas):
     frames = grey(4)
-    session = canvas.find(told(run(frames))["session"], "7")
+    session = canvas.find_session(told(run(frames))["session"], "7")
     storage = session.ready()[1].rgb.untyped_storage()
     assert storage.nbytes() < frames.untyped_storage().nbytes()
 
@@ -391,6 +393,6 @@ def test_a_session_does_not_keep_the_frames(run, grey, canvas):
 def test_a_preview_is_what_the_run_gives(run, grey, pointhint, canvas):
     image = grey(1, 48, 64)
     output = run(image, hints=written(RED), saturation=1.5)
-    session = canvas.find(told(output)["session"], "7")
+    session = canvas.find_session(told(output)["session"], "7")
     rgb = pointhint.preview(session.ready()[1], written(RED), session.finish)
     torch.testing.assert_close(rgb, output.args[0][0])

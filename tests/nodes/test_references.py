@@ -65,10 +65,10 @@ def test_finds_in_a_folder(find, album, cache):
     assert pictures.shape == (3, 90, 60, 3) and pictures.dtype == torch.float32
     assert torch.allclose(pictures[0], photo(1, 90, 60), atol=1 / 255)
     lines = report.splitlines()
-    assert lines[0] == "References for the image, of 3 colour photos:"
-    assert lines[1].startswith(f"1. b.png: score {score:.3f}, ") and lines[1].endswith(" % alike")
+    assert lines[0] == "References for the image, from 3 color photos:"
+    assert lines[1].startswith(f"1. b.png: score {score:.3f}, ") and lines[1].endswith(" % similar")
     assert {line.split(". ")[1].split(":")[0] for line in lines[2:4]} == {"a.png", "1930/c.png"}
-    assert lines[4:] == ["Grey, left out: 1", "Unreadable, left out: 1 (broken.jpg)"]
+    assert lines[4:] == ["Gray photos skipped: 1", "Unreadable files skipped: 1 (broken.jpg)"]
     assert 0 <= score < 0.1
     assert len(list((cache / "references").iterdir())) == 1
     assert sorted(path.name for path in album.iterdir()) == [
@@ -105,7 +105,7 @@ def test_frames_are_ranked_for_together(find):
     gallery = torch.stack([photo(i) for i in range(3)])
     frames = torch.stack([grey(photo(i)) for i in (0, 1, 0, 0)])
     _, report, score = find(frames, gallery=gallery, count=3)
-    assert report.startswith("References for 4 frames, of 3 colour photos:\n1. image 1: ")
+    assert report.startswith("References for 4 frames, from 3 color photos:\n1. image 1: ")
     each = [find(frame[None], gallery=gallery, count=3)[1].splitlines()[1:] for frame in frames]
     scores = [
         float(line.split("score ")[1][:5]) for lines in each for line in lines if "image 1:" in line
@@ -115,7 +115,7 @@ def test_frames_are_ranked_for_together(find):
 
 def test_a_chosen_folder_leaves_the_gallery_aside(find, album):
     report = find(photo(9)[None], folder="album/1930", gallery=photo(0)[None])[1]
-    assert "of 1 colour photos" in report
+    assert "from 1 color photos" in report
 
 
 def test_the_image_itself_is_no_reference(find, album):
@@ -124,9 +124,9 @@ def test_the_image_itself_is_no_reference(find, album):
 
 
 def test_no_photos_are_refused(find, album):
-    with pytest.raises(ValueError, match="connect a gallery of images, or choose a folder"):
+    with pytest.raises(ValueError, match="connect gallery, or choose a folder"):
         find(photo()[None])
-    with pytest.raises(ValueError, match="none of the 2 photos can be a reference: 2 grey"):
+    with pytest.raises(ValueError, match="none of the 2 photos can be a reference: 2 gray"):
         find(photo()[None], gallery=torch.stack([grey(photo(1)), grey(photo(2))]))
 
 
@@ -155,15 +155,15 @@ def test_a_changed_folder_gives_another_result(find, album):
 
 
 def test_references_are_cut_not_stretched(host):
-    module = __import__(host.nodes.FindReference.__module__, fromlist=["gathered"])
+    module = __import__(host.nodes.FindReference.__module__, fromlist=["stack_images"])
     wide = torch.zeros(20, 80, 3)
     wide[:, 30:50] = 1.0  # the middle square
-    batch = module.gathered([torch.full((10, 10, 3), 0.5), wide])
+    batch = module.stack_images([torch.full((10, 10, 3), 0.5), wide])
     assert batch.shape == (2, 10, 10, 3)
     assert torch.allclose(batch[1], torch.ones(10, 10, 3))
-    assert module.limited(3000, 4096) == (1500, 2048) and module.limited(5, 7) == (5, 7)
-    assert module.middle(torch.zeros(1, 3, 30, 20), 1.0).shape == (1, 3, 20, 20)
-    assert module.middle(torch.zeros(1, 3, 1, 500), 3.0).shape == (1, 3, 1, 1)
+    assert module.clamp_size(3000, 4096) == (1500, 2048) and module.clamp_size(5, 7) == (5, 7)
+    assert module.center_crop(torch.zeros(1, 3, 30, 20), 1.0).shape == (1, 3, 20, 20)
+    assert module.center_crop(torch.zeros(1, 3, 1, 500), 3.0).shape == (1, 3, 1, 1)
 
 
 def test_progress_reaches_its_end_and_stop_is_heard(host, find, album, cache, monkeypatch):

@@ -23,7 +23,7 @@ def test_steadies(stabilize):
     shade = frames[..., 0] - frames[..., 2], steadied[..., 0] - steadied[..., 2]
     before, after = (x.mean((1, 2)).std() for x in shade)
     assert after < 0.4 * before
-    assert state.trail.number == 6
+    assert state.tracker.frame_count == 6
     assert cuts == "0"
     assert torch.equal(stabilize(frames, strength=0.0)[0], frames)
 
@@ -34,7 +34,7 @@ def test_parts_with_the_state_are_the_whole(stabilize):
     first, state, _ = stabilize(frames[:2], ahead=0)
     second, state, _ = stabilize(frames[2:], ahead=0, state=state)
     torch.testing.assert_close(torch.cat([first, second]), whole, atol=1e-4, rtol=0)
-    assert state.trail.number == 6
+    assert state.tracker.frame_count == 6
 
 
 def test_interrupt_stops_between_frames(host, stabilize):

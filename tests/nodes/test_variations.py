@@ -79,7 +79,7 @@ def test_a_memory_that_was_applied_is_used(host, former, vary, grey):
     memory = ColorMemory(
         keys=torch.randn(6, sizes.key_width, generator=generator),
         values=(60 * torch.randn(sizes.groups, 6, 2, generator=generator)).clamp(-128, 127),
-        encoder=former.encoder,
+        encoder=former.encoder_id,
     )
     changed = host.nodes.ApplyMemory.execute(former, memory).args[0]
     other = host.nodes.Variations.execute(grey(1), changed, resolution=64).args[0]
@@ -151,7 +151,7 @@ def test_interrupt_stops_between_results(host, former, vary, grey):
         if len(runs) == 2:
             host.mm.interrupt_current_processing(True)
 
-    hook = former.placement.patcher.model.memory.register_forward_pre_hook(stop_during_second)
+    hook = former.device_manager.patcher.model.memory.register_forward_pre_hook(stop_during_second)
     try:
         with pytest.raises(host.mm.InterruptProcessingException):
             vary(grey(1), count=8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_colorist.model_store import catalog
-from comfyui_colorist.model_store.paths import boxed
+from comfyui_colorist.model_store.paths import bundled_models
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "example_workflows").glob("*.json"))
@@ -38,7 +38,7 @@ def test_workflow(host, folder, file):
             if put.id == "model" and "models" in node["properties"]:
                 _is_published(value, node["properties"]["models"])
             elif put.id == "model":
-                assert value in boxed()
+                assert value in bundled_models()
             else:
                 assert value == CHOSEN.get(put.id, put.default)
         assert not list(values)
@@ -47,10 +47,10 @@ def test_workflow(host, folder, file):
 
 def _is_published(value, models):
     """The front end offers to download it: from here, into this folder, where it is missing."""
-    known = catalog.find(value)
+    known = catalog.find_published(value)
     url = known.url(catalog.HUB)
     assert models == [{"name": value, "url": url, "directory": "colorization"}]
-    assert known.fetchable and value == known.file
+    assert known.downloadable and value == known.file
     assert url.startswith(("https://huggingface.co/", "https://civitai.com/"))
     assert Path(value).suffix in (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 

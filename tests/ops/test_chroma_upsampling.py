@@ -1,4 +1,4 @@
-"""Chroma follows the photo's edges, and does nothing else."""
+"""Upsampled chroma follows the edges of the photo and keeps everything else."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def down(x, size):
 
 
 def photo(height, width, batch=1, seed=0):
-    """Smooth random (L, ab) whose ab partly follows L."""
+    """Return smooth random (L, ab) whose ab partly follows L."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(batch, 3, height // 6 + 2, width // 6 + 2, generator=generator)
     noise = F.interpolate(noise, size=(height, width), mode="bicubic")
@@ -27,7 +27,7 @@ def photo(height, width, batch=1, seed=0):
 
 
 def step(height=64, width=96, at=41):
-    """(L, ab) of two flat fields that meet between two working pixels' centres."""
+    """Return (L, ab) of two flat fields that meet between two working pixels' centers."""
     right = (torch.arange(width) >= at).float().expand(1, 1, height, width)
     return 30 + 45 * right, torch.cat([40 - 60 * right, -20 + 50 * right], dim=1)
 
@@ -35,7 +35,7 @@ def step(height=64, width=96, at=41):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("small", [(1, 1), (1, 9), (12, 16), (40, 50)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 13), (17, 1), (37, 51), (12, 16)])
-def test_any_size_and_constant_chroma_stays(method, small, size):
+def test_any_size_keeps_constant_chroma(method, small, size):
     ab = torch.tensor([37.5, -12.25]).view(1, 2, 1, 1).expand(2, 2, *small).contiguous()
     L, full = 100 * torch.rand(2, 1, *small), 100 * torch.rand(2, 1, *size)
     out = enlarge(ab, L, full, method)
@@ -43,7 +43,7 @@ def test_any_size_and_constant_chroma_stays(method, small, size):
     torch.testing.assert_close(out, ab[:, :, :1, :1].expand_as(out), rtol=0, atol=1e-3)
 
 
-def test_bilinear_is_torchs():
+def test_bilinear_equals_torch():
     ab, L, full = torch.randn(2, 2, 12, 17), torch.zeros(2, 1, 12, 17), torch.zeros(2, 1, 53, 61)
     wanted = F.interpolate(ab, size=(53, 61), mode="bilinear")
     torch.testing.assert_close(enlarge(ab, L, full, "bilinear"), wanted, rtol=0, atol=1e-5)
@@ -56,7 +56,7 @@ def test_nearest_repeats_whole_pixels():
 
 
 def test_flat_guidance_is_bilinear():
-    """Of sharpened chroma; on a plane, where sharpening has nothing to do, of the chroma itself."""
+    """Flat L gives bilinear interpolation of sharpened chroma; planes stay unchanged."""
     y, x = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
     ab = torch.stack([2 * x - y, 0.5 * y + 3])[None]
     L, full = torch.full((1, 1, 20, 30), 60.0), torch.full((1, 1, 71, 113), 60.0)
@@ -81,8 +81,8 @@ def test_step_bleeds_less_than_bilinear(scale):
     assert edge < 0.5 * plain
 
 
-def test_grain_leaves_chroma_alone():
-    """Grain over two fields of equal lightness: no speckle. L explains nothing here."""
+def test_grain_does_not_change_chroma():
+    """Grain over two fields of equal lightness causes no speckle in chroma."""
     _, truth = step()
     full = 50 + 6 * torch.randn(1, 1, 64, 96, generator=torch.Generator().manual_seed(0))
     ab, L, calm = down(truth, (16, 24)), down(full, (16, 24)), torch.full_like(full, 50)
@@ -114,7 +114,7 @@ def test_batch_equals_images_one_by_one(method):
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_scaled_down_again_it_is_the_working_chroma(scale):
+def test_downscaled_result_equals_the_working_chroma(scale):
     full, truth = photo(96, 128)
     size = 96 // scale, 128 // scale
     ab, L = down(truth, size), down(full, size)
@@ -134,7 +134,7 @@ def test_stays_near_the_range_of_nearby_chroma():
 
 
 def test_no_complementary_halo():
-    """Orange beside ribbed white: both sides are sharpened, and nothing turns blue."""
+    """Orange beside ribbed white is sharpened on both sides without turning blue."""
     x = torch.arange(96)
     right = (x >= 41).float().expand(1, 1, 64, 96)
     full = 60 + right * (30 + 10 * (x % 8 < 4))

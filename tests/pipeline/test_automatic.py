@@ -1,4 +1,4 @@
-"""The Python surface: any picture in, the same kind of picture out."""
+"""Automatic colorization: any image in, the same type of image out."""
 
 import copy
 import dataclasses
@@ -10,16 +10,16 @@ import pytest
 import torch
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.color_memory.memory import ColorMemory
-from comfyui_colorist.pipeline.device_manager import Placement
-from comfyui_colorist.pipeline.postprocess import faded
+from comfyui_colorist.pipeline.device_manager import DeviceManager
+from comfyui_colorist.pipeline.postprocess import suppress_low_chroma
 
 
 def photo(batch=1, height=50, width=70, channels=3, seed=0):
     return torch.rand(batch, height, width, channels, generator=torch.Generator().manual_seed(seed))
 
 
-def lightness(picture):
-    return color.lightness(picture[..., :3].movedim(-1, 1).float())
+def lightness(image):
+    return color.lightness(image[..., :3].movedim(-1, 1).float())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)])
@@ -30,18 +30,29 @@ def test_any_size_keeps_size_and_lightness(mini, size):
     torch.testing.assert_close(lightness(out), lightness(rgb), atol=0.01, rtol=0)
 
 
-def test_colours_something(mini):
+def test_adds_color(mini):
     out = mini.colorize(photo(channels=1), resolution=64)
     assert color.chroma(color.rgb_to_lab(out.movedim(-1, 1))[:, 1:]).mean() > 1
 
 
-def test_colour_is_read_as_the_network_asks(mini, mini_colorformer):
-    """Its weak colour fades, what is left gets its gain; so for all that asks for its chroma."""
+def test_fade_and_gain_of_the_spec(mini, mini_colorformer):
+    """They apply to every prediction, before any user control."""
     rgb = torch.rand(1, 3, 64, 64)
     for engine in (mini, mini_colorformer):
-        plain, asking = engine.chroma(rgb), copy.copy(engine)
-        asking.spec = dataclasses.replace(engine.spec, fade=6.0, gain=1.5)
-        torch.testing.assert_close(asking.chroma(rgb), 1.5 * faded(plain, 6.0))
+        plain, adjusted = engine.chroma(rgb), copy.copy(engine)
+        adjusted.spec = dataclasses.replace(engine.spec, fade=6.0, gain=1.5)
+        torch.testing.assert_close(adjusted.chroma(rgb), 1.5 * suppress_low_chroma(plain, 6.0))
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1e12, "as large as"), (1e38, "NaN or infinite")])
+def test_colors_that_overflow_are_refused(mini, mini_network, factor, words):
+    """Finite predictions whose squares are infinite would become a black image."""
+    network = copy.deepcopy(mini_network)
+    network.fusion.conv.weight.data.mul_(factor)
+    engine = copy.copy(mini)
+    engine.device_manager = type(mini.device_manager)(network, "cpu")
+    with pytest.raises(ValueError, match=f"mini.* colors that are {words}"):
+        engine.colorize(photo(1, 32, 32), resolution=32)
 
 
 def test_channels(mini):
@@ -52,8 +63,8 @@ def test_channels(mini):
     torch.testing.assert_close(out[..., :3], mini.colorize(rgba[..., :3], resolution=64))
 
 
-def test_only_lightness_is_looked_at(mini):
-    """A sepia print gives the picture its neutral version gives."""
+def test_the_network_sees_only_lightness(mini):
+    """A sepia print gets the colors of its neutral version."""
     gray = photo(channels=1).expand(-1, -1, -1, 3) * 0.8 + 0.1
     lab = color.rgb_to_lab(gray.movedim(-1, 1))
     lab[:, 1] += 4
@@ -67,7 +78,7 @@ def test_only_lightness_is_looked_at(mini):
 def test_batch_equals_images_one_by_one(mini, monkeypatch):
     rgb = photo(5)
     apart = torch.cat([mini.colorize(image[None], resolution=64) for image in rgb])
-    monkeypatch.setattr(mini.placement, "images_at_once", lambda memory: 2)
+    monkeypatch.setattr(mini.device_manager, "max_batch_size", lambda memory: 2)
     done = []
     together = mini.colorize(rgb, resolution=64, progress=done.append)
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=0)
@@ -128,14 +139,14 @@ def test_refuses_a_mask_of_another_size(mini):
         mini.colorize(photo(), mask=torch.ones(9, 9))
 
 
-class Crowded(Placement):
-    """A device on which `limit` pictures fit."""
+class CrowdedDevice(DeviceManager):
+    """Device on which `limit` images fit."""
 
     def __init__(self, network, limit):
         super().__init__(network)
         self.limit, self.tried = limit, []
 
-    def images_at_once(self, memory_per_image):
+    def max_batch_size(self, memory_per_image):
         return 8
 
     def acquire(self, memory_required):
@@ -153,27 +164,29 @@ class Crowded(Placement):
 @pytest.fixture
 def crowded(mini, mini_network):
     def engine(limit):
-        placement = Crowded(mini_network, limit)
+        device_manager = CrowdedDevice(mini_network, limit)
         dtype = torch.float32
-        return colorist.Colorizer(mini.spec, name="mini", info={}, dtype=dtype, placement=placement)
+        return colorist.Colorizer(
+            mini.spec, name="mini", info={}, dtype=dtype, device_manager=device_manager
+        )
 
     return engine
 
 
-def test_out_of_memory_makes_chunks_smaller(mini, crowded):
+def test_out_of_memory_halves_the_batch(mini, crowded):
     engine, rgb = crowded(2), photo(5)
     torch.testing.assert_close(
         engine.colorize(rgb, resolution=64), mini.colorize(rgb, resolution=64), atol=1e-4, rtol=0
     )
-    assert engine.placement.tried == [5, 2, 2, 1]
+    assert engine.device_manager.tried == [5, 2, 2, 1]
 
 
-def test_out_of_memory_on_one_picture_says_what_to_do(crowded):
+def test_out_of_memory_with_a_single_image_gives_advice(crowded):
     with pytest.raises(MemoryError, match="70x50.*Lower the resolution"):
         crowded(0).colorize(photo(3), resolution=64)
 
 
-def test_interrupt_stops_between_pictures(mini, monkeypatch):
+def test_interrupt_stops_between_images(mini, monkeypatch):
     class Stop(BaseException):
         pass
 
@@ -183,49 +196,23 @@ def test_interrupt_stops_between_pictures(mini, monkeypatch):
         if len(seen) == 2:
             raise Stop
 
-    monkeypatch.setattr(mini.placement, "check_interrupt", check)
+    monkeypatch.setattr(mini.device_manager, "check_interrupt", check)
     with pytest.raises(Stop):
         mini.colorize(photo(5), resolution=64, progress=seen.append)
     assert seen == [1, 2]
-
-
-def test_load_by_path_and_name(mini_file, monkeypatch):
-    monkeypatch.setenv("COLORIST_MODELS", str(mini_file.parent))
-    assert colorist.load(mini_file.name).name == mini_file.name
-    assert colorist.load_model(mini_file).training is False
-    with pytest.raises(
-        colorist.CheckpointError, match="no model of that name. At hand: .*mini.safetensors"
-    ):
-        colorist.load("no-such-model")
-    with pytest.raises(ValueError, match="dtype is 'int8'; expected one of float32"):
-        colorist.load(mini_file, dtype="int8")
-
-
-def test_bfloat16_stays_close(mini_file):
-    rgb = photo()
-    want = colorist.load(mini_file, device="cpu").colorize(rgb, resolution=64)
-    out = colorist.load(mini_file, device="cpu", dtype="bfloat16").colorize(rgb, resolution=64)
-    assert (out - want).abs().mean() < 0.02
-
-
-def test_the_box_colours():
-    engine = colorist.load("ddcolor-nano", device="cpu")
-    assert engine.info["training"]["photos"] > 0
-    out = engine.colorize(photo(channels=1))
-    assert out.shape == (1, 50, 70, 3)
 
 
 # --- Color memory ------------------------------------------------------------------------------
 
 
 def other_memory(engine):
-    """A memory that fits, with other colours."""
+    """Return a memory that fits, with other colors."""
     groups, width = engine.spec.memory.groups, engine.spec.memory.key_width
     generator = torch.Generator().manual_seed(5)
     return ColorMemory(
         keys=torch.randn(7, width, generator=generator),
         values=40 * torch.randn(groups, 7, 2, generator=generator),
-        encoder=engine.encoder,
+        encoder=engine.encoder_id,
     )
 
 
@@ -252,7 +239,7 @@ def test_memories_that_do_not_fit_are_refused(mini, mini_colorformer):
 
 
 def test_variations(mini_colorformer):
-    """Seeded, each picture's own, from all as predicted to one group only."""
+    """Seeded and independent of the batch; spread 0 is the prediction, 1 a single group."""
     rgb = photo(2)
     five = mini_colorformer.vary(rgb, count=5, seed=3, spread=0.7, resolution=64)
     assert five.shape == (10, *rgb.shape[1:])
@@ -264,14 +251,14 @@ def test_variations(mini_colorformer):
     torch.testing.assert_close(same, own.repeat_interleave(2, 0), atol=1e-5, rtol=0)
     # One group only: four different results, then the same four in another order.
     single = mini_colorformer.vary(rgb[:1], count=8, seed=1, spread=1, resolution=64)
-    different = {tuple(picture.flatten()[::97].tolist()) for picture in single}
+    different = {tuple(image.flatten()[::97].tolist()) for image in single}
     assert len(different) == 4
     other = mini_colorformer.vary(rgb, count=5, seed=4, spread=0.7, resolution=64)
     assert not torch.equal(five, other)
 
 
 def test_variations_share_the_encoder(mini_colorformer, monkeypatch):
-    network = mini_colorformer.placement.acquire(0)
+    network = mini_colorformer.device_manager.acquire(0)
     calls, encode = [], network.encode
     monkeypatch.setattr(network, "encode", lambda x: calls.append(1) or encode(x))
     mini_colorformer.vary(photo(), count=6, resolution=64)
@@ -282,7 +269,7 @@ def test_each_variation_is_reported_and_can_be_the_last(mini_colorformer, monkey
     class Stop(BaseException):
         pass
 
-    monkeypatch.setattr(mini_colorformer.placement, "images_at_once", lambda memory: 2)
+    monkeypatch.setattr(mini_colorformer.device_manager, "max_batch_size", lambda memory: 2)
     done, last = [], 99
     rgb, options = photo(3), {"count": 3, "resolution": 64, "progress": done.append}
 
@@ -290,7 +277,7 @@ def test_each_variation_is_reported_and_can_be_the_last(mini_colorformer, monkey
         if done and done[-1] >= last:
             raise Stop
 
-    monkeypatch.setattr(mini_colorformer.placement, "check_interrupt", check)
+    monkeypatch.setattr(mini_colorformer.device_manager, "check_interrupt", check)
     mini_colorformer.vary(rgb, **options)
     assert done == [2, 4, 6, 7, 8, 9]
     for last in (2, 7):
@@ -311,13 +298,13 @@ def test_no_memory_for_the_results(mini_colorformer):
 @pytest.mark.parametrize(
     ("dtype", "sentence"),
     [
-        ("float16", "colours that are NaN or infinite in float16; choose float32 or bfloat16"),
+        ("float16", "colors that are NaN or infinite in float16; choose float32 or bfloat16"),
         ("float32", "infinite in float32; its weights or its color memory are damaged"),
     ],
 )
-def test_colours_that_are_no_numbers(request, model, dtype, sentence):
+def test_nan_predictions_are_refused(request, model, dtype, sentence):
     engine = colorist.load(request.getfixturevalue(model), device="cpu", dtype=dtype)
-    network = engine.placement.acquire(0)
+    network = engine.device_manager.acquire(0)
     with torch.no_grad():
         last = network.out if engine.spec.memory else network.fusion.conv
         last.weight.view(-1)[0] = float("inf")
@@ -348,9 +335,9 @@ def test_variations_of_an_array_with_alpha(mini_colorformer):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_color_memory_in_half_precision(mini_colorformer_file, mini_colorformer, dtype):
-    """Same colours but for rounding, and the same fingerprint."""
+    """Equal colors except for rounding, and the same encoder id."""
     engine = colorist.load(mini_colorformer_file, device="cpu", dtype=dtype)
-    assert engine.encoder == mini_colorformer.encoder
+    assert engine.encoder_id == mini_colorformer.encoder_id
     memory, rgb = other_memory(mini_colorformer), photo()
     a, b = (e.with_memory(memory).colorize(rgb, resolution=64) for e in (engine, mini_colorformer))
     assert (a - b).abs().mean() < 0.02

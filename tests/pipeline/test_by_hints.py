@@ -1,4 +1,4 @@
-"""Colour by point hints from Python: any picture, any hints, with a base or without; previews."""
+"""Colorization by point hints: any image, any hints, with or without a base; previews."""
 
 import copy
 import dataclasses
@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, registry
 from comfyui_colorist.ops import color, gaussian_process
-from comfyui_colorist.pipeline import by_hints as spreading
-from comfyui_colorist.pipeline.by_hints import PREVIEW, PointHintColorizer
-from comfyui_colorist.pipeline.hints.rasterize import cells, raster
-from comfyui_colorist.pipeline.hints.schema import Hint, write
+from comfyui_colorist.pipeline.by_hints import PREVIEW_SIDE, PointHintColorizer, encode_hints
+from comfyui_colorist.pipeline.hints.rasterize import hint_boxes, rasterize
+from comfyui_colorist.pipeline.hints.schema import Hint, dump_hints
 from comfyui_colorist.pipeline.postprocess import Finish
 
 SIZES = [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)]
@@ -41,12 +40,12 @@ def middling(batch=1, height=64, width=64):
     return 0.4 + 0.1 * photo(batch, height, width, 1)
 
 
-def lightness(picture):
-    return color.lightness(picture[..., :3].movedim(-1, 1).float())
+def lightness(image):
+    return color.lightness(image[..., :3].movedim(-1, 1).float())
 
 
-def ab_of(picture):
-    return color.rgb_to_lab(picture[..., :3].movedim(-1, 1).float())[:, 1:]
+def ab_of(image):
+    return color.rgb_to_lab(image[..., :3].movedim(-1, 1).float())[:, 1:]
 
 
 def scattered(count, seed=0):
@@ -95,12 +94,12 @@ def vivid(mini):
 
 
 def kernel_of(engine):
-    return engine.placement.acquire(0).kernel
+    return engine.device_manager.acquire(0).kernel
 
 
 def spied(monkeypatch, engine):
     """What the engine's network is given, each time."""
-    seen, network = [], engine.placement.acquire(0)
+    seen, network = [], engine.device_manager.acquire(0)
     forward = network.forward
     monkeypatch.setattr(network, "forward", lambda x: seen.append(x.clone()) or forward(x))
     return seen
@@ -191,7 +190,7 @@ def test_batch_equals_images_one_by_one(mini_pointhint, mini, monkeypatch, with_
     rgb = photo(5)
     options = {"hints": HINTS, "resolution": 64, "base": mini if with_base else None}
     apart = torch.cat([mini_pointhint.colorize(image[None], **options) for image in rgb])
-    monkeypatch.setattr(mini_pointhint.placement, "images_at_once", lambda memory: 2)
+    monkeypatch.setattr(mini_pointhint.device_manager, "max_batch_size", lambda memory: 2)
     done = []
     together = mini_pointhint.colorize(rgb, **options, progress=done.append)
     torch.testing.assert_close(together, apart, **ROUNDING)
@@ -199,24 +198,24 @@ def test_batch_equals_images_one_by_one(mini_pointhint, mini, monkeypatch, with_
 
 
 @pytest.mark.parametrize("with_base", [False, True])
-def test_each_picture_may_have_hints_of_its_own(mini_pointhint, mini, monkeypatch, with_base):
+def test_hints_per_image(mini_pointhint, mini, monkeypatch, with_base):
     rgb, each = photo(3), [HINTS, [], HINTS[:1]]
     options = {"resolution": 64, "base": mini if with_base else None}
     apart = [
-        mini_pointhint.colorize(one, hints=own, **options)
-        for one, own in zip(rgb, each, strict=True)
+        mini_pointhint.colorize(image, hints=hints, **options)
+        for image, hints in zip(rgb, each, strict=True)
     ]
-    monkeypatch.setattr(mini_pointhint.placement, "images_at_once", lambda memory: 2)
-    together = mini_pointhint.colorize(rgb, each=each, **options)
+    monkeypatch.setattr(mini_pointhint.device_manager, "max_batch_size", lambda memory: 2)
+    together = mini_pointhint.colorize(rgb, hints_per_image=each, **options)
     torch.testing.assert_close(together, torch.stack(apart), **ROUNDING)
-    with pytest.raises(ValueError, match="hints for 2 pictures, but 3 pictures"):
-        mini_pointhint.colorize(rgb, each=each[:2], **options)
+    with pytest.raises(ValueError, match="hints for 2 images, but 3 images"):
+        mini_pointhint.colorize(rgb, hints_per_image=each[:2], **options)
 
 
 def test_out_of_memory_halves_the_chunk(mini_pointhint, mini, monkeypatch):
     rgb, options = photo(4), {"hints": HINTS, "resolution": 64, "base": mini}
     want = mini_pointhint.colorize(rgb, **options)
-    sizes, network = [], mini_pointhint.placement.acquire(0)
+    sizes, network = [], mini_pointhint.device_manager.acquire(0)
     forward = network.forward
 
     def fits_two(x):
@@ -226,7 +225,7 @@ def test_out_of_memory_halves_the_chunk(mini_pointhint, mini, monkeypatch):
         return forward(x)
 
     monkeypatch.setattr(network, "forward", fits_two)
-    monkeypatch.setattr(mini_pointhint.placement, "images_at_once", lambda memory: 4)
+    monkeypatch.setattr(mini_pointhint.device_manager, "max_batch_size", lambda memory: 4)
     torch.testing.assert_close(mini_pointhint.colorize(rgb, **options), want, **ROUNDING)
     assert sizes == [4, 2, 2]
 
@@ -234,10 +233,10 @@ def test_out_of_memory_halves_the_chunk(mini_pointhint, mini, monkeypatch):
 @pytest.mark.parametrize("size", [(150, 335), (33, 33), (1, 3000)])
 def test_room_is_made_for_the_padded_picture(mini_pointhint, monkeypatch, size):
     """As much as `colorize` reckons with when it cuts a batch into chunks."""
-    wanted, acquired, placement = [], [], mini_pointhint.placement
-    acquire = placement.acquire
-    monkeypatch.setattr(placement, "images_at_once", lambda memory: wanted.append(memory) or 1)
-    monkeypatch.setattr(placement, "acquire", lambda n: acquired.append(n) or acquire(n))
+    wanted, acquired, device_manager = [], [], mini_pointhint.device_manager
+    acquire = device_manager.acquire
+    monkeypatch.setattr(device_manager, "max_batch_size", lambda memory: wanted.append(memory) or 1)
+    monkeypatch.setattr(device_manager, "acquire", lambda n: acquired.append(n) or acquire(n))
     mini_pointhint.colorize(photo(1, *size), hints=HINTS)
     assert acquired == wanted
 
@@ -284,14 +283,14 @@ def test_bad_values_are_repaired_with_a_warning(mini_pointhint, caplog):
 @pytest.mark.parametrize(
     ("dtype", "sentence"),
     [
-        ("float16", "colours that are NaN or infinite in float16; choose float32 or bfloat16"),
+        ("float16", "colors that are NaN or infinite in float16; choose float32 or bfloat16"),
         ("float32", "infinite in float32; its weights or its color memory are damaged"),
     ],
 )
-def test_colours_that_are_no_numbers(mini_pointhint_file, dtype, sentence):
+def test_nan_predictions_are_refused(mini_pointhint_file, dtype, sentence):
     engine = colorist.load(mini_pointhint_file, device="cpu", dtype=dtype)
     with torch.no_grad():
-        engine.placement.acquire(0).embed.weight.view(-1)[0] = float("inf")
+        engine.device_manager.acquire(0).embed.weight.view(-1)[0] = float("inf")
     with pytest.raises(ValueError, match=sentence):
         engine.colorize(photo(), hints=HINTS, resolution=64)
     prepared = engine.prepare(photo(), resolution=64)
@@ -303,7 +302,7 @@ def test_colours_that_are_no_numbers(mini_pointhint_file, dtype, sentence):
 
 
 def test_hints_in_every_form_give_the_same(mini_pointhint):
-    options, as_text = {"resolution": 64}, write(HINTS)
+    options, as_text = {"resolution": 64}, dump_hints(HINTS)
     want = mini_pointhint.colorize(photo(), hints=HINTS, **options)
     points = [dataclasses.asdict(hint) for hint in HINTS]
     for hints in (as_text, tuple(HINTS), points, {"version": 1, "points": points}):
@@ -328,7 +327,7 @@ def test_a_new_network_has_the_colours_of_the_hints_at_hints(fresh, mini, with_b
     rgb = middling()
     options = {"resolution": 64, "base": mini if with_base else None}
     ab = ab_of(fresh.colorize(rgb, hints=HINTS, **options))[0]
-    for hint, (top, left, bottom, right) in zip(HINTS, cells(HINTS, 64, 64), strict=True):
+    for hint, (top, left, bottom, right) in zip(HINTS, hint_boxes(HINTS, 64, 64), strict=True):
         got = ab[:, top:bottom, left:right]
         torch.testing.assert_close(got.flatten(1), torch.tensor(hint.ab)[:, None].expand(
             -1, got[0].numel()), atol=1, rtol=0)  # fmt: skip
@@ -357,7 +356,7 @@ def test_where_a_hint_lies_on_the_working_image(mini_pointhint, seen):
 def test_what_the_network_is_given(mini_pointhint, hints_alone, monkeypatch, mini):
     rgb = photo(2, 64, 64)
     L = lightness(rgb)
-    ab, mask = raster(HINTS, 64, 64)
+    ab, mask = rasterize(HINTS, 64, 64)[:2]
     for engine, base in ((hints_alone, None), (mini_pointhint, None), (mini_pointhint, mini)):
         with monkeypatch.context() as patch:
             given = spied(patch, engine)
@@ -385,11 +384,11 @@ def test_the_guess_between_hints_is_kriged(
     seen = spied(monkeypatch, engine)
     rgb = photo(1, 64, 64)
     engine.colorize(rgb, hints=HINTS, resolution=64)
-    centres = torch.from_numpy(cells(HINTS, 64, 64)).view(3, 2, 2).float().mean(1)
+    centres = torch.from_numpy(hint_boxes(HINTS, 64, 64)).view(3, 2, 2).float().mean(1)
     assert centres[[0, 2]].tolist() == [[19, 13], [63, 63]]
     values = torch.tensor([hint.ab for hint in HINTS])
     there = torch.ones(1, 3, dtype=torch.bool)
-    like = kernel(lightness(rgb)) if learned else gaussian_process.COLORS
+    like = kernel(lightness(rgb)) if learned else gaussian_process.COLOR_KERNEL
     want = gaussian_process.krige(lightness(rgb), centres[None], values[None], there, like)
     outside = seen[0][:, 3:] == 0
     got, want = (x * outside for x in (110 * seen[0][:, 1:3], want))
@@ -401,7 +400,7 @@ def test_a_guess_stays_in_the_range_of_the_input():
     base = torch.full((1, 2, 16, 16), 100.0)
     base[..., :8] = -60
     hints = [Hint(0.1, 0.5, "#ffff00"), Hint(0.2, 0.2, "#ff0000")]
-    ab, mask = spreading.spread(torch.full((1, 1, 16, 16), 50.0), hints, base, prior=True)
+    ab, mask = encode_hints(torch.full((1, 1, 16, 16), 50.0), hints, base, prior=True)
     assert ab.abs().max() == 110 and mask.sum() == 8
 
 
@@ -413,7 +412,7 @@ def test_three_hundred_hints(mini_pointhint, fresh):
     last = HINTS[0]
     rgb = middling(1, 96, 96)
     ab = ab_of(fresh.colorize(rgb, hints=[*hints, last], resolution=96))[0]
-    y, x = cells([last], 96, 96)[0, :2]
+    y, x = hint_boxes([last], 96, 96)[0, :2]
     assert ab[:, y, x].tolist() == pytest.approx(last.ab, abs=1)
 
 
@@ -425,12 +424,12 @@ def test_a_hint_below_another_has_no_say(with_base):
     wrong, right = Hint(0.5, 0.5, "#b04030"), Hint(0.51, 0.52, "#3060b0")
     other = Hint(0.2, 0.9, "#408040")
     for hidden in (wrong, dataclasses.replace(wrong, size=1)):
-        got, _ = spreading.spread(L, [hidden, other, right], base, prior=True)
-        want, _ = spreading.spread(L, [other, right], base, prior=True)
+        got, _ = encode_hints(L, [hidden, other, right], base, prior=True)
+        want, _ = encode_hints(L, [other, right], base, prior=True)
         torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
     larger = dataclasses.replace(right, size=12)
-    got, _ = spreading.spread(L, [wrong, other, larger], base, prior=True)
-    want, _ = spreading.spread(L, [other, larger], base, prior=True)
+    got, _ = encode_hints(L, [wrong, other, larger], base, prior=True)
+    want, _ = encode_hints(L, [other, larger], base, prior=True)
     torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
 
 
@@ -471,7 +470,7 @@ def test_hints_correct_a_base(mini_pointhint, mini, seen):
         antialias=True,
     )
     moved = (110 * x[:, 1:3] - own).norm(dim=1)[0]
-    top, left, bottom, right = cells(HINTS[:1], *x.shape[2:])[0]
+    top, left, bottom, right = hint_boxes(HINTS[:1], *x.shape[2:])[0]
     at_hint = torch.tensor(HINTS[0].ab) - own[0, :, top, left]
     assert moved[top, left].item() == pytest.approx(at_hint.norm().item(), abs=1e-2)
     assert moved[top:bottom, right].mean() > 0.5 * at_hint.norm()
@@ -505,13 +504,13 @@ def no_stop():
 
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize(
-    "size", [(1, 1), (1, 40), (33, 31), (97, 211), (2 * PREVIEW, PREVIEW // 2)]
+    "size", [(1, 1), (1, 40), (33, 31), (97, 211), (2 * PREVIEW_SIDE, PREVIEW_SIDE // 2)]
 )
 def test_a_small_photo_is_previewed_with_the_very_pixels(mini_pointhint, mini, size, channels):
     rgb = photo(1, *size, channels)
     mask = photo(1, *size, 1, seed=5)[..., 0]
     given = [{}, {"base": mini}, {"base": mini, "mask": mask}]
-    for options in given[2 if max(size) > PREVIEW else 0 :]:
+    for options in given[2 if max(size) > PREVIEW_SIDE else 0 :]:
         prepared = mini_pointhint.prepare(rgb, **options, resolution=64)
         assert torch.equal(prepared.rgb, rgb[0, ..., :3])
         assert prepared.size == (size[1], size[0])
@@ -555,8 +554,8 @@ def test_a_large_photo_is_previewed_with_the_same_chroma(
     assert torch.equal(*seen)
     assert out.shape == prepared.rgb.shape and prepared.size == (size[1], size[0])
     height, width = out.shape[:2]
-    assert height * width < 1.005 * PREVIEW**2
-    assert height * width > 0.98 * PREVIEW**2 or max(height, width) == 4 * PREVIEW
+    assert height * width < 1.005 * PREVIEW_SIDE**2
+    assert height * width > 0.98 * PREVIEW_SIDE**2 or max(height, width) == 4 * PREVIEW_SIDE
     assert height / width == pytest.approx(size[0] / size[1], rel=0.02)
     want = F.interpolate(want.movedim(-1, 1), size=(height, width), mode="bilinear", antialias=True)
     assert (out - want[0].movedim(0, -1)).abs().mean() < 0.003
@@ -566,7 +565,7 @@ def test_a_large_photo_is_previewed_with_the_same_chroma(
 def test_a_preview_of_a_strip_is_no_larger_than_others(mini_pointhint, size):
     prepared = mini_pointhint.prepare(torch.full((1, *size, 1), 0.5), resolution=64)
     height, width = prepared.rgb.shape[:2]
-    assert height * width < 1.005 * PREVIEW**2
+    assert height * width < 1.005 * PREVIEW_SIDE**2
 
 
 @pytest.mark.parametrize("size", [(40, 60), (700, 900)])
@@ -591,7 +590,7 @@ def test_base_and_kernel_are_asked_once_and_previews_ask_for_nothing_else(
     prepared = mini_pointhint.prepare(photo(), base=mini, resolution=64)
     assert len(seen_base) == 1 and not seen
     for engine in (mini_pointhint, mini):
-        monkeypatch.setattr(engine.placement, "check_interrupt", no_stop)
+        monkeypatch.setattr(engine.device_manager, "check_interrupt", no_stop)
     first = mini_pointhint.preview(prepared, HINTS)
     mini_pointhint.preview(prepared, HINTS[:1], Finish(saturation=2))
     mini_pointhint.preview(prepared, "")
@@ -634,12 +633,9 @@ def test_a_preview_of_half_precision_and_arrays(mini_pointhint, mini_pointhint_f
 
 
 def test_refuses_the_published_finish(mini_pointhint):
-    sentence = "finish is 'published'; expected a Finish: nobody has published"
+    sentence = "finish is 'published', but pointhint networks have no official program"
     with pytest.raises(ValueError, match=sentence):
         mini_pointhint.colorize(photo(), hints=HINTS, finish="published")
-    prepared = mini_pointhint.prepare(photo(), resolution=64)
-    with pytest.raises(ValueError, match=sentence):
-        mini_pointhint.preview(prepared, HINTS, "published")
 
 
 def test_refuses_a_base_of_another_role(mini_pointhint, mini_exemplar):
@@ -691,6 +687,6 @@ def test_refuses_as_its_siblings(mini_pointhint, given, options, words):
             run(given, **options)
 
 
-def test_a_preview_is_of_one_picture(mini_pointhint):
-    with pytest.raises(ValueError, match="a preview is of one picture; 3 were given"):
+def test_a_preview_needs_a_single_image(mini_pointhint):
+    with pytest.raises(ValueError, match="a preview needs a single image; 3 were given"):
         mini_pointhint.prepare(photo(3))

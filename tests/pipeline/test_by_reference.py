@@ -1,6 +1,10 @@
-"""Colour by reference from Python: any picture and any references in."""
+"""Colorization by reference: any image and any references in."""
 
 import dataclasses
+import gc
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import comfyui_colorist as colorist
 import numpy as np
@@ -8,7 +12,13 @@ import pytest
 import torch
 from comfyui_colorist.model_defs import checkpoint, registry, xcnet
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline.by_reference import KEPT, ExemplarColorizer, weight_of
+from comfyui_colorist.pipeline.by_reference import (
+    MAX_CACHED_SIZES,
+    EncodedReferenceCache,
+    ExemplarColorizer,
+    reference_weight,
+)
+from comfyui_colorist.pipeline.postprocess import ExactRenderer
 
 SIZES = [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)]
 DIFFERENT = 0.01  # mean difference in sRGB of results that are not the same
@@ -20,44 +30,45 @@ def photo(batch=1, height=50, width=70, channels=3, seed=0):
 
 
 def plain(*rgb, height=40, width=30):
-    """A reference of one colour: nothing could be more certain."""
+    """Return a reference of one color, which is as certain as can be."""
     return torch.tensor(rgb).expand(1, height, width, 3)
 
 
-def lightness(picture):
-    return color.lightness(picture[..., :3].movedim(-1, 1).float())
+def lightness(image):
+    return color.lightness(image[..., :3].movedim(-1, 1).float())
 
 
-def chroma(picture):
-    return color.chroma(color.rgb_to_lab(picture[..., :3].movedim(-1, 1).float())[:, 1:])
+def chroma(image):
+    return color.chroma(color.rgb_to_lab(image[..., :3].movedim(-1, 1).float())[:, 1:])
 
 
 @pytest.fixture
-def reads(mini_exemplar, monkeypatch):
-    """What was handed to `network.read`: (sizes of the references, of the targets) each time."""
-    seen, network = [], mini_exemplar.placement.acquire(0)
-    read = network.read
+def encoded(mini_exemplar, monkeypatch):
+    """Calls of `network.encode_references`: sizes of the references, size of the targets."""
+    calls, network = [], mini_exemplar.device_manager.acquire(0)
+    encode = network.encode_references
 
     def counted(references, size, *rest):
-        seen.append(([tuple(r.shape[2:]) for r in references], tuple(size)))
-        return read(references, size, *rest)
+        calls.append(([tuple(r.shape[2:]) for r in references], tuple(size)))
+        return encode(references, size, *rest)
 
-    monkeypatch.setattr(network, "read", counted)
-    return seen
+    monkeypatch.setattr(network, "encode_references", counted)
+    return calls
 
 
 @pytest.fixture
-def assured(mini_exemplar, monkeypatch):
-    """Makes the miniature give one confidence everywhere: `assured(0.7)`."""
-    network = mini_exemplar.placement.acquire(0)
-    answer = network.answer
+def fixed_confidence(mini_exemplar, monkeypatch):
+    """Function that makes the miniature predict one confidence everywhere."""
+    network = mini_exemplar.device_manager.acquire(0)
+    predict = network.predict
 
     def set_to(value):
-        def answered(target, evidence):
-            given = answer(target, evidence)
-            return given._replace(confidence=torch.full_like(given.confidence, value))
+        def predict_with_confidence(target, references):
+            prediction = predict(target, references)
+            confidence = torch.full_like(prediction.confidence, value)
+            return prediction._replace(confidence=confidence)
 
-        monkeypatch.setattr(network, "answer", answered)
+        monkeypatch.setattr(network, "predict", predict_with_confidence)
 
     return set_to
 
@@ -69,7 +80,7 @@ def mini_standard(mini_exemplar_config, tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = registry.build("exemplar", config)
-        xcnet.initialise(network)
+        xcnet.initialize(network)
     path = tmp_path_factory.mktemp("models") / "standard.safetensors"
     info = {"architecture": "exemplar", "config": dataclasses.asdict(config)}
     path.write_bytes(checkpoint.to_bytes(network.state_dict(), info))
@@ -109,14 +120,14 @@ def test_the_reference_counts(mini_exemplar):
     assert (one - other).abs().mean() > DIFFERENT
 
 
-def test_only_lightness_of_the_photo_is_looked_at(mini_exemplar):
+def test_the_network_sees_only_lightness(mini_exemplar):
     rgb = photo(channels=1)
-    grey = rgb.expand(-1, -1, -1, 3)
-    want = mini_exemplar.colorize(grey, reference=photo(seed=1), resolution=64)
+    gray = rgb.expand(-1, -1, -1, 3)
+    want = mini_exemplar.colorize(gray, reference=photo(seed=1), resolution=64)
     out = mini_exemplar.colorize(rgb, reference=photo(seed=1), resolution=64)
     assert out.shape[-1] == 3
     torch.testing.assert_close(out, want)
-    rgba = torch.cat([grey, photo(channels=1, seed=3)], dim=-1)
+    rgba = torch.cat([gray, photo(channels=1, seed=3)], dim=-1)
     out = mini_exemplar.colorize(rgba, reference=photo(seed=1), resolution=64)
     assert torch.equal(out[..., 3], rgba[..., 3])
     torch.testing.assert_close(out[..., :3], want)
@@ -151,7 +162,7 @@ def test_half_precision_of_the_network(mini_exemplar, mini_exemplar_file):
 def test_batch_equals_images_one_by_one(mini_exemplar, monkeypatch):
     rgb, options = photo(5), {"reference": photo(seed=1), "resolution": 64}
     apart = [mini_exemplar.colorize_with_confidence(image[None], **options) for image in rgb]
-    monkeypatch.setattr(mini_exemplar.placement, "images_at_once", lambda memory: 2)
+    monkeypatch.setattr(mini_exemplar.device_manager, "max_batch_size", lambda memory: 2)
     done = []
     together = mini_exemplar.colorize_with_confidence(rgb, **options, progress=done.append)
     for one, all_of_them in zip(zip(*apart, strict=True), together, strict=True):
@@ -162,8 +173,8 @@ def test_batch_equals_images_one_by_one(mini_exemplar, monkeypatch):
 def test_out_of_memory_halves_the_chunk(mini_exemplar, monkeypatch):
     rgb, options = photo(4), {"reference": photo(seed=1), "resolution": 64}
     want = mini_exemplar.colorize_with_confidence(rgb, **options)
-    sizes, network = [], mini_exemplar.placement.acquire(0)
-    answer = network.answer
+    sizes, network = [], mini_exemplar.device_manager.acquire(0)
+    answer = network.predict
 
     def fits_two(target, evidence):
         sizes.append(len(target))
@@ -171,8 +182,8 @@ def test_out_of_memory_halves_the_chunk(mini_exemplar, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return answer(target, evidence)
 
-    monkeypatch.setattr(network, "answer", fits_two)
-    monkeypatch.setattr(mini_exemplar.placement, "images_at_once", lambda memory: 4)
+    monkeypatch.setattr(network, "predict", fits_two)
+    monkeypatch.setattr(mini_exemplar.device_manager, "max_batch_size", lambda memory: 4)
     out = mini_exemplar.colorize_with_confidence(rgb, **options)
     torch.testing.assert_close(out, want, **ROUNDING)
     assert sizes == [4, 2, 2]
@@ -181,10 +192,10 @@ def test_out_of_memory_halves_the_chunk(mini_exemplar, monkeypatch):
 # ---- several references ----
 
 
-def test_references_of_different_sizes(mini_exemplar, reads):
+def test_references_of_different_sizes(mini_exemplar, encoded):
     references = [photo(seed=1), photo(2, 33, 31, 4, seed=2), photo(1, 97, 21, seed=3)[0].numpy()]
     out = mini_exemplar.colorize(photo(), reference=references, resolution=64)
-    assert len(reads) == 1 and len(reads[0][0]) == 4
+    assert len(encoded) == 1 and len(encoded[0][0]) == 4
     assert out.shape == photo().shape
 
 
@@ -218,25 +229,81 @@ def test_several_references_are_joined_by_attention_and_not_averaged(mini_exempl
         assert (joined - other).abs().mean() > DIFFERENT
 
 
-def test_references_are_read_once_for_all_pictures_of_a_size(mini_exemplar, reads, monkeypatch):
-    monkeypatch.setattr(mini_exemplar.placement, "images_at_once", lambda memory: 1)
-    references = mini_exemplar.read([photo(seed=1), photo(1, 33, 31, seed=2)])
-    assert len(references) == 2 and not reads
+def test_references_are_encoded_once_per_working_size(mini_exemplar, encoded, monkeypatch):
+    monkeypatch.setattr(mini_exemplar.device_manager, "max_batch_size", lambda memory: 1)
+    references = mini_exemplar.prepare_references([photo(seed=1), photo(1, 33, 31, seed=2)])
+    assert len(references) == 2 and not encoded
     mini_exemplar.colorize(photo(3), reference=references, resolution=64)
     mini_exemplar.colorize(photo(2, seed=5), reference=references, resolution=64)
-    assert len(reads) == 1
+    assert len(encoded) == 1
     mini_exemplar.colorize(photo(), reference=references, resolution=96)
-    assert len(reads) == 2
+    assert len(encoded) == 2
     mini_exemplar.colorize(photo(), reference=references, resolution=64)
-    assert len(reads) == 2
-    for resolution in (112, 128, 144, 160):
+    assert len(encoded) == 2
+    assert mini_exemplar.prepare_references(references) is references
+
+
+def test_encoded_references_are_kept_for_a_few_sizes(mini_exemplar, encoded):
+    references = mini_exemplar.prepare_references(photo(seed=1))
+    resolutions = [64 + 16 * i for i in range(MAX_CACHED_SIZES + 1)]
+    for resolution in resolutions:
         mini_exemplar.colorize(photo(), reference=references, resolution=resolution)
-    assert len(references.evidence) == KEPT
-    assert mini_exemplar.read(references) is references
+    mini_exemplar.colorize(photo(), reference=references, resolution=resolutions[1])
+    assert len(encoded) == MAX_CACHED_SIZES + 1
+    mini_exemplar.colorize(photo(), reference=references, resolution=resolutions[0])
+    assert len(encoded) == MAX_CACHED_SIZES + 2
+
+
+def test_encoded_references_do_not_depend_on_the_finish(mini_exemplar, encoded):
+    references = mini_exemplar.prepare_references(photo(seed=1))
+    for finish in (None, colorist.Finish(saturation=2), colorist.Finish(strength=0.5)):
+        mini_exemplar.colorize(photo(), reference=references, finish=finish, resolution=64)
+    assert len(encoded) == 1
+    mini_exemplar.colorize(photo(), reference=references, finish="published", resolution=64)
+    assert len(encoded) == 2
+
+
+def test_the_cache_can_be_cleared_and_does_not_outlive_the_references(mini_exemplar, monkeypatch):
+    class Encoded:
+        pass
+
+    cache, created = EncodedReferenceCache(), []
+
+    def encode():
+        created.append(weakref.ref(value := Encoded()))
+        return value
+
+    references = mini_exemplar.prepare_references(photo(seed=1))
+    assert cache.get(references, (ExactRenderer, 64, 64), encode) is created[0]()
+    assert cache.get(references, (ExactRenderer, 64, 64), encode) is created[0]()
+    cache.clear()
+    assert created[0]() is None
+    cache.get(references, (ExactRenderer, 64, 64), encode)
+    assert created[1]() is not None
+    del references
+    gc.collect()
+    assert created[1]() is None
+
+
+def test_threads_share_one_encoding(mini_exemplar):
+    cache, started = EncodedReferenceCache(), []
+    references = mini_exemplar.prepare_references(photo(seed=1))
+
+    def encode():
+        started.append(1)
+        time.sleep(0.05)
+        return object()
+
+    def get(_):
+        return cache.get(references, (ExactRenderer, 64, 64), encode)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(get, range(4)))
+    assert len(started) == 1 and len(set(map(id, results))) == 1
 
 
 def test_references_read_beforehand_give_the_same(mini_exemplar):
-    references = mini_exemplar.read(photo(seed=1))
+    references = mini_exemplar.prepare_references(photo(seed=1))
     want = mini_exemplar.colorize(photo(), reference=photo(seed=1), resolution=64)
     for _ in range(2):
         out = mini_exemplar.colorize(photo(), reference=references, resolution=64)
@@ -245,12 +312,12 @@ def test_references_read_beforehand_give_the_same(mini_exemplar):
 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_references_keep_their_aspect_ratio_where_the_network_allows(
-    mini_exemplar, reads, monkeypatch, aligned
+    mini_exemplar, encoded, monkeypatch, aligned
 ):
     spec = dataclasses.replace(mini_exemplar.spec, aligned=aligned)
     monkeypatch.setattr(mini_exemplar, "spec", spec)
     mini_exemplar.colorize(photo(), reference=photo(1, 128, 32, seed=1), resolution=64)
-    [([size], target)] = reads
+    [([size], target)] = encoded
     assert size == (target if aligned else (128, 32))
 
 
@@ -258,7 +325,7 @@ def test_references_keep_their_aspect_ratio_where_the_network_allows(
 
 
 @pytest.mark.parametrize("seen", [0.0, 0.3])
-def test_what_is_transparent_gives_no_colour(mini_exemplar, mini_standard, seen):
+def test_transparent_parts_provide_no_color(mini_exemplar, mini_standard, seen):
     alpha = torch.ones(1, 50, 70, 1)
     alpha[:, 10:, :40] = 0
     alpha[:, :10, :40] = seen
@@ -292,7 +359,7 @@ def test_confidence_is_a_share(mini_exemplar, mini_standard):
             assert sure.min() >= 0 and sure.max() <= 1
 
 
-def test_nobody_is_sure_of_a_transparent_reference(mini_exemplar, mini_standard):
+def test_a_transparent_reference_has_no_confidence(mini_exemplar, mini_standard):
     nothing = torch.cat([photo(seed=1), torch.zeros(1, 50, 70, 1)], dim=-1)
     for engine in (mini_exemplar, mini_standard):
         out, sure = engine.colorize_with_confidence(photo(), reference=nothing, resolution=64)
@@ -300,9 +367,9 @@ def test_nobody_is_sure_of_a_transparent_reference(mini_exemplar, mini_standard)
         assert sure.max() < 0.01
 
 
-def test_weight_of_is_a_smooth_step_that_the_threshold_moves():
+def test_reference_weight_is_a_smooth_step_that_the_threshold_moves():
     confidence = torch.linspace(0, 1, 1001)
-    weights = [weight_of(confidence, threshold) for threshold in (0.0, 0.3, 0.5, 0.7, 1.0)]
+    weights = [reference_weight(confidence, threshold) for threshold in (0.0, 0.3, 0.5, 0.7, 1.0)]
     for weight in weights:
         steps = weight.diff()
         assert weight.min() >= 0 and weight.max() <= 1
@@ -313,34 +380,36 @@ def test_weight_of_is_a_smooth_step_that_the_threshold_moves():
     assert weights[0].min() > 1 - 1e-6  # never the fallback
     assert weights[-1].max() < 1e-6  # nothing else
     torch.testing.assert_close(weights[2][500], torch.tensor(0.5))
-    assert weight_of(torch.tensor([0.2, 0.8]), 0.5).tolist() == [0, 1]
+    assert reference_weight(torch.tensor([0.2, 0.8]), 0.5).tolist() == [0, 1]
 
 
 # ---- fallback ----
 
 
-def test_the_fallback_takes_over_where_confidence_is_low(mini_exemplar, mini, assured):
+def test_the_fallback_takes_over_where_confidence_is_low(mini_exemplar, mini, fixed_confidence):
     options = {"reference": photo(seed=1), "resolution": mini.spec.resolution}
     of_reference = mini_exemplar.colorize(photo(), **options)
-    assured(0.2)
+    fixed_confidence(0.2)
     out = mini_exemplar.colorize(photo(), **options, fallback=mini)
     torch.testing.assert_close(out, mini.colorize(photo()), **ROUNDING)
     assert (out - of_reference).abs().mean() > DIFFERENT
 
 
-def test_the_fallback_stays_away_where_confidence_is_high(mini_exemplar, mini, assured):
+def test_the_fallback_stays_away_where_confidence_is_high(mini_exemplar, mini, fixed_confidence):
     options = {"reference": photo(seed=1), "resolution": 64}
     of_reference = mini_exemplar.colorize(photo(), **options)
-    assured(0.8)
+    fixed_confidence(0.8)
     out = mini_exemplar.colorize(photo(), **options, fallback=mini)
     torch.testing.assert_close(out, of_reference)
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.5, 1.0])
-def test_the_threshold_goes_from_never_to_everywhere(mini_exemplar, mini, assured, confidence):
+def test_the_threshold_goes_from_never_to_everywhere(
+    mini_exemplar, mini, fixed_confidence, confidence
+):
     options = {"reference": photo(seed=1), "resolution": 64}
     of_reference = mini_exemplar.colorize(photo(), **options)
-    assured(confidence)
+    fixed_confidence(confidence)
     never, half, everywhere = (
         mini_exemplar.colorize(photo(), **options, fallback=mini, threshold=threshold)
         for threshold in (0.0, 0.5, 1.0)
@@ -375,11 +444,11 @@ def test_published_finish_is_224_from_the_middle(mini_exemplar, size):
         torch.testing.assert_close(mini_exemplar.colorize(middle, **options), out)
 
 
-def test_published_finish_takes_no_mask_and_no_fallback(mini_exemplar, mini):
+def test_the_official_program_supports_no_mask_and_no_fallback(mini_exemplar, mini):
     options = {"reference": photo(seed=1), "finish": "published"}
-    with pytest.raises(ValueError, match="it takes no mask"):
+    with pytest.raises(ValueError, match="supports no mask"):
         mini_exemplar.colorize(photo(), **options, mask=torch.ones(50, 70))
-    with pytest.raises(ValueError, match="it takes no fallback"):
+    with pytest.raises(ValueError, match="supports no fallback"):
         mini_exemplar.colorize(photo(), **options, fallback=mini)
 
 
@@ -389,8 +458,8 @@ def test_published_finish_takes_no_mask_and_no_fallback(mini_exemplar, mini):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"reference": []}, "there is no reference; give at least one colour picture"),
-        ({"reference": photo(channels=1)}, "one channel, which is grey; expected a colour picture"),
+        ({"reference": []}, "there is no reference; give at least one color image"),
+        ({"reference": photo(channels=1)}, "is gray; expected a color image"),
         (
             {"reference": torch.zeros(1, 9, 9, 3, dtype=torch.uint8)},
             r"the reference has dtype torch.uint8; .* \(divide by 255\)",
@@ -401,7 +470,7 @@ def test_published_finish_takes_no_mask_and_no_fallback(mini_exemplar, mini):
         ),
         ({"threshold": 1.5}, "threshold is 1.5; expected 0 to 1"),
         ({"threshold": float("nan")}, "threshold is nan; expected 0 to 1"),
-        ({"finish": "fast"}, "finish is 'fast'; expected a Finish, or 'published'"),
+        ({"finish": "fast"}, "finish is 'fast'; expected a Finish or 'published'"),
         ({"resolution": 8}, "resolution is 8; this network needs at least 16"),
         ({"mask": torch.ones(9, 9)}, r"the mask has shape \(1, 9, 9\); expected \(1 or 1, 50, 70"),
     ],
@@ -417,30 +486,29 @@ def test_a_fallback_of_another_role_is_refused(mini_exemplar):
         mini_exemplar.colorize(photo(), reference=photo(seed=1), fallback=mini_exemplar)
 
 
-def test_variations_need_another_network(mini_exemplar):
-    with pytest.raises(ValueError, match="has no color memory and so but one result"):
-        mini_exemplar.vary(photo())
+def test_only_automatic_networks_have_variations(mini_exemplar):
+    assert not hasattr(mini_exemplar, "vary")
 
 
-def test_the_published_picture_takes_no_transparency(mini_exemplar):
+def test_the_official_program_supports_no_transparency(mini_exemplar):
     reference = torch.cat([photo(seed=1), torch.zeros(1, 50, 70, 1)], dim=-1)
     with pytest.raises(ValueError, match="transparent parts"):
         mini_exemplar.colorize(photo(), reference=reference, finish="published", resolution=64)
 
 
 @pytest.mark.parametrize("reference", ["photo.png", None, [None]])
-def test_no_picture_as_reference(mini_exemplar, reference):
+def test_references_that_are_not_images(mini_exemplar, reference):
     with pytest.raises(ValueError, match="expected a tensor or an array"):
         mini_exemplar.colorize(photo(), reference=reference)
 
 
 def test_references_count_in_the_memory_that_is_asked_for(mini_exemplar):
     asked = []
-    acquire = mini_exemplar.placement.acquire
-    mini_exemplar.placement.acquire = lambda memory: asked.append(memory) or acquire(memory)
+    acquire = mini_exemplar.device_manager.acquire
+    mini_exemplar.device_manager.acquire = lambda memory: asked.append(memory) or acquire(memory)
     try:
         for count in (1, 8):
             mini_exemplar.colorize(photo(), reference=photo(count, seed=1), resolution=64)
     finally:
-        del mini_exemplar.placement.acquire
+        del mini_exemplar.device_manager.acquire
     assert asked[1] > asked[0]

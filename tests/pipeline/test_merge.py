@@ -7,7 +7,7 @@ from comfyui_colorist.pipeline.merge import merge_chroma
 from comfyui_colorist.pipeline.postprocess import Finish
 
 
-def picture(batch=1, height=48, width=64, channels=3, seed=0):
+def random_image(batch=1, height=48, width=64, channels=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     rough = torch.rand(batch, channels, 6, 8, generator=generator) * 0.6 + 0.2
     image = torch.nn.functional.interpolate(rough, size=(height, width), mode="bilinear")
@@ -20,22 +20,22 @@ def lab(image):
 
 @pytest.mark.parametrize("size", [(12, 16), (48, 64), (96, 128), (47, 64), (25, 33)])
 def test_lightness_of_the_first_chroma_of_the_second(size):
-    photo, source = picture(channels=1), picture(height=size[0], width=size[1], seed=1)
+    photo, source = random_image(channels=1), random_image(height=size[0], width=size[1], seed=1)
     merged = lab(merge_chroma(photo, source))
     gray = lab(photo.expand(-1, -1, -1, 3))
     assert (merged[:, :1] - gray[:, :1]).abs().max() < 0.02
-    wanted = lab(picture(seed=1))[:, 1:]
+    wanted = lab(random_image(seed=1))[:, 1:]
     wanted_rgb = color.to_gamut(torch.cat([gray[:, :1], wanted], dim=1))
     assert (merged[:, 1:] - color.rgb_to_lab(wanted_rgb)[:, 1:]).abs().mean() < 3
 
 
-def test_a_picture_with_itself_is_itself():
-    photo = picture()
+def test_merging_an_image_with_itself_changes_nothing():
+    photo = random_image()
     assert (merge_chroma(photo, photo) - photo).abs().max() < 0.05
 
 
 def test_batches():
-    photos, sources = picture(3), picture(3, 24, 32, seed=1)
+    photos, sources = random_image(3), random_image(3, 24, 32, seed=1)
     merged = merge_chroma(photos, sources)
     for i in range(3):
         one = merge_chroma(photos[i : i + 1], sources[i : i + 1])
@@ -46,22 +46,27 @@ def test_batches():
         merge_chroma(photos, sources[:2])
 
 
-def test_alpha_is_kept_and_grey_gains_colour():
-    photo = picture(channels=4)
-    merged = merge_chroma(photo, picture(1, 24, 32, seed=1))
+def test_alpha_is_kept_and_gray_gains_color():
+    photo = random_image(channels=4)
+    merged = merge_chroma(photo, random_image(1, 24, 32, seed=1))
     assert torch.equal(merged[..., 3], photo[..., 3])
-    assert merge_chroma(picture(channels=1), picture(channels=4, seed=1)).shape == (1, 48, 64, 3)
+    assert merge_chroma(random_image(channels=1), random_image(channels=4, seed=1)).shape == (
+        1,
+        48,
+        64,
+        3,
+    )
 
 
 def test_dtype_stays():
-    photo = picture()
-    half = merge_chroma(photo.half(), picture(1, 24, 32, seed=1))
+    photo = random_image()
+    half = merge_chroma(photo.half(), random_image(1, 24, 32, seed=1))
     assert half.dtype == torch.float16
-    assert (half.float() - merge_chroma(photo, picture(1, 24, 32, seed=1))).abs().max() < 5e-3
+    assert (half.float() - merge_chroma(photo, random_image(1, 24, 32, seed=1))).abs().max() < 5e-3
 
 
 def test_controls_and_mask():
-    photo, source = picture(), picture(seed=1)
+    photo, source = random_image(), random_image(seed=1)
     assert torch.equal(merge_chroma(photo, source, controls=Finish(strength=0)), photo)
     gray = lab(merge_chroma(photo, source, controls=Finish(saturation=0)))
     assert gray[:, 1:].abs().max() < 0.1
@@ -70,25 +75,27 @@ def test_controls_and_mask():
 
 
 def test_aspect_ratio():
-    merge_chroma(picture(height=333, width=500), picture(height=344, width=512))  # multiples of 8
+    merge_chroma(
+        random_image(height=333, width=500), random_image(height=344, width=512)
+    )  # multiples of 8
     with pytest.raises(ValueError, match="color is 512x512 and luminance is 500x333.*aspect"):
-        merge_chroma(picture(height=333, width=500), picture(height=512, width=512))
-    merge_chroma(picture(height=1, width=1), picture(height=1, width=1))
+        merge_chroma(random_image(height=333, width=500), random_image(height=512, width=512))
+    merge_chroma(random_image(height=1, width=1), random_image(height=1, width=1))
 
 
 def test_hooks():
     calls = []
     merge_chroma(
-        picture(2),
-        picture(seed=1),
+        random_image(2),
+        random_image(seed=1),
         before_each=lambda: calls.append("before"),
         progress=calls.append,
     )
     assert calls == ["before", 1, "before", 2]
 
 
-def test_edges_are_the_photos():
-    """Colour of a small picture changes at the photo's edge, though its own tones are others."""
+def test_color_edges_follow_the_photo():
+    """The color of a small image changes at the photo's edge although its tones differ."""
     photo = torch.full((1, 64, 64, 3), 0.3)
     photo[:, :, 29:] = 0.6
     source = torch.tensor([0.7, 0.5, 0.45]).repeat(1, 64, 64, 1)

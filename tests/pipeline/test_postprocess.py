@@ -1,4 +1,4 @@
-"""The finished picture keeps its lightness; each control does what its line says."""
+"""Finished images keep their lightness; each control has its documented effect."""
 
 import math
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline import postprocess
-from comfyui_colorist.pipeline.postprocess import Finish, faded
+from comfyui_colorist.pipeline.postprocess import Finish, suppress_low_chroma
 
 
 @pytest.fixture
 def photo():
-    """A grey ramp with a coloured patch, (1, 3, 40, 60)."""
+    """Gray ramp with a colored patch, (1, 3, 40, 60)."""
     gray = torch.linspace(0.1, 0.9, 60).expand(1, 3, 40, 60).clone()
     gray[:, :, 10:20, 10:20] = torch.tensor([0.8, 0.3, 0.2]).view(3, 1, 1)
     return gray
@@ -68,13 +68,13 @@ def test_saturation_and_ceiling(photo, predicted):
     assert (bent[2] / bent[1]).item() == pytest.approx(20 / 30, abs=0.01)
 
 
-def test_weak_colour_fades_and_strong_colour_stays(photo, predicted):
-    """C*^3 / (C*^2 + fade^2): half is left of C* = fade; hue stays; 0 is off."""
+def test_fade_removes_weak_color_and_keeps_strong_color(photo, predicted):
+    """C*^3 / (C*^2 + fade^2) halves C* = fade and keeps hue; 0 is off."""
     ab = torch.tensor([0.0, 3, 10, 60]).view(1, 1, 2, 2) * torch.tensor([0.6, -0.8]).view(
         1, 2, 1, 1
     )
-    assert faded(ab, 0.0) is ab
-    out = faded(ab, 10.0)
+    assert suppress_low_chroma(ab, 0.0) is ab
+    out = suppress_low_chroma(ab, 10.0)
     want = torch.tensor([0, 27 / 109, 5, 60 * 3600 / 3700])
     torch.testing.assert_close(color.chroma(out).flatten(), want)
     assert (out[:, 0] * ab[:, 1] == out[:, 1] * ab[:, 0]).all()
@@ -99,7 +99,7 @@ def test_keep_color(photo, predicted):
     assert middle(out)[1].item() == pytest.approx(30, abs=0.05)
 
 
-def test_strips_do_not_show(photo, predicted, monkeypatch):
+def test_strips_are_invisible(photo, predicted, monkeypatch):
     from comfyui_colorist.ops import resize
 
     ab, L = torch.randn_like(predicted[0]) * 20, torch.rand_like(predicted[1]) * 100

@@ -1,4 +1,4 @@
-"""Photos to train on."""
+"""Training photos, and a clean Accelerate state for each test."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """Skies over grass: blue where bright, green where dark."""
+    """Photos of sky over grass: blue where bright, green where dark."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for i in range(6):
@@ -20,8 +20,8 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def another_run():
-    """Accelerate keeps device and precision for the life of a process; here many runs share it."""
+def reset_accelerate():
+    """Reset Accelerate, which keeps device and precision for the life of the process."""
     yield
     from accelerate.state import AcceleratorState, GradientState
 

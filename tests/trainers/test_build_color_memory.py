@@ -1,4 +1,4 @@
-"""The script around `builder.build`: folders and shards in, one file out."""
+"""The script that builds color memories from folders and shards."""
 
 import csv
 import io
@@ -9,17 +9,17 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from comfyui_colorist.media.image_data import PictureError
+from comfyui_colorist.media.errors import ImageError
 from comfyui_colorist.pipeline.color_memory import clustering, memory
 from comfyui_colorist.trainers import build_color_memory
-from comfyui_colorist.trainers.data.photos import Photos
-from comfyui_colorist.trainers.runtime import settings as common
+from comfyui_colorist.trainers.data.photos import PhotoInputs, Photos
+from comfyui_colorist.trainers.runtime import command_line
 from PIL import Image
 
 
 def script(arguments):
-    """Exit code of the script."""
-    return common.script(
+    """Run the script and return its exit code."""
+    return command_line.run_script(
         build_color_memory.main,
         build_color_memory.Config,
         build_color_memory.PRESETS,
@@ -30,7 +30,7 @@ def script(arguments):
 
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory, photos):
-    """A .tar of four of the photos, and one that is damaged."""
+    """A .tar of four intact photos and a damaged one."""
     path = tmp_path_factory.mktemp("shards") / "a.tar"
     with tarfile.open(path, "w") as tar:
         for name, data in [
@@ -52,16 +52,16 @@ def test_folders_and_shards(tmp_path, photos, shard, mini_colorformer_file, caps
     out = tmp_path / "new" / "m.safetensors"
     config = settings(out, mini_colorformer_file, photos, shard, entries=3)
     built = build_color_memory.main(config)
-    found = memory.load(out)
-    assert torch.equal(found.keys, built.keys)
-    assert found.provenance["photos"] == 10
-    assert found.provenance["unreadable"] == 1
-    (skipped,) = found.provenance["skipped"]
+    loaded = memory.load_memory(out)
+    assert torch.equal(loaded.keys, built.keys)
+    assert loaded.provenance["photos"] == 10
+    assert loaded.provenance["unreadable"] == 1
+    (skipped,) = loaded.provenance["skipped"]
     assert skipped.startswith("a.tar at byte ")
-    printed = capsys.readouterr().out
-    assert "[11/11] " in printed and " photos/s" in printed
-    assert "keys of width 8, 10 photos" in printed
-    assert "left out: 1 unreadable.\n" in printed
+    printed = capsys.readouterr()
+    assert "11/11" in printed.err and "photos/s" in printed.err
+    assert "keys of width 8, 10 photos" in printed.out
+    assert "left out: 1 unreadable.\n" in printed.out
 
 
 def test_licences_and_limit(tmp_path, photos, shard, mini_colorformer_file):
@@ -83,18 +83,18 @@ def test_fresh(tmp_path, photos, mini_colorformer_file):
     out = tmp_path / "m.safetensors"
     built = build_color_memory.main(settings(out, mini_colorformer_file, photos, fresh=True))
     assert built.provenance["projection"] == "PCA of these photos"
-    assert memory.load(out).projection is not None
+    assert memory.load_memory(out).projection is not None
 
 
-def test_pictures_are_paths_or_pixels(photos, shard):
-    of_folder = build_color_memory.Pictures(Photos([photos]))
-    assert of_folder[0] == photos / "0.png"
-    of_shard = build_color_memory.Pictures(Photos([shard]))
+def test_photo_inputs_are_paths_or_pixels(photos, shard):
+    from_folder = PhotoInputs(Photos([photos]))
+    assert from_folder[0] == photos / "0.png"
+    from_shard = PhotoInputs(Photos([shard]))
     expected = np.asarray(Image.open(photos / "1.png"), np.float32) / 255
-    torch.testing.assert_close(of_shard[1], torch.from_numpy(expected))
-    with pytest.raises(PictureError, match=r"a.tar at byte \d+: damaged"):
-        of_shard[4]
-    assert len(list(build_color_memory.Pictures(Photos([shard]), limit=3))) == 3
+    torch.testing.assert_close(from_shard[1], torch.from_numpy(expected))
+    with pytest.raises(ImageError, match=r"a.tar at byte \d+: damaged"):
+        from_shard[4]
+    assert len(list(PhotoInputs(Photos([shard]), limit=3))) == 3
 
 
 def test_a_stopped_build_keeps_the_old_file(
@@ -106,7 +106,7 @@ def test_a_stopped_build_keeps_the_old_file(
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clustering, "labelled", stop)
+    monkeypatch.setattr(clustering, "assign_and_average", stop)
     with pytest.raises(KeyboardInterrupt):
         build_color_memory.main(settings(out, mini_colorformer_file, photos, overwrite=True))
     assert out.read_bytes() == b"mine"
@@ -129,52 +129,52 @@ def test_a_stopped_build_keeps_the_old_file(
         (["--photos", "a", "--seed", "-1"], "seed is -1; expected 0 to 4294967295."),
     ],
 )
-def test_settings_that_cannot_be(arguments, sentence, capsys):
+def test_invalid_settings_are_rejected(arguments, sentence, capsys):
     with pytest.raises(SystemExit):
-        common.parse(build_color_memory.Config, build_color_memory.PRESETS, arguments)
+        command_line.parse(build_color_memory.Config, build_color_memory.PRESETS, arguments)
     assert sentence in capsys.readouterr().err
 
 
-def test_what_cannot_be_is_refused_before_photos_are_read(
+def test_invalid_input_is_rejected_before_photos_are_read(
     tmp_path, photos, mini_file, mini_colorformer_file, monkeypatch, capsys
 ):
     def read(*_):
         raise AssertionError("a photo was read")
 
-    monkeypatch.setattr(build_color_memory.Pictures, "__getitem__", read)
-    there, folder, out = (tmp_path / f"{i}.safetensors" for i in range(3))
-    there.write_bytes(b"mine")
+    monkeypatch.setattr(PhotoInputs, "__getitem__", read)
+    existing, folder, out = (tmp_path / f"{i}.safetensors" for i in range(3))
+    existing.write_bytes(b"mine")
     folder.mkdir()
 
-    def said(model, out, *more) -> str:
+    def error_of(model, out, *more, code=1) -> str:
         arguments = ["--photos", photos, "--out", out, "--model", model, "--device", "cpu", *more]
-        assert script([str(argument) for argument in arguments]) == 1
+        assert script([str(argument) for argument in arguments]) == code
         message = capsys.readouterr().err
         assert message.count("\n") == 1
         return message
 
-    own = mini_colorformer_file
-    assert "is there already; give another name, or --overwrite." in said(own, there)
-    assert "is a folder; give the name of a file." in said(own, folder, "--overwrite")
-    assert "cannot write into " in said(own, there / "m.safetensors")
-    assert "no model of that name" in said("nonsense", out)
-    assert "has no color memory" in said(mini_file, out)
-    assert "entries is 0" in said(own, out, "--entries", 0)
-    assert "Expected a folder of photos" in said(own, out, "--photos", there)
-    assert "no.toml: No such file" in said(own, out, "--config", "no.toml")
-    assert there.read_bytes() == b"mine" and not out.exists()
+    model = mini_colorformer_file
+    assert "already exists; give another name" in error_of(model, existing, code=2)
+    assert "is a folder; give the name of a file." in error_of(model, folder, "--overwrite", code=2)
+    assert "cannot write into " in error_of(model, existing / "m.safetensors", code=2)
+    assert "no model of that name" in error_of("nonsense", out)
+    assert "has no color memory" in error_of(mini_file, out)
+    assert "entries is 0" in error_of(model, out, "--entries", 0)
+    assert "Expected a folder of photos" in error_of(model, out, "--photos", existing)
+    assert "no.toml: No such file" in error_of(model, out, "--config", "no.toml")
+    assert existing.read_bytes() == b"mine" and not out.exists()
 
 
-def test_a_failed_script_says_why_in_a_line(root, tmp_path):
+def test_a_failed_script_prints_one_line(root, tmp_path):
     script = str(root / "trainers" / "build_color_memory.py")
     out = tmp_path / "m.safetensors"
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, script, "--photos", str(tmp_path / "no"), "--out", str(out)],
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 1
-    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_runs_by_path(root):

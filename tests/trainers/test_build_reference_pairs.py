@@ -1,4 +1,4 @@
-"""The table of references that training by reference reads."""
+"""The table of retrieved references for exemplar training."""
 
 import csv
 import json
@@ -7,19 +7,17 @@ import sys
 
 import numpy as np
 import pytest
-from comfyui_colorist.pipeline.references import descriptors
-from comfyui_colorist.pipeline.references import search as reference_search
+from comfyui_colorist.pipeline.references import descriptors, search
 from comfyui_colorist.trainers import build_reference_pairs
-from comfyui_colorist.trainers.build_color_memory import Pictures
-from comfyui_colorist.trainers.data.photos import Photos
+from comfyui_colorist.trainers.data.photos import PhotoInputs, Photos
 from comfyui_colorist.trainers.data.reference_pairs import load_pairs
-from comfyui_colorist.trainers.runtime import settings as common
+from comfyui_colorist.trainers.runtime import command_line
 from PIL import Image
 
 
 def script(arguments):
-    """Exit code of the script."""
-    return common.script(
+    """Run the script and return its exit code."""
+    return command_line.run_script(
         build_reference_pairs.main,
         build_reference_pairs.Config,
         build_reference_pairs.PRESETS,
@@ -30,14 +28,14 @@ def script(arguments):
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """Eight photos of patches, then a grey and a damaged one."""
+    """Eight photos of colored patches, then a gray and a damaged one."""
     folder = tmp_path_factory.mktemp("album")
     rng = np.random.default_rng(0)
     for i in range(8):
         values = rng.integers(0, 256, (4 + i % 3, 5, 3), np.uint8)
         Image.fromarray(values).resize((64, 48)).save(folder / f"{i}.png")
     Image.fromarray(rng.integers(0, 256, (48, 64), np.uint8)).save(folder / "8.png")
-    (folder / "9.png").write_bytes(b"no picture")
+    (folder / "9.png").write_bytes(b"not an image")
     return folder
 
 
@@ -58,11 +56,11 @@ def test_the_table(tmp_path, album, mini, mini_file, capsys):
     assert [len(row) for row in table["top"]] == [5] * 9 + [0]
     for i, row in enumerate(table["top"]):
         assert i not in row and not {8, 9} & set(row) and len(set(row)) == len(row)
-    expected = reference_search.rank_all(Pictures(Photos([album])), mini).top
+    expected = search.rank_gallery(PhotoInputs(Photos([album])), mini).top
     assert [row + [-1] * (5 - len(row)) for row in table["top"]] == expected.tolist()
-    printed = capsys.readouterr().out
-    assert "[10/10] " in printed and "10 photos, " in printed
-    assert "left out: 1 grey, 1 unreadable.\n" in printed
+    printed = capsys.readouterr()
+    assert "10/10" in printed.err and "10 photos, " in printed.out
+    assert "left out: 1 gray, 1 unreadable.\n" in printed.out
 
 
 def test_the_trainer_reads_it(tmp_path, album, mini_file):
@@ -82,14 +80,14 @@ def test_licences_and_limit(tmp_path, album, mini_file):
     assert build_reference_pairs.main(config)["keys"] == ["0", "2", "3", "4", "5", "6"]
 
 
-def test_refusals(tmp_path, album):
+def test_invalid_settings_are_rejected(tmp_path, album):
     with pytest.raises(ValueError, match="name at least one folder"):
         build_reference_pairs.Config()
     with pytest.raises(ValueError, match="must end in .json"):
         settings(tmp_path / "pairs.txt", album)
     (tmp_path / "pairs.json").write_text("mine")
     arguments = ["--photos", str(album), "--out", str(tmp_path / "pairs.json"), "--device", "cpu"]
-    assert script(arguments) == 1
+    assert script(arguments) == 2
     assert (tmp_path / "pairs.json").read_text() == "mine"
 
 

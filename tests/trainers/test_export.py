@@ -1,4 +1,4 @@
-"""Files for use elsewhere: safetensors of each precision, ONNX that does what the network does."""
+"""Exports: safetensors in each precision, and ONNX files that agree with the network."""
 
 import dataclasses
 import json
@@ -10,13 +10,13 @@ import torch
 from comfyui_colorist.cli import options
 from comfyui_colorist.console import errors
 from comfyui_colorist.model_defs import checkpoint, registry
-from comfyui_colorist.trainers import export
+from comfyui_colorist.trainers import export, onnx_export, onnx_tracing
 
 ARCHITECTURES = ("ddcolor", "colorformer", "lite_colorformer", "exemplar", "pointhint")
 
 
-def mini_of(architecture, request):
-    """File of a miniature network."""
+def mini_file_of(architecture, request):
+    """Return the file of a miniature network."""
     name = "" if architecture == "ddcolor" else f"_{architecture}"
     return request.getfixturevalue(f"mini{name}_file")
 
@@ -27,13 +27,13 @@ def config_of(file, out, **settings):
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def exported(request, tmp_path_factory):
-    """A miniature of each architecture: its own file, and the ONNX file made of it."""
+    """The file of a miniature of each architecture, and its ONNX file."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    file = mini_of(request.param, request)
+    file = mini_file_of(request.param, request)
     out = tmp_path_factory.mktemp("onnx") / "new" / f"{request.param}.onnx"
-    with pytest.MonkeyPatch.context() as patch:  # what follows checks it
-        patch.setattr(export, "CHECKED", ())
+    with pytest.MonkeyPatch.context() as patch:  # the tests check it themselves
+        patch.setattr(onnx_export, "CHECKED_SIZES", ())
         export.main(config_of(file, out))
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     return file, out
@@ -45,21 +45,21 @@ def test_onnx_equals_the_network_at_other_sizes(exported, batch, rows, columns):
 
     file, out = exported
     network, spec, _ = registry.load(file)
-    inputs = export.pictures(network, spec, batch, rows, columns)
+    inputs = onnx_export.random_inputs(network, spec, batch, rows, columns)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
-    names = list(export.INPUTS[spec.model_input])
-    assert [place.name for place in session.get_inputs()] == names
+    names = list(onnx_export.INPUTS[spec.model_input])
+    assert [node.name for node in session.get_inputs()] == names
     feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
     (ab,) = session.run(["ab"], feed)
     with torch.no_grad():
-        expected = export.answer(network, inputs).numpy()
+        expected = onnx_tracing.predict_ab(network, inputs).numpy()
     assert ab.shape == expected.shape
     assert expected.std() > 0.1
-    # Float noise: attention of the exemplar miniature is far steeper than that of trained networks.
-    assert abs(ab - expected).max() < export.TOLERANCE
+    # Float noise: the exemplar miniature's attention is far steeper than that of trained networks.
+    assert abs(ab - expected).max() < onnx_export.TOLERANCE
 
 
-def test_onnx_says_what_it_is(exported):
+def test_onnx_metadata_describes_the_network(exported):
     import onnxruntime
 
     file, out = exported
@@ -71,18 +71,18 @@ def test_onnx_says_what_it_is(exported):
     assert config == network.config
     assert info["spec"]["multiple"] == spec.multiple
     assert info["spec"]["prior"] == spec.prior
-    assert set(info["inputs"]) == {place.name for place in session.get_inputs()}
+    assert set(info["inputs"]) == {node.name for node in session.get_inputs()}
     assert session.get_inputs()[0].shape[:1] == ["batch"]
     assert session.get_inputs()[0].shape[2:] == ["height", "width"]
 
 
 def test_onnx_with_half_weights(tmp_path, mini_file, capsys):
     pytest.importorskip("onnxruntime")
-    export.main(config_of(mini_file, tmp_path / "whole.onnx"))
-    export.main(config_of(mini_file, tmp_path / "half.onnx", dtype="float16"))
-    whole, half = ((tmp_path / f"{n}.onnx").stat().st_size for n in ("whole", "half"))
+    export.main(config_of(mini_file, tmp_path / "float32.onnx"))
+    export.main(config_of(mini_file, tmp_path / "float16.onnx", dtype="float16"))
+    float32, float16 = ((tmp_path / f"float{n}.onnx").stat().st_size for n in (32, 16))
     weights = 4 * sum(t.numel() for t in registry.load(mini_file)[0].state_dict().values())
-    assert whole - half > 0.3 * weights
+    assert float32 - float16 > 0.3 * weights
     assert capsys.readouterr().err.count("largest error") == 2
 
 
@@ -102,22 +102,22 @@ def test_safetensors_round_trip(tmp_path, mini_pointhint_file, dtype):
         assert torch.equal(new.state_dict()[name], tensor)
 
 
-def test_a_graph_that_differs_is_refused(tmp_path, mini_file, monkeypatch):
+def test_a_different_graph_is_rejected(tmp_path, mini_file, monkeypatch):
     pytest.importorskip("onnxruntime")
     out = tmp_path / "x.onnx"
     out.write_bytes(b"mine")
-    monkeypatch.setattr(export, "TOLERANCE", 0.0)
+    monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)
     with pytest.raises(ValueError, match="differs from the network by .* Lab units at batch 1"):
         export.main(config_of(mini_file, out, overwrite=True))
     assert out.read_bytes() == b"mine"
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
 
 
-def test_a_graph_of_one_size_is_refused(mini_config):
-    """Whatever the exporter settles for good is found by running other sizes."""
+def test_a_graph_of_one_size_is_rejected(mini_config):
+    """Running other sizes reveals sizes that the trace has frozen."""
     pytest.importorskip("onnxruntime")
 
-    class Fixed(torch.nn.Module):
+    class FixedSize(torch.nn.Module):
         config = mini_config
 
         def forward(self, x):
@@ -125,35 +125,35 @@ def test_a_graph_of_one_size_is_refused(mini_config):
             return x[:, :2].reshape(-1, 2 * height * width).reshape(-1, 2, height, width)
 
     spec = registry.module_of("ddcolor").spec(mini_config)
-    data = export.to_onnx(Fixed(), spec, {})
+    data = onnx_export.to_onnx(FixedSize(), spec, {})
     with pytest.raises(ValueError, match="the file fails at batch 1, 32 x 32 pixels"):
-        export.check(data, Fixed(), spec)
+        onnx_export.check(data, FixedSize(), spec)
 
 
-def test_refusals(tmp_path, mini_file, monkeypatch):
-    def refused(**settings):
-        with pytest.raises((ValueError, errors.Refusal)) as refusal:
+def test_invalid_settings_are_rejected(tmp_path, mini_file, monkeypatch):
+    def error_of(**settings):
+        with pytest.raises((ValueError, errors.UsageError)) as error:
             export.main(export.Config(**{"model": str(mini_file), **settings}))
-        return str(refusal.value)
+        return str(error.value)
 
     out = tmp_path / "x.onnx"
-    assert "must end in .safetensors or .onnx" in refused(out=tmp_path / "x.pth")
-    assert "expected one of float32, float16 for .onnx" in refused(out=out, dtype="bfloat16")
-    assert "opset is 9; expected 17 to 20" in refused(out=out, opset=9)
-    assert "no model of that name" in refused(out=out, model="none-such")
-    assert "is the input" in refused(out=mini_file, overwrite=True)
+    assert "must end in .safetensors or .onnx" in error_of(out=tmp_path / "x.pth")
+    assert "expected one of float32, float16 for .onnx" in error_of(out=out, dtype="bfloat16")
+    assert "opset is 9; expected 17 to 20" in error_of(out=out, opset=9)
+    assert "none-such" in error_of(out=out, model="none-such")
+    assert "is the input" in error_of(out=mini_file, overwrite=True)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert "pip install comfyui-colorist[export]" in refused(out=out)
+    assert "pip install comfyui-colorist[export]" in error_of(out=out)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_has_no_graph_for_all_sizes_is_refused(mini_pointhint_config):
+def test_networks_without_a_graph_for_all_sizes_are_rejected(mini_pointhint_config):
     pytest.importorskip("onnxruntime")
     config = dataclasses.replace(mini_pointhint_config, cluster="cosine")
     network = registry.build("pointhint", config)
     spec = registry.module_of("pointhint").spec(config)
     with pytest.raises(ValueError, match="clustering by cosine"):
-        export.to_onnx(network, spec, {})
+        onnx_export.to_onnx(network, spec, {})
 
 
 def test_runs_by_path(root, tmp_path, mini_file):

@@ -55,7 +55,7 @@ def test_psnr(rgb):
     assert image_metrics.psnr(rgb.clamp(0, 0.9), rgb.clamp(0, 0.9) + 0.1)[
         0
     ].item() == pytest.approx(20, abs=1e-3)
-    with pytest.raises(ValueError, match="must agree"):
+    with pytest.raises(ValueError, match="they must be equal"):
         image_metrics.psnr(rgb, rgb[..., :5])
 
 
@@ -84,7 +84,7 @@ def test_discriminator_learns_to_tell(rgb):
 
 
 def vgg16(norm: bool) -> torch.nn.Sequential:
-    """torchvision's `features` of VGG-16 with few channels, nothing in place."""
+    """Return torchvision's `features` of VGG-16 with few channels, nothing in place."""
     torch.manual_seed(0)
     layers, before = [], 3
     for width, count in ((2, 2), (3, 2), (4, 3), (5, 3), (6, 3)):
@@ -240,8 +240,8 @@ def test_patch_gan_map_sizes(layers, sizes):
     network = losses.LeastSquaresPatchGAN(layers, width=4).eval()
     for side, expected in sizes.items():
         assert network(torch.zeros(1, 3, side, side)).shape == (1, 1, expected, expected)
-    with pytest.raises(ValueError, match=f"needs {network.smallest} pixels a side"):
-        network(torch.zeros(1, 3, 64, network.smallest - 1))
+    with pytest.raises(ValueError, match=f"needs {network.min_side} pixels a side"):
+        network(torch.zeros(1, 3, 64, network.min_side - 1))
 
 
 def test_least_squares_loss():

@@ -126,7 +126,7 @@ def next_torchvision(state):
 
 
 def next_convolutions(state):
-    """timm's variant whose linear layers are 1x1 convolutions."""
+    """Rename to timm's variant whose linear layers are 1x1 convolutions."""
     state = next_timm(state)
     return {
         k: t[..., None, None] if ".mlp.fc" in k and t.ndim == 2 else t for k, t in state.items()
@@ -151,7 +151,7 @@ def next_published(state):
 def test_convnext_is_read_under_all_names(naming, saved):
     state = next_state()
     encoder = ddcolor.ConvNeXt(NEXT)
-    said = pretrained.take(encoder, saved(naming(state)), "convnext")
+    said = pretrained.load_backbone(encoder, saved(naming(state)), "convnext")
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
     whole = naming is next_published
@@ -159,8 +159,8 @@ def test_convnext_is_read_under_all_names(naming, saved):
         tensor for key, tensor in taken.items() if key.startswith("norms.") and "weight" in key
     ]
     assert all((tensor == (3 if whole else 1)).all() for tensor in norms)
-    kept = "" if whole else "; start values kept: norms.0, norms.1, norms.2, norms.3"
-    assert said == f"given.pth: {len(state) + 8 * whole} tensors taken{kept}."
+    kept = "" if whole else "; initial values kept: norms.0, norms.1, norms.2, norms.3"
+    assert said == f"given.pth: {len(state) + 8 * whole} tensors loaded{kept}."
     assert all(parameter.requires_grad for parameter in encoder.parameters())
 
 
@@ -172,26 +172,28 @@ def test_convnext_of_another_size_is_refused(saved):
         match="convnext_tiny.pth: a convnext of 1, 1, 2, 1 blocks of 8, 16, 24, 32 channels; this "
         "encoder has 1, 1, 3, 1 blocks of 8, 16, 24, 48 channels",
     ):
-        pretrained.take(encoder, file, "convnext")
-    with pytest.raises(CheckpointError, match=r"no Swin under a known naming \(\d+ tensors, first"):
-        pretrained.take(colorformer.GLHTransformer(SWIN), file, "swin")
+        pretrained.load_backbone(encoder, file, "convnext")
+    with pytest.raises(
+        CheckpointError, match=r"no Swin with known tensor names \(\d+ tensors, first"
+    ):
+        pretrained.load_backbone(colorformer.GLHTransformer(SWIN), file, "swin")
     with pytest.raises(
         ValueError, match="kind is 'resnet'; expected one of convnext, efficientnet"
     ):
-        pretrained.take(encoder, file, "resnet")
+        pretrained.load_backbone(encoder, file, "resnet")
     broken = next_timm(next_state())
     broken.pop("stages.2.blocks.1.gamma")
     with pytest.raises(CheckpointError, match="1 tensors missing: stages.2.1.gamma"):
-        pretrained.take(ddcolor.ConvNeXt(NEXT), saved(broken), "convnext")
+        pretrained.load_backbone(ddcolor.ConvNeXt(NEXT), saved(broken), "convnext")
 
 
 def test_weights_keep_the_encoders_dtype_and_share_no_memory(saved):
     state = {key: tensor.half() for key, tensor in next_state().items()}
     encoder = ddcolor.ConvNeXt(NEXT)
-    pretrained.take(encoder, saved(state), "convnext")
+    pretrained.load_backbone(encoder, saved(state), "convnext")
     assert {tensor.dtype for tensor in encoder.state_dict().values()} == {torch.float32}
     encoder = colorformer.GLHTransformer(SWIN)
-    pretrained.take(encoder, saved(swin_authors(swin_state())), "swin")
+    pretrained.load_backbone(encoder, saved(swin_authors(swin_state())), "swin")
     attention = encoder.stages[0][0].attention
     before = attention.qkv.weight.detach().clone()
     with torch.no_grad():
@@ -306,8 +308,8 @@ def lite_unfolded(state, x):
 def test_lite_computes_what_the_published_network_does(naming, saved):
     state = lite_state()
     encoder = EfficientNetLite(*LITE)
-    said = pretrained.take(encoder, saved(naming(state)), "efficientnet-lite")
-    assert said == f"given.pth: {len(encoder.state_dict())} tensors taken."
+    said = pretrained.load_backbone(encoder, saved(naming(state)), "efficientnet-lite")
+    assert said == f"given.pth: {len(encoder.state_dict())} tensors loaded."
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         for ours, theirs in zip(encoder(x), lite_unfolded(state, x), strict=True):
@@ -318,7 +320,7 @@ def test_encoder_of_a_trained_ddcolor_is_taken(saved):
     encoder = EfficientNetLite(*LITE)
     given = {f"encoder.{key}": tensor + 1 for key, tensor in encoder.state_dict().items()}
     given |= {"pixel_decoder.embedding.weight": torch.ones(3), "mean": torch.ones(3)}
-    pretrained.take(encoder, saved(given), "efficientnet-lite")
+    pretrained.load_backbone(encoder, saved(given), "efficientnet-lite")
     taken = encoder.state_dict()
     assert all(
         torch.equal(taken[key.removeprefix("encoder.")], given[key])
@@ -329,25 +331,25 @@ def test_encoder_of_a_trained_ddcolor_is_taken(saved):
 
 def test_other_files_are_no_lite(saved):
     encoder = EfficientNetLite(*LITE)
-    with pytest.raises(CheckpointError, match=r"no EfficientNet-Lite under a known naming \(\d+ t"):
-        pretrained.take(encoder, saved(next_timm(next_state())), "efficientnet-lite")
-    with pytest.raises(CheckpointError, match="no ConvNeXt under a known naming"):
-        pretrained.take(ddcolor.ConvNeXt(NEXT), saved(lite_port(lite_state())), "convnext")
+    with pytest.raises(
+        CheckpointError, match=r"no EfficientNet-Lite with known tensor names \(\d+"
+    ):
+        pretrained.load_backbone(encoder, saved(next_timm(next_state())), "efficientnet-lite")
+    with pytest.raises(CheckpointError, match="no ConvNeXt with known tensor names"):
+        pretrained.load_backbone(ddcolor.ConvNeXt(NEXT), saved(lite_port(lite_state())), "convnext")
     cut = {k: t for k, t in lite_port(lite_state()).items() if "_blocks.7" not in k}
     with pytest.raises(CheckpointError, match="efficientnet-lite of 1, 2, 1, 1, 1, 1 blocks of"):
-        pretrained.take(encoder, saved(cut), "efficientnet-lite")
+        pretrained.load_backbone(encoder, saved(cut), "efficientnet-lite")
     damaged = lite_port(lite_state())
     damaged.pop("_blocks.3._bn1.running_var")
-    with pytest.raises(
-        CheckpointError, match="batch norm behind stages.2.0.depthwise has no .*var"
-    ):
-        pretrained.take(encoder, saved(damaged), "efficientnet-lite")
+    with pytest.raises(CheckpointError, match="batch norm after stages.2.0.depthwise has no .*var"):
+        pretrained.load_backbone(encoder, saved(damaged), "efficientnet-lite")
     without = lite_port(lite_state())
     without.pop("_blocks.3._depthwise_conv.weight")
     with pytest.raises(CheckpointError, match="missing: stages.2.0.depthwise.weight"):
-        pretrained.take(encoder, saved(without), "efficientnet-lite")
+        pretrained.load_backbone(encoder, saved(without), "efficientnet-lite")
     with pytest.raises(CheckpointError, match="expected one of lite0, lite1, lite2"):
-        pretrained.open_lite(saved(lite_port(lite_state())))
+        pretrained.load_efficientnet_lite(saved(lite_port(lite_state())))
 
 
 # --- Swin ------------------------------------------------------------------------------------
@@ -416,7 +418,7 @@ def swin_torchvision(state):
 def test_swin_is_read_under_all_names(naming, saved):
     state = swin_state()
     encoder = colorformer.GLHTransformer(SWIN)
-    said = pretrained.take(encoder, saved(naming(state)), "swin")
+    said = pretrained.load_backbone(encoder, saved(naming(state)), "swin")
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
     for stage, dim in zip(encoder.stages, SWIN.tap_dims, strict=True):
@@ -424,8 +426,9 @@ def test_swin_is_read_under_all_names(naming, saved):
         assert torch.equal(pooled.weight, own.weight[dim:])
         assert torch.equal(pooled.bias, own.bias[dim:])
     assert said == (
-        f"given.pth: {len(state) + 8} tensors taken; keys and values of the pooled tokens start as "
-        "those of Swin's own; start values kept: attention.global_norm, norms.0, norms.1, norms.2."
+        f"given.pth: {len(state) + 8} tensors loaded; keys and values of the pooled tokens are "
+        "copied from Swin's own; initial values kept: attention.global_norm, norms.0, norms.1, "
+        "norms.2."
     )
 
 
@@ -436,10 +439,12 @@ def test_glh_is_taken_whole(prefix, saved):
     given = rewritten(state, SWIN_NAMES + places) | DERIVED
     given |= {"norm_cls.weight": torch.ones(64), "head_cls.weight": torch.ones(5, 64)}
     encoder = colorformer.GLHTransformer(SWIN)
-    said = pretrained.take(encoder, saved({prefix + key: t for key, t in given.items()}), "swin")
+    said = pretrained.load_backbone(
+        encoder, saved({prefix + key: t for key, t in given.items()}), "swin"
+    )
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
-    assert said == f"given.pth: {len(state)} tensors taken."
+    assert said == f"given.pth: {len(state)} tensors loaded."
 
 
 # --- VGG-19 ----------------------------------------------------------------------------------
@@ -451,17 +456,17 @@ def test_vgg19_is_taken_as_far_as_the_backbone_goes(last, handed):
         whole = xcnet.VGG19(xcnet.Config()).state_dict()
         backbone = xcnet.VGG19(xcnet.Config(backbone_last=last))
         given = whole | {"classifier.0.weight": torch.empty(3, 3), "head.fc.bias": torch.empty(3)}
-    said = pretrained.take(backbone, handed(given), "vgg19")
-    assert said == f"handed.pth: {30 if last == 33 else 32} tensors taken."
+    said = pretrained.load_backbone(backbone, handed(given), "vgg19")
+    assert said == f"handed.pth: {30 if last == 33 else 32} tensors loaded."
 
 
 def test_other_vggs_are_refused(handed):
     backbone = xcnet.VGG19(xcnet.Config())
     with pytest.raises(CheckpointError, match="has batch norm; expected plain VGG-19"):
         norms = {"features.34.weight": torch.ones(1), "features.1.running_mean": torch.ones(1)}
-        pretrained.take(backbone, handed(norms), "vgg19")
+        pretrained.load_backbone(backbone, handed(norms), "vgg19")
     with pytest.raises(CheckpointError, match="no VGG-19"):
-        pretrained.take(backbone, handed({"features.28.weight": torch.ones(1)}), "vgg19")
+        pretrained.load_backbone(backbone, handed({"features.28.weight": torch.ones(1)}), "vgg19")
 
 
 # --- True sizes ------------------------------------------------------------------------------
@@ -476,12 +481,12 @@ def test_published_networks_fit(root, handed):
     with torch.device("meta"):
         encoder = ddcolor.ConvNeXt(ddcolor.PRESETS["ddcolor-tiny"])
         other = colorformer.GLHTransformer(colorformer.PRESETS["colorformer"])
-    said = pretrained.take(
+    said = pretrained.load_backbone(
         encoder, handed(names_of(root, "ddcolor_paper_tiny.keys.json")), "convnext"
     )
-    assert said == f"handed.pth: {len(encoder.state_dict())} tensors taken."
-    said = pretrained.take(other, handed(names_of(root, "colorformer.keys.json")), "swin")
-    assert said == f"handed.pth: {len(other.state_dict())} tensors taken."
+    assert said == f"handed.pth: {len(encoder.state_dict())} tensors loaded."
+    said = pretrained.load_backbone(other, handed(names_of(root, "colorformer.keys.json")), "swin")
+    assert said == f"handed.pth: {len(other.state_dict())} tensors loaded."
 
 
 @pytest.mark.parametrize(
@@ -496,7 +501,7 @@ def test_timm_and_torchvision_convnexts_fit(name, preset, handed):
         )
         encoder = ddcolor.ConvNeXt(ddcolor.PRESETS[preset])
     for state in given:
-        assert "kept: norms.0, norms.1, norms.2, norms.3." in pretrained.take(
+        assert "kept: norms.0, norms.1, norms.2, norms.3." in pretrained.load_backbone(
             encoder, handed(state), "convnext"
         )
 
@@ -512,7 +517,7 @@ def test_timm_and_torchvision_swins_fit(handed):
         )
         encoder = colorformer.GLHTransformer(colorformer.PRESETS["colorformer"])
     for state in given:
-        assert pretrained.take(encoder, handed(state), "swin").endswith(
+        assert pretrained.load_backbone(encoder, handed(state), "swin").endswith(
             "norms.0, norms.1, norms.2."
         )
 
@@ -549,7 +554,7 @@ def test_convnext_computes_what_timm_s_does(whose, picture, saved):
         state = next_authors(next_state()) | {"norm.bias": torch.ones(32)}
         model.load_state_dict(convnext.checkpoint_filter_fn(state, model))
     encoder = ddcolor.ConvNeXt(NEXT)
-    pretrained.take(encoder, saved(state), "convnext")
+    pretrained.load_backbone(encoder, saved(state), "convnext")
     close(encoder(picture), model.eval().forward_intermediates(picture, intermediates_only=True))
 
 
@@ -559,7 +564,7 @@ def test_convnext_computes_what_torchvision_s_does(picture, saved):
     setting = [vision.CNBlockConfig(*dims[i : i + 2], depth) for i, depth in enumerate(NEXT.depths)]
     model = vision.ConvNeXt(setting, num_classes=5).eval()
     encoder = ddcolor.ConvNeXt(NEXT)
-    pretrained.take(encoder, saved(randomised(model.state_dict())), "convnext")
+    pretrained.load_backbone(encoder, saved(randomised(model.state_dict())), "convnext")
     maps = []
     for i, layer in enumerate(model.features):
         picture = layer(picture) if i else layer(given := picture)
@@ -593,7 +598,7 @@ def test_swin_computes_what_timm_s_does(whose, unpooled, saved):
         state = swin_authors(swin_state()) | {"head.bias": torch.ones(5)}
         model.load_state_dict(swin.checkpoint_filter_fn(state, model))
     encoder = colorformer.GLHTransformer(SWIN)
-    pretrained.take(encoder, saved(state), "swin")
+    pretrained.load_backbone(encoder, saved(state), "swin")
     made = encoder(picture)
     maps = model.eval().forward_intermediates(picture, intermediates_only=True)
     last = model.norm(maps[3].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -608,7 +613,7 @@ def test_swin_computes_what_torchvision_s_does(unpooled, saved):
         [4, 4], 8, list(SWIN.depths), list(SWIN.heads), [4, 4], num_classes=5
     )
     encoder = colorformer.GLHTransformer(SWIN)
-    pretrained.take(encoder, saved(randomised(model.eval().state_dict())), "swin")
+    pretrained.load_backbone(encoder, saved(randomised(model.eval().state_dict())), "swin")
     maps = []
     for i, layer in enumerate(model.features):
         picture = layer(picture)

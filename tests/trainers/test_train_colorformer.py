@@ -1,4 +1,4 @@
-"""What the ColorFormer trainer adds: backbone, memory, frozen encoder, recolouring."""
+"""ColorFormer trainer: backbone, color memory, frozen encoder, recoloring."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from comfyui_colorist.model_defs import checkpoint, colorformer, registry
 from comfyui_colorist.pipeline.color_memory import memory
 from comfyui_colorist.trainers import build_color_memory, losses, train_colorformer
 from comfyui_colorist.trainers.runtime import ema, optimization
-from comfyui_colorist.trainers.runtime import settings as common_settings
+from comfyui_colorist.trainers.runtime.command_line import parse
 from safetensors.torch import save_file
 
 
@@ -34,11 +34,11 @@ def lite_file(tmp_path, mini_lite_colorformer_network):
 def memory_file(tmp_path, mini_colorformer_network):
     """A memory of 5 entries made with the encoder of the miniature."""
     path = tmp_path / "memory.safetensors"
-    memory.save(
+    memory.save_memory(
         memory.ColorMemory(
             keys=torch.randn(5, 8),
             values=30 * torch.randn(4, 5, 2),
-            encoder=memory.fingerprint(mini_colorformer_network.encoder),
+            encoder=memory.identify_encoder(mini_colorformer_network.encoder),
             projection=memory.Projection(torch.randn(8, 64), torch.randn(8)),
         ),
         path,
@@ -111,7 +111,7 @@ def test_accumulated_parts_are_the_batch(photos, tmp_path, mini_preset, monkeypa
         x, self.running_mean, self.running_var, self.weight, self.bias
     )
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", fixed)
-    monkeypatch.setattr(ema, "calibrate", lambda *_: None)
+    monkeypatch.setattr(ema, "update_bn_statistics", lambda *_: None)
     lines = []
     for parts in (1, 2):
         out = tmp_path / str(parts)
@@ -142,12 +142,12 @@ def test_training_goes_through_the_prepared_module(photos, tmp_path, mini_preset
 def test_every_trained_parameter_gets_a_gradient(mini_colorformer_config):
     """With and without recolouring, frozen or not: several processes would wait for one without."""
     network = registry.build("colorformer", mini_colorformer_config)
-    model = train_colorformer.Training(network)
+    model = train_colorformer.RecoloringModel(network)
     for frozen in (False, True):
         network.encoder.requires_grad_(not frozen)
         for recoloring in (
             None,
-            train_colorformer.draw_recoloring(network.memory, optimization.generator(0, 0)),
+            train_colorformer.draw_recoloring(network.memory, optimization.step_generator(0, 0)),
         ):
             model.zero_grad()
             ab, true_ab = model(torch.rand(2, 3, 32, 32), torch.zeros(2, 2, 32, 32), recoloring)
@@ -170,7 +170,7 @@ def test_takes_a_backbone_and_a_memory_of_it(
         atol=1e-3,
         rtol=1e-3,
     )
-    assert memory.fingerprint(network.encoder) == memory.load(memory_file).encoder
+    assert memory.identify_encoder(network.encoder) == memory.load_memory(memory_file).encoder
     assert network.config.entries == 5
     assert not torch.allclose(network.out.weight, mini_colorformer_network.out.weight, atol=0.1)
 
@@ -178,11 +178,11 @@ def test_takes_a_backbone_and_a_memory_of_it(
 def test_says_that_the_encoder_starts_at_random(photos, tmp_path, mini_preset, caplog):
     with caplog.at_level("INFO"):
         train_colorformer.build(settings(photos, tmp_path))
-    assert "ImageNet's: --backbone NAME or FILE" in caplog.text
+    assert "for ImageNet weights: --backbone NAME or FILE" in caplog.text
 
 
 def test_refuses_two_starts_of_the_encoder(photos, tmp_path):
-    with pytest.raises(ValueError, match="weights and backbone both name a start"):
+    with pytest.raises(ValueError, match="weights and backbone both initialize the encoder"):
         settings(photos, tmp_path, weights="a.safetensors", backbone="swin_tiny")
 
 
@@ -199,14 +199,14 @@ def test_trains_the_decoder_on_a_built_memory(
         spectral_norm=False,
     )
     train_colorformer.main(config)
-    network, given = weights(tmp_path), memory.load(memory_file)
+    network, given = weights(tmp_path), memory.load_memory(memory_file)
     assert network.config.entries == 5
     torch.testing.assert_close(network.memory.keys, given.keys, atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(network.memory.values, given.values, atol=0.1, rtol=1e-2)
     torch.testing.assert_close(
         network.memory.components, given.projection.components, atol=1e-2, rtol=1e-2
     )
-    assert memory.fingerprint(network.encoder) == given.encoder
+    assert memory.identify_encoder(network.encoder) == given.encoder
     moved = network.memory.project_key.weight - mini_colorformer_network.memory.project_key.weight
     assert moved.abs().max() > 1e-4
     assert str(tmp_path) not in json.dumps(registry.load(tmp_path / "weights.safetensors")[2])
@@ -241,7 +241,7 @@ def test_a_memory_is_built_for_a_network_that_is_to_be_trained(
     )
     train_colorformer.main(config)
     network = weights(tmp_path / "decoder")
-    assert memory.fingerprint(network.encoder) == built.encoder
+    assert memory.identify_encoder(network.encoder) == built.encoder
     for mine, theirs in (
         (network.memory.keys, built.keys),
         (network.memory.components, built.projection.components),
@@ -249,8 +249,8 @@ def test_a_memory_is_built_for_a_network_that_is_to_be_trained(
     ):
         torch.testing.assert_close(mine, theirs, atol=1e-2, rtol=1e-2)
     with pytest.raises(ValueError, match="model is none; with --backbone expected a preset"):
-        build_color_memory.untrained(
-            build_color_memory.Config(photos=("p",), model="none", backbone=str(lite_file))
+        build_color_memory.untrained_colorizer(
+            build_color_memory.Config(photos=("p",), model="none"), str(lite_file)
         )
 
 
@@ -278,7 +278,7 @@ def test_freezes_an_encoder_from_its_input_on(kind, request):
     frozen = {}
     for stages in range(len(config.depths) + 1):
         encoder = colorformer.build_encoder(config)
-        optimization.freeze(encoder, stages)
+        optimization.freeze_stages(encoder, stages)
         frozen[stages] = {n for n, p in encoder.named_parameters() if not p.requires_grad}
     assert not frozen[0]
     assert frozen[stages] == {name for name, _ in encoder.named_parameters()}
@@ -287,19 +287,19 @@ def test_freezes_an_encoder_from_its_input_on(kind, request):
         assert any(name.startswith(f"stages.{before}.") for name in frozen[after])
         assert not any(name.startswith(f"stages.{after}.") for name in frozen[after])
     with pytest.raises(ValueError, match=f"this encoder has {stages} stages"):
-        optimization.freeze(encoder, stages + 1)
+        optimization.freeze_stages(encoder, stages + 1)
 
 
 def test_a_damaged_picture_gets_the_colors_of_the_photo(photos, tmp_path, mini_preset, monkeypatch):
     seen = []
-    real = train_colorformer.Training.forward
+    real = train_colorformer.RecoloringModel.forward
 
     def spy(self, gray_rgb, true_ab, recoloring):
         ab, wanted = real(self, gray_rgb, true_ab, recoloring)
         seen.append((gray_rgb, recoloring, wanted))
         return ab, wanted
 
-    monkeypatch.setattr(train_colorformer.Training, "forward", spy)
+    monkeypatch.setattr(train_colorformer.RecoloringModel, "forward", spy)
     for damage in (0.0, 1.0):
         changes = {"damage": damage, "recolor": 0.5, "steps": 4, "save_every": 4}
         train_colorformer.main(settings(photos, tmp_path / str(damage), **changes))
@@ -312,10 +312,10 @@ def test_a_damaged_picture_gets_the_colors_of_the_photo(photos, tmp_path, mini_p
 
 
 def test_feature_loss(photos, tmp_path, mini_preset, monkeypatch, mini_lite_colorformer_network):
-    with pytest.raises(ValueError, match="feature is 2.0, but no network is named"):
+    with pytest.raises(ValueError, match="feature is 2.0, but no feature network is given"):
         settings(photos, tmp_path, feature=2.0)
     encoder = mini_lite_colorformer_network.encoder
-    monkeypatch.setattr(losses.pretrained, "open_lite", lambda _: encoder)
+    monkeypatch.setattr(losses.pretrained, "load_efficientnet_lite", lambda _: encoder)
     (tmp_path / "lite.pth").touch()
     changes = {"feature": 2.0, "feature_network": str(tmp_path / "lite.pth"), "recolor": 0.5}
     train_colorformer.main(settings(photos, tmp_path, **changes))
@@ -353,26 +353,26 @@ def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_file):
         train_colorformer.main(settings(photos, tmp_path, weights=str(mini_file)))
 
 
-def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
-    seen = []
-    real = ema.calibrate
-    monkeypatch.setattr(ema, "calibrate", lambda *given: seen.append(1) or real(*given))
+def test_statistics_of_the_result_are_updated(photos, tmp_path, mini_preset, monkeypatch):
+    calls = []
+    real = ema.update_bn_statistics
+    monkeypatch.setattr(ema, "update_bn_statistics", lambda *args: calls.append(1) or real(*args))
     train_colorformer.main(settings(photos, tmp_path))
-    assert len(seen) == 2  # saved after 3 and 6 steps
+    assert len(calls) == 2  # saved after 3 and 6 steps
 
 
-def test_recolouring_moves_photos_as_the_entries_they_attend_to(mini_colorformer_network):
+def test_recoloring_moves_photos_as_the_entries_they_attend_to(mini_colorformer_network):
     network, module = mini_colorformer_network, mini_colorformer_network.memory
     torch.manual_seed(0)
     ab = 20 * torch.randn(2, 2, 64, 64)
     with torch.inference_mode():
         encoded = network.encode(torch.rand(2, 3, 64, 64))
-    drawn = train_colorformer.draw_recoloring(module, optimization.generator(0, 1))
-    moved_ab, entries = train_colorformer.recolored(ab, encoded, module, drawn)
+    drawn = train_colorformer.draw_recoloring(module, optimization.step_generator(0, 1))
+    moved_ab, entries = train_colorformer.recolor(ab, encoded, module, drawn)
     kept = (entries.keys[:, None] == module.keys[None]).all(-1).nonzero()[:, 1]
     assert 2 <= len(kept) == len(set(kept.tolist())) <= 16
     # What is left after the common turn and stretch is the attended shift.
-    zero, _ = train_colorformer.recolored(torch.zeros_like(ab), encoded, module, drawn)
+    zero, _ = train_colorformer.recolor(torch.zeros_like(ab), encoded, module, drawn)
     change = torch.linalg.lstsq(
         ab.movedim(1, -1).reshape(-1, 2), (moved_ab - zero).movedim(1, -1).reshape(-1, 2)
     ).solution
@@ -388,12 +388,12 @@ def test_recolouring_moves_photos_as_the_entries_they_attend_to(mini_colorformer
     assert want.std() > 1
 
 
-def test_recolouring_is_drawn_from_seed_and_step_alone(mini_colorformer_network):
+def test_recoloring_is_drawn_from_seed_and_step_alone(mini_colorformer_network):
     """Processes and parts draw the same, whatever else has been drawn; steps do not."""
 
     def draw(step):
         return train_colorformer.draw_recoloring(
-            mini_colorformer_network.memory, optimization.generator(3, step)
+            mini_colorformer_network.memory, optimization.step_generator(3, step)
         )
 
     before = torch.get_rng_state()
@@ -401,7 +401,7 @@ def test_recolouring_is_drawn_from_seed_and_step_alone(mini_colorformer_network)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(7)
     assert all(map(torch.equal, first, draw(5)))
-    assert not torch.equal(first.change, draw(6).change)
+    assert not torch.equal(first.matrix, draw(6).matrix)
 
 
 @pytest.mark.parametrize("architecture", ["mini", "lite"])
@@ -423,10 +423,7 @@ def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset, architectur
 def test_every_preset_parses():
     for preset in train_colorformer.PRESETS:
         argv = ["--photos", "p", "--preset", preset, "--weights", "a.safetensors"]
-        assert (
-            common_settings.parse(train_colorformer.Config, train_colorformer.PRESETS, argv).steps
-            > 0
-        )
+        assert parse(train_colorformer.Config, train_colorformer.PRESETS, argv).steps > 0
 
 
 def test_runs_by_path(root):

@@ -16,10 +16,16 @@ from comfyui_colorist.model_defs import checkpoint, ddcolor, registry
 from comfyui_colorist.model_defs.efficientnet_lite import VARIANTS, EfficientNetLite, Variant
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline import loader
-from comfyui_colorist.trainers import losses, train_ddcolor
+from comfyui_colorist.trainers import (
+    losses,
+    train_colorformer,
+    train_ddcolor,
+    train_exemplar,
+    train_pointhint,
+)
 from comfyui_colorist.trainers.data import photos as data
 from comfyui_colorist.trainers.runtime import ema
-from comfyui_colorist.trainers.runtime.settings import parse as parsed
+from comfyui_colorist.trainers.runtime.command_line import field_docs, parse
 
 
 @pytest.fixture
@@ -120,7 +126,7 @@ def test_frozen_stages_keep_their_weights(photos, tmp_path, lite_preset, stages)
 
 
 def test_result_is_mixed_with_the_start(photos, tmp_path, mini_preset):
-    """Half of each; a resumed run goes on from the unmixed weights."""
+    """Half of each; a resumed run continues from the weights before mixing."""
     plain = {"steps": 2, "spectral_norm": False, "average": 0.0, "learning_rate": 1e-2}
     train_ddcolor.main(settings(photos, tmp_path / "1", **plain))
     again = plain | {"weights": str(tmp_path / "1" / "weights.safetensors"), "save_every": 2}
@@ -131,7 +137,7 @@ def test_result_is_mixed_with_the_start(photos, tmp_path, mini_preset):
         expected = (start[key] + end[key]) / 2
         torch.testing.assert_close(half[key], expected, atol=2e-3, rtol=2e-3)
         assert not torch.allclose(half[key], end[key], atol=2e-3)
-    with pytest.raises(ValueError, match="start_share is 0.5, but there is no network to start"):
+    with pytest.raises(ValueError, match="start_share is 0.5, but there is no model to start"):
         settings(photos, tmp_path, start_share=0.5)
 
 
@@ -168,7 +174,7 @@ def test_refuses_a_teacher_that_needs_hints(photos, tmp_path, mini_preset):
         ({"damage": 1.5}, r"damage is 1.5; expected 0.0 to 1.0"),
         ({"damage": -0.1}, r"damage is -0.1; expected 0.0 to 1.0"),
         ({"encoder_rate": -1.0}, "encoder_rate is -1.0; expected 0.0 or more"),
-        ({"feature": 0.5}, "no network is named whose maps it compares"),
+        ({"feature": 0.5}, "no feature network is given"),
         ({"frozen_stages": -1}, "frozen_stages is -1; expected 0 or more"),
     ],
 )
@@ -247,7 +253,7 @@ def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset):
     assert image_metrics.psnr(made, true) > image_metrics.psnr(gray, true) + 1
 
 
-def test_goes_on_from_a_checkpoint(photos, tmp_path, mini_file, mini_network):
+def test_starts_from_a_checkpoint(photos, tmp_path, mini_file, mini_network):
     config = settings(
         photos,
         tmp_path,
@@ -265,11 +271,11 @@ def test_goes_on_from_a_checkpoint(photos, tmp_path, mini_file, mini_network):
 
 
 def test_stops_on_a_loss_that_is_not_a_number(photos, tmp_path, mini_preset):
-    """The photos of the batch are named, and a state that leads there is not the one kept."""
+    """The photos of the batch are named, and the state that led there is not kept."""
     config = settings(photos, tmp_path, save_every=1, report_every=1)
     train_ddcolor.main(dataclasses.replace(config, steps=1))
     before = (tmp_path / "state.safetensors").read_bytes()
-    sentence = r"step 3: a loss is not a number \(pixel nan.* photos \d, \d\. The state of"
+    sentence = r"step 3: a loss is not finite \(pixel nan.* photos \d, \d\. The state of"
     with pytest.raises(SystemExit, match=sentence):  # step 2 makes weights that are huge
         train_ddcolor.main(dataclasses.replace(config, learning_rate=1e30))
     assert (tmp_path / "state.safetensors").read_bytes() == before
@@ -283,14 +289,14 @@ def test_refuses_to_resume_a_run_with_another_network(photos, tmp_path, mini_pre
         train_ddcolor.main(dataclasses.replace(config, spectral_norm=False, steps=6))
 
 
-def test_a_network_that_colours_no_more_is_not_saved(photos, tmp_path, mini_preset):
-    """Its weights are numbers still, and its loss was one; the samples show it."""
+def test_a_network_that_no_longer_colors_is_not_saved(photos, tmp_path, mini_preset):
+    """Weights and loss are still finite; the samples show it."""
     folders = (str(photos),) * 4  # enough to hold some out
     config = settings(photos, tmp_path, photos=folders, save_every=1, average=0.0)
     train_ddcolor.main(dataclasses.replace(config, steps=1))
     files = [tmp_path / name for name in ("weights.safetensors", "state.safetensors")]
     before = [file.read_bytes() for file in files]
-    with pytest.raises(SystemExit, match="step 2: the network colours no more .* smaller --learn"):
+    with pytest.raises(SystemExit, match="step 2: the network no longer colors .* smaller --learn"):
         train_ddcolor.main(dataclasses.replace(config, learning_rate=1e30))
     assert [file.read_bytes() for file in files] == before
 
@@ -311,18 +317,28 @@ def test_a_full_disk_leaves_the_old_state(photos, tmp_path, mini_preset, monkeyp
 
 
 def test_flags_presets_and_files(tmp_path):
-    parse = lambda *argv: parsed(train_ddcolor.Config, train_ddcolor.PRESETS, list(argv))  # noqa: E731
-    assert parse("--photos", "p").learning_rate == 1e-4
-    assert parse("--photos", "p", "--preset", "nano", "--steps", "5").steps == 5
-    (tmp_path / "a.toml").write_text("steps = 7\n")
-    assert (
-        parse("--photos", "p", "--preset", "nano", "--config", str(tmp_path / "a.toml")).steps == 7
-    )
-    (tmp_path / "a.toml").write_text("stepz = 7\n")
+    def parsed(*argv):
+        return parse(train_ddcolor.Config, train_ddcolor.PRESETS, list(argv))
+
+    assert parsed("--photos", "p").learning_rate == 1e-4
+    assert parsed("--photos", "p", "--preset", "nano", "--steps", "5").steps == 5
+    config_file = tmp_path / "a.toml"
+    config_file.write_text("steps = 7\n")
+    from_file = parsed("--photos", "p", "--preset", "nano", "--config", str(config_file))
+    assert from_file.steps == 7
+    config_file.write_text("stepz = 7\n")
     with pytest.raises(SystemExit):
-        parse("--photos", "p", "--config", str(tmp_path / "a.toml"))
+        parsed("--photos", "p", "--config", str(config_file))
     with pytest.raises(SystemExit):
-        parse()
+        parsed()
+
+
+def test_every_setting_has_a_help_text():
+    trainers = (train_ddcolor, train_colorformer, train_exemplar, train_pointhint)
+    for trainer in trainers:
+        docs = field_docs(trainer.Config)
+        for field in dataclasses.fields(trainer.Config):
+            assert docs.get(field.name, "").endswith("."), f"{trainer.__name__}: {field.name}"
 
 
 def test_runs_by_path(root):
@@ -334,8 +350,8 @@ def test_runs_by_path(root):
     assert run.returncode == 0 and "--learning-rate" in run.stdout
 
 
-def test_averaged_weights_get_statistics_of_their_own(mini_config):
-    """After `calibrate` the network in eval mode does what it does with the photos' statistics."""
+def test_batch_norm_statistics_are_updated(mini_config):
+    """The network in eval mode then does what it does with the statistics of the photos."""
     torch.manual_seed(0)
     network = registry.build("ddcolor", mini_config).eval()
     for name, buffer in network.named_buffers():
@@ -345,19 +361,19 @@ def test_averaged_weights_get_statistics_of_their_own(mini_config):
     gray = color.gray_rgb(color.lightness(rgb))
     with torch.no_grad():
         before, want = network(gray), copy.deepcopy(network).train()(gray)
-        ema.calibrate(network, (gray for _ in range(3)), lambda batch: (batch,))
+        ema.update_bn_statistics(network, (gray for _ in range(3)), lambda batch: (batch,))
         after = network(gray)
     assert not network.training
     assert (before - want).abs().mean() > 0.2 * want.std()
     assert (after - want).abs().mean() < 0.02 * want.std()
 
 
-def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
-    seen = []
-    real = ema.calibrate
-    monkeypatch.setattr(ema, "calibrate", lambda *given: seen.append(1) or real(*given))
+def test_statistics_of_the_result_are_updated(photos, tmp_path, mini_preset, monkeypatch):
+    calls = []
+    real = ema.update_bn_statistics
+    monkeypatch.setattr(ema, "update_bn_statistics", lambda *args: calls.append(1) or real(*args))
     train_ddcolor.main(settings(photos, tmp_path))
-    assert len(seen) == 2  # saved after 3 and 6 steps
+    assert len(calls) == 2  # saved after 3 and 6 steps
 
 
 def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_colorformer_file):

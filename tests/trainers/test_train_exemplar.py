@@ -1,4 +1,4 @@
-"""What the exemplar trainer adds: backbones from elsewhere, judges for each scale, confidence."""
+"""Exemplar trainer: pretrained backbones, discriminators for each scale, confidence."""
 
 import dataclasses
 import itertools
@@ -22,9 +22,8 @@ from comfyui_colorist.trainers import losses, pretrained, train_exemplar
 from comfyui_colorist.trainers.data import batches as data_batches
 from comfyui_colorist.trainers.data import photos as data_photos
 from comfyui_colorist.trainers.data import reference_pairs
-from comfyui_colorist.trainers.runtime import ema, provenance, sample_grid
-from comfyui_colorist.trainers.runtime import settings as common_settings
-from comfyui_colorist.trainers.runtime import state as checkpoints
+from comfyui_colorist.trainers.runtime import ema, provenance, sample_grid, state
+from comfyui_colorist.trainers.runtime.command_line import parse
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -46,7 +45,7 @@ def narrow(monkeypatch):
 def narrow_vgg(monkeypatch):
     """The preset is the paper's network, with few channels."""
     layers = [8, 8, 0, 8, 8, 0, *[8] * 4, 0, *[8] * 4, 0, *[8] * 4]
-    monkeypatch.setattr(xcnet, "_VGG19", layers)
+    monkeypatch.setattr(xcnet, "VGG19_CHANNELS", layers)
     monkeypatch.setattr(xcnet.VGG19, "widths", dict.fromkeys([1, 2, 3, 4, 5, "B"], 8))
     config = xcnet.Config(width=16, heads=2, head_width=8)
     monkeypatch.setitem(xcnet.PRESETS, "mini", config)
@@ -97,8 +96,8 @@ def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_preset):
 def test_files_and_provenance(photos, tmp_path, mini_preset, mini_exemplar_config):
     train_exemplar.main(settings(photos, tmp_path, resolution=96, licence="CC0"))
     network, spec, info = registry.load(tmp_path / "weights.safetensors")
-    assert dataclasses.replace(network.config, confidence=()) == dataclasses.replace(
-        mini_exemplar_config, confidence=()
+    assert dataclasses.replace(network.config, confidence=(0,) * 8) == dataclasses.replace(
+        mini_exemplar_config, confidence=(0,) * 8
     )
     assert network.config.confidence != mini_exemplar_config.confidence
     assert spec.resolution == 96 and spec.role == "exemplar" and info["licence"] == "CC0"
@@ -166,12 +165,12 @@ def test_steps_of_network_and_discriminators_leave_each_other_alone(
     assert all(g.any() for g in gradients[0]["Discriminators"])
 
 
-def test_the_result_is_calibrated(photos, tmp_path, mini_preset, monkeypatch):
-    seen = []
-    real = ema.calibrate
-    monkeypatch.setattr(ema, "calibrate", lambda *given: seen.append(1) or real(*given))
+def test_statistics_of_the_result_are_updated(photos, tmp_path, mini_preset, monkeypatch):
+    calls = []
+    real = ema.update_bn_statistics
+    monkeypatch.setattr(ema, "update_bn_statistics", lambda *args: calls.append(1) or real(*args))
     train_exemplar.main(settings(photos, tmp_path, steps=2, save_every=1))
-    assert len(seen) == 2
+    assert len(calls) == 2
 
 
 def test_trains_on_retrieved_references(photos, tmp_path, mini_preset):
@@ -186,17 +185,17 @@ def test_trains_on_retrieved_references(photos, tmp_path, mini_preset):
     assert len(lines_of(tmp_path / "run")) == 1
 
 
-def test_parts_of_a_batch_are_recoloured_as_the_whole_is(photos, tmp_path, mini_preset):
+def test_parts_of_a_batch_are_recolored_like_the_whole(photos, tmp_path, mini_preset):
     """And another step in another way."""
     config = settings(photos, tmp_path, recolor=0.7, batch=6)
     lab = 0.3 * torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    whole = train_exemplar.recolored(config, lab, lab.flip(3), 5, range(6))
+    whole = train_exemplar.recolor(config, lab, lab.flip(3), 5, range(6))
     for rows in (range(0, 3), range(3, 6)):
         some = lab[rows.start : rows.stop]
-        part = train_exemplar.recolored(config, some, some.flip(3), 5, rows)
+        part = train_exemplar.recolor(config, some, some.flip(3), 5, rows)
         for got, wanted in zip(part, whole, strict=True):
             assert torch.equal(got, wanted[rows.start : rows.stop])
-    other = train_exemplar.recolored(config, lab, lab.flip(3), 6, range(6))
+    other = train_exemplar.recolor(config, lab, lab.flip(3), 6, range(6))
     assert not torch.equal(other[0], whole[0])
     assert torch.equal(whole[0][:, 0], lab[:, 0]), "L stays"
 
@@ -227,10 +226,10 @@ def test_held_out_photos_are_shown_with_the_best_reference(album, tmp_path, mini
     (tmp_path / "pairs.json").write_text(json.dumps(table))
     grey(album / f"{held_out.keys[2]}.png")
     config = settings(album, tmp_path, pairs=tmp_path / "pairs.json")
-    references = train_exemplar.references_shown(config, held_out, photos)
-    pictures = list(sample_grid.pictures(held_out))
+    references = train_exemplar.sample_references(config, held_out, photos)
+    pictures = list(sample_grid.sample_images(held_out))
     assert len(references) == len(pictures) == 2  # the third is grey
-    (wanted,) = sample_grid.pictures(photos.part([5]))
+    (wanted,) = sample_grid.sample_images(photos.subset([5]))
     assert torch.equal(references[0], wanted)
     # All that is like the second is held out, too: another view of itself
     assert references[1].shape == (1, 3, sample_grid.SIDE, sample_grid.SIDE)
@@ -244,10 +243,12 @@ def test_the_sheet_shows_target_reference_result_truth(
     true = torch.from_numpy(np.asarray(Image.open(photos / "0.png")).copy())
     true = true.movedim(-1, 0)[None].float() / 255
     reference = true.flip(3)
-    colored = train_exemplar.by_reference(mini_exemplar, [torch.zeros_like(true), reference])
-    shown = colored(true, 1)
-    assert list(shown) == ["grey", "reference", "result", "photo"]
-    gray, shown, made, last = shown.values()
+    colorize = train_exemplar.exemplar_samples(
+        mini_exemplar_network, mini_exemplar.spec, [torch.zeros_like(true), reference]
+    )
+    row = colorize(true, 1)
+    assert list(row) == ["gray", "reference", "result", "photo"]
+    gray, shown, made, last = row.values()
     assert torch.equal(last, true) and torch.equal(shown, reference)
     assert color.rgb_to_lab(gray)[:, 1:].abs().max() < 0.1
     wanted = mini_exemplar.colorize(gray.movedim(1, -1), reference=reference.movedim(1, -1))
@@ -331,7 +332,7 @@ def test_the_small_backbone_takes_a_ddcolor_encoder(mini_exemplar_config, mini_n
     config = dataclasses.replace(mini_exemplar_config, depths=mini_network.config.depths[:3])
     network = registry.build("exemplar", config).eval()
     stem = network.backbone.stem[0].weight.clone()
-    pretrained.take_encoder(network.backbone, str(mini_file))
+    pretrained.transfer_encoder(network.backbone, str(mini_file))
     assert torch.equal(network.backbone.stem[0].weight, stem)
     theirs = mini_network.encoder.state_dict()
     for key, tensor in network.backbone.state_dict().items():
@@ -355,36 +356,36 @@ def test_a_kernel_of_another_network(mini_exemplar_config, mini_pointhint_file):
     """Its numbers, without the coordinate that means nothing in another picture; the rest stays."""
     plain = registry.build("exemplar", dataclasses.replace(mini_exemplar_config, kernel=None))
     for network in (plain, registry.build("exemplar", mini_exemplar_config)):
-        made = pretrained.with_kernel(network, str(mini_pointhint_file), sideways=False)
+        made = pretrained.transplant_kernel(network, str(mini_pointhint_file), use_x=False)
         theirs = registry.load(mini_pointhint_file)[0].kernel
         for key, tensor in made.kernel.state_dict().items():
             assert torch.equal(tensor, theirs.state_dict()[key])
-        assert made.config.kernel == dataclasses.replace(theirs.config, sideways=False)
+        assert made.config.kernel == dataclasses.replace(theirs.config, use_x=False)
         for key, tensor in network.state_dict().items():
             if not key.startswith("kernel."):
                 assert torch.equal(tensor, made.state_dict()[key])
-    with pytest.raises(ValueError, match="without one; expected pointhint-nano"):
-        pretrained.with_kernel(plain, "ddcolor-nano", sideways=False)
+    with pytest.raises(ValueError, match="without one; expected one such as pointhint-nano"):
+        pretrained.transplant_kernel(plain, "ddcolor-nano", use_x=False)
 
 
 def test_a_backbone_from_a_kernel(mini_exemplar_config, mini_pointhint_file):
     network = registry.build("exemplar", dataclasses.replace(mini_exemplar_config, stem=4))
-    pretrained.take_encoder(network.backbone, str(mini_pointhint_file))
+    pretrained.transfer_encoder(network.backbone, str(mini_pointhint_file))
     theirs = registry.load(mini_pointhint_file)[0].kernel.backbone.state_dict()
     assert all(torch.equal(t, theirs[k]) for k, t in network.backbone.state_dict().items())
 
 
 def test_encoder_refusals(mini_exemplar_network, mini_colorformer_file, mini_file):
     with pytest.raises(ValueError, match="encoder is .*, a colorformer network; expected a DDCo"):
-        pretrained.take_encoder(mini_exemplar_network.backbone, str(mini_colorformer_file))
+        pretrained.transfer_encoder(mini_exemplar_network.backbone, str(mini_colorformer_file))
     wider = SmallBackbone(8, (8, 8, 24), (1, 1, 1))
     with pytest.raises(CheckpointError, match="stages.2.0"):
-        pretrained.take_encoder(wider, str(mini_file))
+        pretrained.transfer_encoder(wider, str(mini_file))
     with pytest.raises(ValueError, match="with the encoder efficientnet-lite; expected one with a"):
-        pretrained.take_encoder(wider, "ddcolor-nano")
+        pretrained.transfer_encoder(wider, "ddcolor-nano")
     deeper = SmallBackbone(8, (8, 8, 16), (1, 1, 3))
     with pytest.raises(CheckpointError, match="missing: stages.2.2"):
-        pretrained.take_encoder(deeper, str(mini_file))
+        pretrained.transfer_encoder(deeper, str(mini_file))
 
 
 def test_the_paper_s_backbone_takes_imagenet_weights(photos, tmp_path, monkeypatch):
@@ -413,10 +414,10 @@ def test_confidence_becomes_the_part_that_is_right(mini_exemplar_config):
         right = torch.rand(len(target), 8, 8) < 0.2 + 0.6 * facts[:, 1]
         ab = torch.where(right, 0.0, 60.0)[:, None].expand(-1, 2, -1, -1)
         ab = ab.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        return xcnet.Answer(ab, torch.ones(len(target), 1, 8, 8), facts)
+        return xcnet.ReferencePrediction(ab, torch.ones(len(target), 1, 8, 8), facts)
 
     network = SimpleNamespace(
-        config=mini_exemplar_config, read=lambda references, size: None, answer=answer
+        config=mini_exemplar_config, encode_references=lambda references, size: None, predict=answer
     )
     gray = torch.randint(256, (8, 1, 32, 32), dtype=torch.uint8).expand(-1, 3, -1, -1)
     batch = data_batches.Batch(range(8), [], (gray, gray), {})
@@ -435,26 +436,27 @@ def test_confidence_of_a_trained_network_is_calibrated(trained, photos, monkeypa
     """Over the pairs that it was fitted to, its mean is the part of the places that is right."""
     network = weights(trained)
     shares, size = (0, 0, 0.5, 0.5), lambda step: 64
-    source = reference_pairs.pair_batches(
-        data_photos.Photos([photos]), size=size, batch=4, seed=6, shares=shares
-    )
+    opened = data_photos.Photos([photos])
+    pair = reference_pairs.ReferencePair(opened, size, shares=shares)
+    source = data_batches.load_batches(opened, pair, batch=4, seed=6)
     batches = list(itertools.islice(source, 4))
     source.close()
 
     def answers():
         for batch in batches:
-            target, reference = train_exemplar.seen(batch, CPU)
+            target, reference = train_exemplar.network_inputs(batch, CPU)
             with torch.inference_mode():
-                yield network.answer(target, network.read([reference], (64, 64)))
+                yield network.predict(target, network.encode_references([reference], (64, 64)))
 
     errors = []
     for got, batch in zip(answers(), batches, strict=True):
         ab = F.interpolate(got.ab, size=(64, 64), mode="bilinear")
-        true = xcnet.AB * train_exemplar.lab_norm(batch.pictures[0] / 255)[:, 1:]
+        true = xcnet.AB_SCALE * train_exemplar.normalize_lab(batch.images[0] / 255)[:, 1:]
         errors.append(F.avg_pool2d((ab - true).norm(dim=1, keepdim=True), 4))
     errors = torch.stack(errors)
     limit = errors.quantile(0.6).item()
-    monkeypatch.setattr(train_exemplar, "RIGHT", (limit, 0.0))
+    monkeypatch.setattr(train_exemplar, "MAX_ERROR", limit)
+    monkeypatch.setattr(train_exemplar, "MAX_RELATIVE_ERROR", 0.0)
     train_exemplar.fit_confidence(network, (batch for batch in batches), CPU)
     sure = torch.stack([got.confidence for got in answers()])
     assert sure.min() >= 0 and sure.max() <= 1
@@ -471,14 +473,14 @@ def test_confidence_of_a_trained_network_is_calibrated(trained, photos, monkeypa
         ({"photos": ()}, "name at least one folder"),
         ({"shares": (0.6, 0.3, 0.1, 0.0)}, "no table of pairs"),
         ({"architecture": "exemplar-huge"}, "expected one of exemplar-vgg19, exemplar-nano"),
-        ({"schedule": "linear"}, "schedule is 'linear'; expected constant or cosine"),
+        ({"schedule": "linear"}, "schedule is 'linear'; expected one of constant, cosine"),
         ({"crop": (50,)}, "multiple of 32"),
         ({"crop": (32,)}, "discriminators need 64 pixels or more"),
-        ({"stream": True}, "which a stream cannot find.*--shares 0 0 0 1"),
-        ({"photos": ("http://host/a.tar",)}, "which a stream cannot find.*--shares 0 0 0 1"),
+        ({"stream": True}, "but a stream cannot load them.*--shares 0 0 0 1"),
+        ({"photos": ("http://host/a.tar",)}, "but a stream cannot load them.*--shares 0 0 0 1"),
         (
             {"stream": True, "pairs": "p.json", "shares": (0, 0, 0, 1)},
-            "pairs is a table .* which a stream cannot find.*no --pairs",
+            "pairs is a table .* but a stream cannot load them.*replace --pairs by",
         ),
     ],
 )
@@ -489,7 +491,7 @@ def test_settings_refusals(tmp_path, changes, sentence):
 
 def test_refuses_a_frozen_backbone_without_weights(photos, tmp_path, mini_preset):
     with pytest.raises(
-        ValueError, match=r"frozen but has only start .*\(--backbone vgg19, or FILE"
+        ValueError, match=r"frozen but has random weights.*\(--backbone vgg19, or FILE"
     ):
         train_exemplar.main(settings(photos, tmp_path, freeze_backbone=True))
 
@@ -506,7 +508,7 @@ def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_file):
 
 
 def test_stops_on_a_loss_that_is_not_a_number(photos, tmp_path, mini_preset):
-    with pytest.raises(SystemExit, match=r"a loss is not a number \(pixel nan.* photos \d, \d"):
+    with pytest.raises(SystemExit, match=r"a loss is not finite \(pixel nan.* photos \d, \d"):
         train_exemplar.main(settings(photos, tmp_path, learning_rate=1e30))
 
 
@@ -529,7 +531,7 @@ def test_every_preset_parses():
             "--pairs",
             "p.json",
         ]
-        assert common_settings.parse(train_exemplar.Config, train_exemplar.PRESETS, argv).steps > 0
+        assert parse(train_exemplar.Config, train_exemplar.PRESETS, argv).steps > 0
 
 
 def test_runs_by_path(root):
@@ -553,15 +555,15 @@ def test_provenance_names_no_folders(photos, tmp_path, mini_preset):
     assert "secret place" not in json.dumps(info)
 
 
-def test_start_decides_the_network(photos, tmp_path):
-    with pytest.raises(ValueError, match="the one or the others"):
+def test_weights_determine_the_network(photos, tmp_path):
+    with pytest.raises(ValueError, match="give the one or the others"):
         settings(photos, tmp_path, weights="a.safetensors", second_kv="fused")
 
 
 def test_weights_are_there_before_the_state(photos, tmp_path, mini_preset, monkeypatch):
     """Stopped between the two, a run makes both again."""
     written = []
-    for owner, name in ((provenance, "write_weights"), (checkpoints.State, "save")):
+    for owner, name in ((provenance, "write_weights"), (state.TrainingState, "save")):
         monkeypatch.setattr(owner, name, lambda *_, name=name: written.append(name))
     train_exemplar.main(settings(photos, tmp_path, steps=2, save_every=2))
     assert written == ["write_weights", "save"]

@@ -1,4 +1,4 @@
-"""What the point-hint trainer adds: random hints, the guess between them, a base for its share."""
+"""Point-hint trainer: random hints, the prior between them, a base for some photos."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ from comfyui_colorist.metrics import image as image_metrics
 from comfyui_colorist.model_defs import checkpoint, pointhint, registry
 from comfyui_colorist.ops import color, gaussian_process
 from comfyui_colorist.pipeline import loader
-from comfyui_colorist.pipeline.by_hints import base_chroma, network_input, spread
+from comfyui_colorist.pipeline.by_hints import encode_hints, network_input, predict_base_ab
 from comfyui_colorist.pipeline.hints.schema import Hint
 from comfyui_colorist.trainers import train_pointhint
 from comfyui_colorist.trainers.data import batches as data
 from comfyui_colorist.trainers.runtime import optimization, provenance, sample_grid, state
-from comfyui_colorist.trainers.runtime import settings as common_settings
+from comfyui_colorist.trainers.runtime.command_line import parse
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -78,12 +78,12 @@ def always(monkeypatch, rgb):
             names = [str(row) for row in range(len(rgb))]
             yield data.Batch(range(len(rgb)), names, (pictures,), {})
 
-    monkeypatch.setattr(data, "batches", batches)
+    monkeypatch.setattr(data, "load_batches", batches)
 
 
 def stop_at(monkeypatch, step):
     """The power goes off in this step."""
-    calls, real = [], train_pointhint.draw_places
+    calls, real = [], train_pointhint.draw_hint_cells
 
     def drawn(*given):
         calls.append(1)
@@ -91,7 +91,7 @@ def stop_at(monkeypatch, step):
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(train_pointhint, "draw_places", drawn)
+    monkeypatch.setattr(train_pointhint, "draw_hint_cells", drawn)
 
 
 def colored(batch=1, side=32, seed=0):
@@ -244,14 +244,16 @@ def test_weights_to_start_from(photos, tmp_path, mini_pointhint_file):
 
 def test_weights_with_another_input_are_refused(photos, tmp_path, mini_pointhint_file):
     changes = {"architecture": "", "weights": mini_pointhint_file}
-    with pytest.raises(ValueError, match="trained with a guess between hints; give --prior"):
+    with pytest.raises(
+        ValueError, match="trained with interpolated colors between hints; give --prior"
+    ):
         train_pointhint.main(settings(photos, tmp_path / "run", **changes))
 
 
 def test_weights_are_there_before_the_state(photos, tmp_path, monkeypatch):
     """Stopped between the two, a run makes both again."""
     written = []
-    for where, name in ((provenance, "write_weights"), (state.State, "save")):
+    for where, name in ((provenance, "write_weights"), (state.TrainingState, "save")):
         monkeypatch.setattr(where, name, lambda *_, name=name: written.append(name))
     train_pointhint.main(settings(photos, tmp_path, steps=2))
     assert written == ["write_weights", "save"]
@@ -284,9 +286,9 @@ def test_grey_photos_are_passed_over(photos, tmp_path, caplog):
     changes = {"without": 1.0, "steps": 2, "batch": 4, "report_every": 1}
     both = settings(photos, tmp_path / "both", **changes)
     train_pointhint.main(dataclasses.replace(both, photos=(str(photos), str(grey))))
-    assert "grey/0.png: it has no colours to learn from" in caplog.text.replace("\\", "/")
+    assert "grey/0.png: it has no colors to learn from" in caplog.text.replace("\\", "/")
     assert all(line["loss"] > 1 for line in lines_of(tmp_path / "both"))
-    with pytest.raises(ValueError, match="not one of the photos could be read and has colour"):
+    with pytest.raises(ValueError, match="none of the photos is readable and colored"):
         train_pointhint.main(settings(grey, tmp_path / "run", **changes))
 
 
@@ -308,7 +310,9 @@ def test_decay_on_matrices_alone(mini_pointhint_network):
     }
     tables = {name for name in names.values() if "position_bias" in name}
     biases = {name for name in names.values() if name.endswith(".bias")}
-    numbers = {f"kernel.{name}" for name in ("amplitude", "shared", "place", "light", "noise")}
+    scalars = ("amplitude", "constant", "noise")
+    scalars += ("inverse_spatial_scale", "inverse_lightness_scale")
+    numbers = {f"kernel.{name}" for name in scalars}
     scales = {name for name in names.values() if name.endswith(".gamma")}
     assert len(norms) == 52 and len(tables) == 8 and len(biases) > 20 and len(scales) == 3
     assert others == norms | tables | biases | numbers | scales
@@ -338,23 +342,23 @@ def test_learning_rate_rises_and_falls(last):
 # --- Hints ---------------------------------------------------------------------------------------
 
 
-def places_of(batch=64, step=0, **changes):
+def cells_of(batch=64, step=0, **changes):
     values = {"batch": batch, "hints": (1, 64), "without": 0.1}
-    return train_pointhint.draw_places(settings(**(values | changes)), step)
+    return train_pointhint.draw_hint_cells(settings(**(values | changes)), step)
 
 
 def drawn_of(batch=64, **changes):
     true_ab = color.rgb_to_lab(colored(batch))[:, 1:]
-    return true_ab, train_pointhint.hints_at(true_ab, *places_of(batch, **changes))
+    return true_ab, train_pointhint.hints_from_cells(true_ab, *cells_of(batch, **changes))
 
 
 def test_hints_are_cells_in_their_mean_colour():
     true_ab, drawn = drawn_of()
     means = F.avg_pool2d(true_ab, 2)
     assert drawn.ab.shape == (64, 2, 32, 32) and drawn.mask.shape == (64, 1, 32, 32)
-    assert drawn.centres.shape == drawn.values.shape == (64, 64, 2)
+    assert drawn.centers.shape == drawn.values.shape == (64, 64, 2)
     for i in range(64):
-        at = drawn.centres[i][drawn.valid[i]]
+        at = drawn.centers[i][drawn.valid[i]]
         rows, columns = ((at - 1) / 2).long().unbind(-1)
         assert torch.equal(torch.stack([rows, columns], -1) * 2 + 1.0, at)  # the aligned grid
         assert len({*zip(rows.tolist(), columns.tolist(), strict=True)}) == len(at)  # each once
@@ -372,19 +376,19 @@ def test_hints_are_as_the_pipeline_has_them():
     true_ab, drawn = drawn_of(batch=1, hints=(5, 5), without=0.0)
     L = torch.rand(1, 1, 32, 32) * 20 + 40
     hints = []
-    for (y, x), ab in zip(drawn.centres[0].tolist(), drawn.values[0], strict=True):
+    for (y, x), ab in zip(drawn.centers[0].tolist(), drawn.values[0], strict=True):
         rgb = color.to_gamut(torch.tensor([60.0, *ab.tolist()]).view(3, 1, 1))
         code = "".join(f"{round(255 * v):02x}" for v in rgb.flatten().tolist())
         hints.append(Hint(x / 32, y / 32, f"#{code}"))
     # in the colours that #rrggbb can have
     values = torch.tensor([hint.ab for hint in hints])[None]
     ab = torch.zeros_like(drawn.ab)
-    for (y, x), value in zip(drawn.centres[0].long().tolist(), values[0], strict=True):
+    for (y, x), value in zip(drawn.centers[0].long().tolist(), values[0], strict=True):
         ab[0, :, y - 1 : y + 1, x - 1 : x + 1] = value[:, None, None]
     given = drawn._replace(values=values, ab=ab)
-    want_ab, want_mask = spread(L, hints, None, prior=True)
+    want_ab, want_mask = encode_hints(L, hints, None, prior=True)
     assert torch.equal(given.mask, want_mask)
-    ab = train_pointhint.guess(L, given, None, [False])
+    ab = train_pointhint.compute_prior(L, given, None, [False])
     torch.testing.assert_close(ab, want_ab, atol=1e-3, rtol=0)
 
 
@@ -399,7 +403,7 @@ def test_how_many_hints(number):
 
 def test_few_and_many_are_drawn_alike():
     """The logarithm of the number is uniform: as often 1 as 2 or 3, 4 to 7, ..., 32 to 63."""
-    _, valid = places_of(batch=6000, hints=(1, 63), without=0.0)
+    _, valid = cells_of(batch=6000, hints=(1, 63), without=0.0)
     octave = valid.sum(1).float().log2().floor().long()
     shares = octave.bincount(minlength=6) / 6000
     torch.testing.assert_close(shares, torch.full((6,), 1 / 6), atol=0.03, rtol=0)
@@ -407,7 +411,7 @@ def test_few_and_many_are_drawn_alike():
 
 @pytest.mark.parametrize("without", [0.0, 0.1, 0.5, 1.0])
 def test_some_get_none(without):
-    _, valid = places_of(batch=3000, hints=(1, 4), without=without)
+    _, valid = cells_of(batch=3000, hints=(1, 4), without=without)
     none = (valid.sum(1) == 0).float().mean().item()
     assert none == pytest.approx(without, abs=0.03 if 0 < without < 1 else 0)
     _, drawn = drawn_of(batch=20, hints=(1, 4), without=without)
@@ -416,7 +420,7 @@ def test_some_get_none(without):
 
 
 def test_places_are_everywhere():
-    cells, _ = places_of(batch=4000, hints=(1, 1), without=0.0)
+    cells, _ = cells_of(batch=4000, hints=(1, 1), without=0.0)
     often = cells.flatten().bincount(minlength=256).view(4, 4, 4, 4).sum((1, 3)) / 4000
     torch.testing.assert_close(often, torch.full((4, 4), 1 / 16), atol=0.02, rtol=0)
 
@@ -426,7 +430,7 @@ def test_draws_are_of_seed_and_step():
     draws = []
     for i, (seed, step) in enumerate([(0, 5), (0, 5), (0, 6), (1, 5)]):
         torch.manual_seed(i)
-        draws.append(places_of(seed=seed, step=step))
+        draws.append(cells_of(seed=seed, step=step))
     one, same, *others = draws
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not any(torch.equal(one[0], other[0]) for other in others)
@@ -438,8 +442,8 @@ def test_draws_are_of_seed_and_step():
 def test_the_guess_is_kriged_and_exact_at_hints():
     true_ab, drawn = drawn_of(batch=6)
     L = color.rgb_to_lab(colored(6))[:, :1]
-    ab = train_pointhint.guess(L, drawn, 0 * true_ab, [False] * 6)
-    kriged = gaussian_process.krige(L, drawn.centres, drawn.values, drawn.valid)
+    ab = train_pointhint.compute_prior(L, drawn, 0 * true_ab, [False] * 6)
+    kriged = gaussian_process.krige(L, drawn.centers, drawn.values, drawn.valid)
     assert torch.equal(ab, torch.where(drawn.mask > 0, drawn.ab, kriged))
     many = drawn.valid.sum(1) > 9
     error, nothing = ((x - true_ab)[many].square().mean() for x in (ab, 0 * ab))
@@ -450,17 +454,17 @@ def test_a_base_is_the_guess_and_is_corrected(mini):
     true_ab, drawn = drawn_of(batch=4, hints=(1, 3), without=0.0)
     L = color.rgb_to_lab(colored(4))[:, :1]
     with torch.no_grad():
-        own = base_chroma(mini, color.gray_rgb(L), L)
+        own = predict_base_ab(mini, color.gray_rgb(L), L)
     none = drawn._replace(ab=0 * drawn.ab, mask=0 * drawn.mask, valid=drawn.valid & False)
-    torch.testing.assert_close(train_pointhint.guess(L, none, own, [True] * 4), own)
+    torch.testing.assert_close(train_pointhint.compute_prior(L, none, own, [True] * 4), own)
     known = train_pointhint.base_colors(L, mini, [True] * 4)
     torch.testing.assert_close(known, own)
-    ab = train_pointhint.guess(L, drawn, known, [True] * 4)
+    ab = train_pointhint.compute_prior(L, drawn, known, [True] * 4)
     assert torch.equal(ab * drawn.mask, drawn.ab)
-    at = drawn.centres.long()
+    at = drawn.centers.long()
     there = own[torch.arange(4)[:, None], :, at[..., 0], at[..., 1]]
     moved = gaussian_process.krige(
-        L, drawn.centres, drawn.values - there, drawn.valid, gaussian_process.CORRECTIONS
+        L, drawn.centers, drawn.values - there, drawn.valid, gaussian_process.CORRECTION_KERNEL
     )
     want = torch.where(drawn.mask > 0, drawn.ab, own + moved)
     torch.testing.assert_close(ab, want, atol=1e-3, rtol=0)
@@ -471,7 +475,9 @@ def test_each_photo_gets_its_own_guess(mini):
     L = color.rgb_to_lab(colored(4))[:, :1]
 
     def guess(given):
-        return train_pointhint.guess(L, drawn, train_pointhint.base_colors(L, mini, given), given)
+        return train_pointhint.compute_prior(
+            L, drawn, train_pointhint.base_colors(L, mini, given), given
+        )
 
     every, none = (guess([given] * 4) for given in (True, False))
     assert (every - none).abs().amax((1, 2, 3)).min() > 1
@@ -484,8 +490,10 @@ def test_each_photo_gets_its_own_guess(mini):
 def test_a_base_for_its_share_in_each_process(share, count):
     config, turns = settings(batch=16, base_share=share), set()
     for step in range(16):
-        given = train_pointhint.with_base(config, step, range(16))
-        parts = [train_pointhint.with_base(config, step, range(i, i + 4)) for i in (0, 4, 8, 12)]
+        given = train_pointhint.rows_with_base(config, step, range(16))
+        parts = [
+            train_pointhint.rows_with_base(config, step, range(i, i + 4)) for i in (0, 4, 8, 12)
+        ]
         assert sum(parts, []) == given and sum(given) == count
         assert all(abs(sum(part) - count / 4) < 1.1 for part in parts)
         turns |= {row for row, yes in enumerate(given) if yes}
@@ -506,8 +514,8 @@ def test_the_base_s_colours_are_given(
     L = color.rgb_to_lab(rgb)[:, :1]
     with torch.no_grad():
         base = comfyui_colorist.load(mini_file, device="cpu")
-        own = base_chroma(base, color.gray_rgb(L), L)
-    given = torch.tensor(train_pointhint.with_base(config, 0, range(4)))
+        own = predict_base_ab(base, color.gray_rgb(L), L)
+    given = torch.tensor(train_pointhint.rows_with_base(config, 0, range(4)))
     assert given.sum() == 2
     want = torch.where(given.view(-1, 1, 1, 1), own, 0)
     [x] = inputs
@@ -545,9 +553,9 @@ def test_a_kernel_can_only_be_trained_where_there_is_one(
 ):
     plain = dataclasses.replace(mini_pointhint_config, kernel=None)
     monkeypatch.setitem(pointhint.PRESETS, "mini", plain)
-    with pytest.raises(ValueError, match="part is 'kernel', and the guess of this network is not"):
+    with pytest.raises(ValueError, match="part is 'kernel', but this network has no kernel"):
         train_pointhint.main(settings(photos, tmp_path, prior=True, part="kernel"))
-    with pytest.raises(ValueError, match="part is 'half'; expected all, kernel, network"):
+    with pytest.raises(ValueError, match="part is 'half'; expected one of all, kernel, network"):
         settings(part="half")
 
 
@@ -627,17 +635,20 @@ def test_a_new_network_starts_with_the_guess(
         ({"architecture": "pointhint-huge"}, "expected one of pointhint-s, pointhint-t, .*start"),
         ({"architecture": ""}, "name one with --weights, such as mini"),
         ({"crop": (50,)}, "multiple of 32"),
-        ({"crop": (32, 64)}, "expected one rising step fewer than sides"),
-        ({"hints": (0, 5)}, r"hints is \(0, 5\); expected the fewest and the most, 1 to 12544"),
-        ({"hints": (6, 5)}, r"hints is \(6, 5\); expected the fewest"),
-        ({"hints": (5,)}, r"hints is \(5,\); expected the fewest"),
-        ({"hints": (1, 2, 3)}, "expected the fewest and the most"),
-        ({"hints": (1, 257), "crop": (32,)}, "1 to 256 of them"),
-        ({"hints": (1, 257), "crop": (64, 32), "crop_until": (5,)}, "1 to 256 of them"),
-        ({"without": -0.1}, "without is -0.1; expected 0 to 1"),
-        ({"without": float("nan")}, "without is nan; expected 0 to 1"),
-        ({"base_share": 1.1, "prior": True}, "base_share is 1.1; expected 0 to 1"),
-        ({"last_rate": 5e-5 - 1}, "last_rate is .*; expected 0 to 1"),
+        ({"crop": (32, 64)}, "expected one step fewer than sides, in rising order"),
+        (
+            {"hints": (0, 5)},
+            r"hints is \(0, 5\); expected the smallest and the largest number, each from 1 to 125",
+        ),
+        ({"hints": (6, 5)}, r"hints is \(6, 5\); expected the smallest"),
+        ({"hints": (5,)}, r"hints is \(5,\); expected the smallest"),
+        ({"hints": (1, 2, 3)}, "expected the smallest and the largest number"),
+        ({"hints": (1, 257), "crop": (32,)}, "each from 1 to 256"),
+        ({"hints": (1, 257), "crop": (64, 32), "crop_until": (5,)}, "each from 1 to 256"),
+        ({"without": -0.1}, "without is -0.1; expected 0.0 to 1.0"),
+        ({"without": float("nan")}, "without is nan; expected 0.0 to 1.0"),
+        ({"base_share": 1.1, "prior": True}, "base_share is 1.1; expected 0.0 to 1.0"),
+        ({"last_rate": 5e-5 - 1}, "last_rate is .*; expected 0.0 to 1.0"),
     ],
 )
 def test_settings_refusals(tmp_path, changes, sentence):
@@ -656,7 +667,7 @@ def test_refuses_weights_of_another_architecture(photos, tmp_path, mini_file):
 
 
 def test_refuses_a_base_of_another_role(photos, tmp_path, mini_exemplar_file):
-    sentence = "base is .*mini-exemplar.safetensors, of the role 'exemplar'; expected a network"
+    sentence = "base is .*mini-exemplar.safetensors, a model with the role 'exemplar'; expected"
     with pytest.raises(ValueError, match=sentence):
         train_pointhint.main(settings(photos, tmp_path, prior=True, base=mini_exemplar_file))
 
@@ -669,7 +680,7 @@ def test_stops_on_a_loss_that_is_not_a_number(
     config = settings(photos, tmp_path, save_every=1, report_every=1, steps=1)
     train_pointhint.main(config)
     before = (tmp_path / "state.safetensors").read_bytes()
-    sentence = r"step \d: a loss is not a number \(loss nan.* photos (\d, \d)\. The state of"
+    sentence = r"step \d: a loss is not finite \(loss nan.* photos (\d, \d)\. The state of"
     with pytest.raises(SystemExit, match=sentence):
         train_pointhint.main(
             dataclasses.replace(config, learning_rate=1e30, steps=4, save_every=4, clip=0.0)
@@ -691,7 +702,7 @@ def test_refuses_the_state_of_another_network(photos, tmp_path, monkeypatch):
 def test_every_preset_parses():
     for preset in train_pointhint.PRESETS:
         argv = ["--photos", "p", "--preset", preset, "--weights", "a.safetensors"]
-        config = common_settings.parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
+        config = parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
         assert config.steps > config.warmup
         assert config.prior is (preset not in ("paper", "8gb"))
         assert config.base == ("ddcolor-nano" if config.prior else None)
@@ -700,9 +711,7 @@ def test_every_preset_parses():
 def test_the_paper_s_settings():
     """Sections 3.5 and 4.3: AdamW at 5e-4, Huber with delta 1, crops of 224."""
     config, small = (
-        common_settings.parse(
-            train_pointhint.Config, train_pointhint.PRESETS, ["--photos", "p", *more]
-        )
+        parse(train_pointhint.Config, train_pointhint.PRESETS, ["--photos", "p", *more])
         for more in ([], ["--preset", "8gb"])
     )
     assert small == dataclasses.replace(config, accumulate=8, dtype="auto")
@@ -710,9 +719,9 @@ def test_the_paper_s_settings():
     assert config.architecture == "pointhint-s" and not config.prior
 
 
-def test_hints_can_be_told_on_the_command_line():
+def test_hints_on_the_command_line():
     argv = ["--photos", "p", "--hints", "10", "10", "--no-prior"]
-    config = common_settings.parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
+    config = parse(train_pointhint.Config, train_pointhint.PRESETS, argv)
     assert config.hints == (10, 10) and config.prior is False
 
 

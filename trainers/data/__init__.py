@@ -1,1 +1,1 @@
-"""Photos to train on: files and shards, what is left out, batches, pairs, damage."""
+"""Training data: photo sources, color filter, augmentation, batches and reference pairs."""

@@ -1,20 +1,20 @@
-"""Photos of folders, tar shards and streams of shards -> batches of crops, in a repeatable order.
+"""Batches of training samples, in a repeatable order.
 
-Local photos are opened where they lie: which photo comes at which step, and how it is cropped, is a
-function of (seed, position) alone. Shards that are streamed (`shards.Shards`) are read from front
-to back, and each batch says how far. In both cases a resumed run sees what the unbroken one would
-have seen, and several processes together what one alone would.
+The photo at each step and its random numbers depend on (seed, position) alone for local photos.
+Streamed shards (`shards.Shards`) are read sequentially, and each batch records how far. In both
+cases a resumed run sees the samples of an uninterrupted one, and several processes together those
+of one process.
 """
 
 import itertools
-import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import lru_cache, partial
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,32 +23,81 @@ from torch import Tensor
 
 from ...ops import color
 from . import damage
-from .color_filter import _pass_over, _passed_over, colored
+from .color_filter import decode_colored
 from .photos import Photos
-from .shards import Place, Shards
+from .shards import Shards, StreamPosition
 
-AHEAD = 3  # batches that each thread makes ahead
-log = logging.getLogger(__name__)
+PREFETCH = 3  # batches that each worker prepares ahead
 
-# Photo (RGB), its random numbers, step, its index in the Photos (-1: streamed) -> crops, each
-# (3, S, S) uint8: the photo's, and what else belongs to the sample.
-Cut = Callable[[Image.Image, np.random.Generator, int, int], tuple[Tensor, ...]]
+# Position in an endless run, shorter side needed -> index of a photo, the photo, its random numbers
+PhotoReader = Callable[[int, int], tuple[int, Image.Image, np.random.Generator]]
 
 
-def random_crop(image: Image.Image, size: int, rng: np.random.Generator, smallest: float) -> Tensor:
-    """A random square, mirrored at random -> (3, size, size) uint8.
+# --- Transforms ------------------------------------------------------------------------------
 
-    Its side is `smallest`..1 of the photo's shorter one.
+
+class Transform(Protocol):
+    """Makes the tensors of one training sample from a photo."""
+
+    def min_side(self, step: int) -> int:
+        """Return the shorter side in pixels that a photo needs at `step`."""
+
+    def __call__(
+        self, image: Image.Image, rng: np.random.Generator, step: int, index: int
+    ) -> tuple[Tensor, ...]:
+        """Return crops, each (C, S, S) uint8, the photo's first.
+
+        Args:
+            image: the photo.
+            rng: its random numbers.
+            step: training step.
+            index: number of the photo in its `Photos`; -1 for streamed photos.
+        """
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Transform: a random square of side size(step), and its gray version where `damage` > 0.
+
+    Args:
+        size: training step -> side in pixels.
+        min_scale: smallest side of the crop, as a fraction of the photo's shorter side.
+        damage: probability that the gray version is damaged, see `damage.damage`. Above 0 a batch
+            holds the gray versions, (B, 1, S, S), as its second images.
     """
-    side = min(image.size) * rng.uniform(smallest, 1)
+
+    size: Callable[[int], int]
+    min_scale: float = 0.6
+    damage: float = 0.0
+
+    def min_side(self, step: int) -> int:
+        """Return the shorter side at which the smallest crop is not enlarged."""
+        return round(self.size(step) / self.min_scale)
+
+    def __call__(
+        self, image: Image.Image, rng: np.random.Generator, step: int, index: int
+    ) -> tuple[Tensor, ...]:
+        """Return the crop, and its gray version if `damage` is above 0."""
+        crop = random_crop(image, self.size(step), rng, self.min_scale)
+        return with_gray_version(crop, rng, self.damage) if self.damage else (crop,)
+
+
+def random_crop(
+    image: Image.Image, size: int, rng: np.random.Generator, min_scale: float
+) -> Tensor:
+    """Return a random square, mirrored at random: (3, size, size) uint8.
+
+    Its side is `min_scale`..1 of the photo's shorter side.
+    """
+    side = min(image.size) * rng.uniform(min_scale, 1)
     left, top = (rng.uniform(0, length - side) for length in image.size)
-    return view(image, size, (left, top, left + side, top + side), rng)
+    return resize_box(image, size, (left, top, left + side, top + side), rng)
 
 
-def view(
+def resize_box(
     image: Image.Image, size: int, box: tuple[float, float, float, float], rng: np.random.Generator
 ) -> Tensor:
-    """The part `box` squashed to a square, mirrored at random -> (3, size, size) uint8."""
+    """Return the part `box` resized to a square, mirrored at random: (3, size, size) uint8."""
     crop = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     pixels = np.asarray(crop).transpose(2, 0, 1)
     return torch.from_numpy(
@@ -56,190 +105,163 @@ def view(
     )
 
 
+def with_gray_version(
+    crop: Tensor, rng: np.random.Generator, probability: float
+) -> tuple[Tensor, Tensor]:
+    """Return a crop (3, S, S) uint8, possibly with a border, and its gray version (1, S, S).
+
+    The gray version is damaged with `probability`, else neutral sRGB of the crop's lightness.
+    """
+    if rng.random() < probability:
+        target, gray = damage.damage(crop.numpy().transpose(1, 2, 0), rng)
+        crop = torch.from_numpy(np.ascontiguousarray(target.transpose(2, 0, 1)))
+        return crop, torch.from_numpy(gray)[None]
+    neutral = color.gray_rgb(color.lightness(crop[None].float() / 255))[0, :1]
+    return crop, (neutral * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 # --- Batches ---------------------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
-    """What one process trains on in one step: its part of a batch that all of them share."""
+    """Samples of one process in one step: its part of a batch that all processes share."""
 
     rows: Sequence[int]
-    """Of the whole batch."""
+    """Row numbers in the whole batch."""
     names: list[str]
-    """Of the photos, for messages."""
-    pictures: tuple[Tensor, ...]
-    """Each (b, 3, S, S) uint8: the photos; what else belongs to them."""
-    places: dict[str, Place]
-    """Of streams: how far each has been read with this batch."""
+    """Names of the photos, for messages."""
+    images: tuple[Tensor, ...]
+    """Results of the transform, each (B, C, S, S) uint8; the photos come first."""
+    stream_positions: dict[str, StreamPosition]
+    """How far each stream has been read with this batch, by its number."""
 
-    def parts(self, number: int) -> Iterator["Batch"]:
-        """The batch in equal parts, as `cut_batches` was told; the rows of each are a range."""
-        size = len(self.names) // number
+    def split(self, parts: int) -> Iterator["Batch"]:
+        """Yield equal parts of the batch. The rows of each are a range.
+
+        Args:
+            parts: their number, as `load_batches` was called with.
+        """
+        size = len(self.names) // parts
         for first in range(0, len(self.names), size):
-            some = slice(first, first + size)
+            part = slice(first, first + size)
             rows = range(self.rows[first], self.rows[first] + size)
-            pictures = tuple(picture[some] for picture in self.pictures)
-            yield Batch(rows, self.names[some], pictures, self.places)
+            images = tuple(image[part] for image in self.images)
+            yield Batch(rows, self.names[part], images, self.stream_positions)
 
 
-class Rows(NamedTuple):
-    """A part of a batch, made by one thread."""
+class RowBlock(NamedTuple):
+    """Rows of a batch prepared by one worker."""
 
     names: list[str]
-    pictures: list[tuple[Tensor, ...]]
-    place: dict[str, Place]
+    samples: list[tuple[Tensor, ...]]
+    stream_positions: dict[str, StreamPosition]
 
 
-def batches(
+def load_batches(
     photos: Photos | Shards,
-    *,
-    size: Callable[[int], int],
-    batch: int,
-    seed: int,
-    smallest: float = 0.6,
-    damaged: float = 0.0,
-    **how: object,
-) -> Iterator[Batch]:
-    """Endless batches of random squares of side size(step).
-
-    Each pass over the photos is a new permutation. What cannot be read, and what has no colour, is
-    named in the log and replaced by the next.
-
-    Args:
-        batch: photos in a step, over all processes.
-        smallest: see `random_crop`.
-        damaged: part of the photos whose gray version is damaged, see `damage.damage`. Above 0 a
-            batch holds the gray versions, (b, 1, S, S), as its second pictures.
-        how: see `cut_batches`.
-    """
-
-    def cut(image: Image.Image, rng: np.random.Generator, step: int, _: int) -> tuple[Tensor, ...]:
-        crop = random_crop(image, size(step), rng, smallest)
-        return with_damage(crop, rng, damaged) if damaged else (crop,)
-
-    at_least = partial(pixels_needed, size, smallest)
-    return cut_batches(photos, cut, at_least, batch=batch, seed=seed, **how)
-
-
-def with_damage(crop: Tensor, rng: np.random.Generator, share: float) -> tuple[Tensor, Tensor]:
-    """(3, S, S) uint8 -> the crop, maybe with a border; gray (1, S, S), damaged in `share` of them.
-
-    The gray of an undamaged crop is neutral sRGB of its lightness.
-    """
-    if rng.random() < share:
-        target, gray = damage.damage(crop.numpy().transpose(1, 2, 0), rng)
-        crop = torch.from_numpy(np.ascontiguousarray(target.transpose(2, 0, 1)))
-        return crop, torch.from_numpy(gray)[None]
-    gray = color.gray_rgb(color.lightness(crop[None].float() / 255))[0, :1]
-    return crop, (gray * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def pixels_needed(size: Callable[[int], int], smallest: float, step: int) -> int:
-    """Shorter side that a photo must have for its smallest crop not to be enlarged."""
-    return round(size(step) / smallest)
-
-
-def cut_batches(
-    photos: Photos | Shards,
-    cut: Cut,
-    at_least: Callable[[int], int],
+    transform: Transform,
     *,
     batch: int,
     seed: int,
     start: int = 0,
-    places: dict[str, Place] | None = None,
+    stream_positions: dict[str, StreamPosition] | None = None,
     rank: int = 0,
-    ranks: int = 1,
+    world_size: int = 1,
     parts: int = 1,
     threads: int = 2,
-) -> Iterator[Batch]:
-    """Endless batches of what `cut` makes of photos.
+) -> Generator[Batch, None, None]:
+    """Yield batches endlessly.
+
+    Each pass over the photos is a new permutation. Unreadable and colorless photos are logged and
+    replaced.
 
     Args:
-        at_least: step -> shorter side that photos have to keep.
+        photos: local or streamed photos.
+        transform: makes a sample from a photo.
+        batch: samples per step, over all processes.
+        seed: seed of order and transforms.
         start: step of the first batch.
-        places: `Batch.places` of the step before it, of all processes: where streams go on.
-        rank, ranks: this process gets its share of each batch: of each of its `parts`, so that a
-            part, too, holds the same photos whatever the number of processes.
-        threads: that decode ahead (Pillow releases the GIL); streams have one each.
+        stream_positions: `Batch.stream_positions` of the step before, of all processes.
+        rank, world_size: number of this process, and of all. A process gets its rows of each part
+            of the batch, so a part holds the same photos whatever the number of processes.
+        parts: parts that a batch is split into, see `Batch.split`.
+        threads: threads that decode ahead (Pillow releases the GIL); streams have one each.
     Raises:
-        ValueError: a batch that the processes cannot share evenly; no readable photo.
+        ValueError: the batch cannot be divided evenly, or there is no usable photo.
     """
-    if batch % (ranks * parts):
+    if batch % (world_size * parts):
         raise ValueError(
-            f"a batch of {batch} photos cannot be shared evenly by {ranks} processes in {parts} "
-            "parts."
+            f"a batch of {batch} photos cannot be divided evenly over {world_size} processes and "
+            f"{parts} parts."
         )
-    lanes: dict[tuple[int, ...], Iterator[Rows]] = {}  # rows -> who makes them
+    workers: dict[tuple[int, ...], Iterator[RowBlock]] = {}  # rows of the batch -> their worker
     if isinstance(photos, Shards):
-        streams = photos.streams(batch // parts)
-        sources = photos.shared(streams, rank, ranks, seed, places or {})
-        for stream, source in sources.items():
-            rows = share(batch, stream, streams, parts)
-            lanes[rows] = _streamed(stream, source, len(rows), cut, at_least, seed, start)
+        count = photos.stream_count(batch // parts)
+        streams = photos.open_streams(count, rank, world_size, seed, stream_positions or {})
+        for stream, source in streams.items():
+            rows = rank_rows(batch, stream, count, parts)
+            workers[rows] = _streamed_rows(
+                photos, stream, source, len(rows), transform, seed, start
+            )
     else:
-        readable, mine = _order(photos, seed), share(batch, rank, ranks, parts)
-        threads = min(threads, len(mine))
-        bounds = [len(mine) * i // threads for i in range(threads + 1)]
-        for rows in (mine[a:b] for a, b in itertools.pairwise(bounds)):
-            lanes[rows] = _opened(photos, readable, rows, cut, at_least, batch, start)
-    return _together(lanes)
+        read, own_rows = _shuffled_reader(photos, seed), rank_rows(batch, rank, world_size, parts)
+        threads = min(threads, len(own_rows))
+        bounds = [len(own_rows) * i // threads for i in range(threads + 1)]
+        for rows in (own_rows[a:b] for a, b in itertools.pairwise(bounds)):
+            workers[rows] = _local_rows(photos, read, rows, transform, batch, start)
+    return _merge_workers(workers)
 
 
-def share(batch: int, one: int, of: int, parts: int) -> tuple[int, ...]:
-    """Rows of a batch that one of so many makes: as many of each part."""
-    size = batch // (of * parts)
-    firsts = ((part * of + one) * size for part in range(parts))
+def rank_rows(batch: int, rank: int, world_size: int, parts: int) -> tuple[int, ...]:
+    """Return the rows of a batch assigned to `rank`, equally many from each part."""
+    size = batch // (world_size * parts)
+    firsts = ((part * world_size + rank) * size for part in range(parts))
     return tuple(row for first in firsts for row in range(first, first + size))
 
 
-def _opened(
+def _local_rows(
     photos: Photos,
-    readable: Callable[[int, int], tuple[int, Image.Image, np.random.Generator]],
+    read: PhotoReader,
     rows: Sequence[int],
-    cut: Cut,
-    at_least: Callable[[int], int],
+    transform: Transform,
     batch: int,
     start: int,
-) -> Iterator[Rows]:
-    """Some rows of each batch from `start` on."""
+) -> Iterator[RowBlock]:
+    """Yield `rows` of each batch from step `start` on."""
     for step in itertools.count(start):
-        names, pictures = [], []
+        names, samples = [], []
         for row in rows:
-            index, image, rng = readable(step * batch + row, at_least(step))
+            index, image, rng = read(step * batch + row, transform.min_side(step))
             names.append(photos.keys[index])
-            pictures.append(cut(image, rng, step, index))
-        yield Rows(names, pictures, {})
+            samples.append(transform(image, rng, step, index))
+        yield RowBlock(names, samples, {})
 
 
-def _order(
-    photos: Photos, seed: int
-) -> Callable[[int, int], tuple[int, Image.Image, np.random.Generator]]:
-    """Position in an endless run, pixels needed -> index of a photo, the photo, its random numbers.
-
-    Photos that cannot be used are passed over.
-    """
+def _shuffled_reader(photos: Photos, seed: int) -> PhotoReader:
+    """Return a function that reads the photo at a position of an endless shuffled run."""
 
     @lru_cache(maxsize=8)
     def permutation(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(photos))
 
-    def readable(position: int, at_least: int) -> tuple[int, Image.Image, np.random.Generator]:
-        epoch, place = divmod(position, len(photos))
-        stride = _stride(seed, position, len(photos))
-        for shift in range(len(photos)):
-            index = int(permutation(epoch)[(place + shift * stride) % len(photos)])
-            image = usable(photos, index, at_least)
+    def read(position: int, min_side: int) -> tuple[int, Image.Image, np.random.Generator]:
+        epoch, offset = divmod(position, len(photos))
+        stride = _replacement_stride(seed, position, len(photos))
+        for attempt in range(len(photos)):
+            index = int(permutation(epoch)[(offset + attempt * stride) % len(photos)])
+            image = photos.load_usable(index, min_side)
             if image is not None:
-                return index, image, np.random.default_rng([seed, epoch, place])
-        raise ValueError("not one of the photos could be read and has colour.")
+                return index, image, np.random.default_rng([seed, epoch, offset])
+        raise ValueError("none of the photos is readable and colored.")
 
-    return readable
+    return read
 
 
-def _stride(seed: int, position: int, count: int) -> int:
-    """Where the next photo is looked for: elsewhere for each position, and all are met in turn.
+def _replacement_stride(seed: int, position: int, count: int) -> int:
+    """Return the stride of the search for a replacement, coprime to `count`.
 
-    Were it the next in order, all the neighbours of a usable photo would be replaced by it.
+    It is random for each position. With a fixed stride of 1, a usable photo would replace all
+    unusable ones before it.
     """
     rng = np.random.default_rng([seed, position, 1])
     while math.gcd(stride := int(rng.integers(1, count + 1)), count) > 1:
@@ -247,66 +269,57 @@ def _stride(seed: int, position: int, count: int) -> int:
     return stride
 
 
-def usable(photos: Photos, index: int, at_least: int) -> Image.Image | None:
-    """See `colored`; what could not be used before is not tried again."""
-    name = photos.name(index)
-    if name in _passed_over:
-        return None
-    try:
-        data = photos.read(index)
-    except OSError as error:
-        _pass_over(name, f"cannot be read ({error})")
-        return None
-    return colored(name, data, at_least)
-
-
-def _streamed(
+def _streamed_rows(
+    shards: Shards,
     stream: int,
-    source: Iterator[tuple[Place, str, bytes]],
+    source: Iterator[tuple[StreamPosition, str, bytes]],
     rows: int,
-    cut: Cut,
-    at_least: Callable[[int], int],
+    transform: Transform,
     seed: int,
     start: int,
-) -> Iterator[Rows]:
-    """The rows of each batch that one stream gives."""
-    usable_pass = None  # over the shards, in which there was a photo to learn from
+) -> Iterator[RowBlock]:
+    """Yield the rows of each batch that one stream fills."""
+    last_usable_pass: int | None = None  # latest pass over the shards with a usable photo
     for step in itertools.count(start):
-        names, pictures, place = [], [], (0, 0, 0)
-        while len(pictures) < rows:
-            place, key, data = next(source)
-            image = colored(key, data, at_least(step))
-            usable_pass = place[0] if image is not None or usable_pass is None else usable_pass
-            if place[0] > usable_pass + 1:
-                raise ValueError("not one of the streamed photos could be read and has colour.")
+        names, samples = [], []
+        position: StreamPosition = (0, 0, 0)
+        while len(samples) < rows:
+            position, key, data = next(source)
+            image = decode_colored(key, data, transform.min_side(step), shards.skipped)
+            if image is not None or last_usable_pass is None:
+                last_usable_pass = position[0]
+            if position[0] > last_usable_pass + 1:
+                raise ValueError("none of the streamed photos is readable and colored.")
             if image is not None:
                 names.append(key)
-                rng = np.random.default_rng([seed, stream, *place])
-                pictures.append(cut(image, rng, step, -1))
-        yield Rows(names, pictures, {str(stream): place})
+                rng = np.random.default_rng([seed, stream, *position])
+                samples.append(transform(image, rng, step, -1))
+        yield RowBlock(names, samples, {str(stream): position})
 
 
-def _together(lanes: dict[tuple[int, ...], Iterator[Rows]]) -> Iterator[Batch]:
-    """Rows of all lanes, each computed ahead in a thread of its own, as batches in their order."""
-    made = [row for rows in lanes for row in rows]
-    order = sorted(range(len(made)), key=made.__getitem__)
+def _merge_workers(
+    workers: dict[tuple[int, ...], Iterator[RowBlock]],
+) -> Generator[Batch, None, None]:
+    """Run each worker ahead in its own thread and yield batches with their rows in order."""
+    rows = [row for block in workers for row in block]
+    order = sorted(range(len(rows)), key=rows.__getitem__)
     with ExitStack() as stack:
-        pools = [ThreadPoolExecutor(1, "photos") for _ in lanes]
+        pools = [ThreadPoolExecutor(1, "photos") for _ in workers]
         for pool in pools:
             stack.callback(pool.shutdown, cancel_futures=True)
-        waiting = [
-            deque(pool.submit(next, lane) for _ in range(AHEAD))
-            for pool, lane in zip(pools, lanes.values(), strict=True)
+        queues: list[deque[Future[RowBlock]]] = [
+            deque(pool.submit(next, worker) for _ in range(PREFETCH))
+            for pool, worker in zip(pools, workers.values(), strict=True)
         ]
         while True:
-            found = [futures.popleft().result() for futures in waiting]
-            for pool, lane, futures in zip(pools, lanes.values(), waiting, strict=True):
-                futures.append(pool.submit(next, lane))
-            names = [name for rows in found for name in rows.names]
-            pictures = [row for rows in found for row in rows.pictures]
+            blocks = [queue.popleft().result() for queue in queues]
+            for pool, worker, queue in zip(pools, workers.values(), queues, strict=True):
+                queue.append(pool.submit(next, worker))
+            names = [name for block in blocks for name in block.names]
+            samples = [sample for block in blocks for sample in block.samples]
             yield Batch(
-                sorted(made),
+                sorted(rows),
                 [names[i] for i in order],
-                tuple(map(torch.stack, zip(*(pictures[i] for i in order), strict=True))),
-                {name: place for rows in found for name, place in rows.place.items()},
+                tuple(map(torch.stack, zip(*(samples[i] for i in order), strict=True))),
+                {key: at for block in blocks for key, at in block.stream_positions.items()},
             )

@@ -1,21 +1,23 @@
-"""Damage of old prints and scans, put on the gray input of a training photo.
+"""Simulated damage of old prints and scans for the gray input of a training photo.
 
-The network sees the damaged picture and learns the colors of the undamaged one. ColorFormer names
-bad scans as its limitation (section 5). Every function takes gray (H, W) float32 in 0..1 and the
-random numbers of the photo, and returns the same shape and range.
+The network sees the damaged image and learns the colors of the undamaged one. The ColorFormer paper
+names bad scans as a limitation (section 5). Each damage function accepts gray (H, W) float32 in
+0..1 and the random numbers of the photo, and returns the same shape and range.
 """
 
 import io
 import string
+from collections.abc import Callable
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 
 Gray = np.ndarray
+Damage = Callable[[Gray, Generator], Gray]
+DrawMark = Callable[[ImageDraw.ImageDraw, tuple[int, int], Generator], None]
 
-# What each kind of damage is likely to be found on, given that a photo is damaged.
-CHANCES = {
+PROBABILITIES = {
     "film_response": 0.4,
     "tones": 0.6,
     "vignette": 0.3,
@@ -26,50 +28,51 @@ CHANCES = {
     "spots": 0.25,
     "jpeg": 0.4,
 }
-BORDER = 0.15
+BORDER_PROBABILITY = 0.15
 
 
 def damage(rgb: np.ndarray, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Put a neutral border around some photos, and damage their gray version.
+    """Damage the gray version of a photo, and give some photos a neutral border.
 
     Args:
         rgb: (H, W, 3) uint8.
+        rng: random numbers of the photo.
     Returns:
-        the photo with its border, (H, W, 3) uint8; its damaged gray version, (H, W) uint8.
+        the photo, possibly with a border, (H, W, 3) uint8; its damaged gray version, (H, W) uint8.
     """
-    border = add_border(rgb, rng) if rng.random() < BORDER else None
+    border = add_border(rgb, rng) if rng.random() < BORDER_PROBABILITY else None
     target = rgb if border is None else border
-    chosen = {name for name, chance in CHANCES.items() if rng.random() < chance}
+    selected = {name for name, chance in PROBABILITIES.items() if rng.random() < chance}
     channels = np.array([0.299, 0.587, 0.114], np.float32)
-    if "film_response" in chosen:
+    if "film_response" in selected:
         channels = film_response(rng)
     gray = target.astype(np.float32) @ (channels / 255)
-    for name in CHANCES:
-        if name in chosen and name != "film_response":
-            gray = KINDS[name](gray, rng)
+    for name in PROBABILITIES:
+        if name in selected and name != "film_response":
+            gray = DAMAGES[name](gray, rng)
     return target, to_uint8(gray)
 
 
 def to_uint8(gray: Gray) -> np.ndarray:
-    """(H, W) in 0..1 -> uint8, rounded and clipped."""
+    """Convert (H, W) in 0..1 to uint8, rounded and clipped."""
     return (gray * 255 + 0.5).clip(0, 255).astype(np.uint8)
 
 
-# --- What the film saw -------------------------------------------------------------------------
+# --- Emulsion and print ------------------------------------------------------------------------
 
 
 def film_response(rng: Generator) -> np.ndarray:
-    """Weights of R, G, B: old emulsions are blind to red, and filters darken the sky."""
+    """Return weights of R, G, B: old emulsions are blind to red, red filters darken skies."""
     orthochromatic = np.array([0.06, 0.5, 0.44])
     red_filter = np.array([0.6, 0.34, 0.06])
     luma = np.array([0.299, 0.587, 0.114])
     other = orthochromatic if rng.random() < 0.7 else red_filter
-    share = rng.uniform(0, 1)
-    return (share * other + (1 - share) * luma).astype(np.float32)
+    weight = rng.uniform(0, 1)
+    return (weight * other + (1 - weight) * luma).astype(np.float32)
 
 
 def tones(gray: Gray, rng: Generator) -> Gray:
-    """Gamma, then faded to a narrow range or crushed beyond black and white."""
+    """Apply a gamma, then fade tones to a narrow range or crush them beyond black and white."""
     gray = gray ** np.float32(np.exp(rng.uniform(-0.5, 0.5)))
     if rng.random() < 0.5:
         low, high = rng.uniform(0, 0.3), rng.uniform(0.7, 1)
@@ -79,7 +82,7 @@ def tones(gray: Gray, rng: Generator) -> Gray:
 
 
 def vignette(gray: Gray, rng: Generator) -> Gray:
-    """Corners, or one side, darker or faded."""
+    """Darken or fade the corners, or one side."""
     height, width = gray.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     if rng.random() < 0.6:
@@ -93,24 +96,24 @@ def vignette(gray: Gray, rng: Generator) -> Gray:
     return (gray + strength * shape * (toward - gray)).clip(0, 1).astype(np.float32)
 
 
-# --- What the lens, the paper and the scanner did ----------------------------------------------
+# --- Lens, paper and scanner -------------------------------------------------------------------
 
 
 def blur(gray: Gray, rng: Generator) -> Gray:
-    """Out of focus, or a small original enlarged."""
-    picture = Image.fromarray(to_uint8(gray))
+    """Blur as if out of focus, or as an enlarged small original."""
+    image = Image.fromarray(to_uint8(gray))
     if rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.6)))
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.6)))
     else:
-        part = rng.uniform(0.35, 0.8)
-        small = [max(8, round(length * part)) for length in picture.size]
-        picture = picture.resize(small, Image.Resampling.BOX)
-        picture = picture.resize(gray.shape[::-1], Image.Resampling.BICUBIC)
-    return np.asarray(picture, np.float32) / 255
+        scale = rng.uniform(0.35, 0.8)
+        width, height = (max(8, round(length * scale)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.BOX)
+        image = image.resize((gray.shape[1], gray.shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.float32) / 255
 
 
 def halftone(gray: Gray, rng: Generator) -> Gray:
-    """Dots of a printing screen, as a scan at moderate resolution shows them."""
+    """Add the dots of a halftone screen, as in a scan of moderate resolution."""
     height, width = gray.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle, period = rng.uniform(0, np.pi / 2), rng.uniform(2.5, 5)
@@ -122,7 +125,7 @@ def halftone(gray: Gray, rng: Generator) -> Gray:
 
 
 def grain(gray: Gray, rng: Generator) -> Gray:
-    """Noise of film, coarser than a pixel at times, strongest in the middle tones."""
+    """Add film grain of 0.8 to 2.2 pixels, strongest in the midtones."""
     height, width = gray.shape
     size = max(1, rng.uniform(0.8, 2.2))
     coarse = [round(length / size) for length in (height, width)]
@@ -133,32 +136,32 @@ def grain(gray: Gray, rng: Generator) -> Gray:
 
 
 def scratches(gray: Gray, rng: Generator) -> Gray:
-    """Thin light or dark lines."""
-    return _drawn(gray, rng, _draw_scratch, rng.integers(1, 6))
+    """Draw thin light or dark lines."""
+    return _blend_marks(gray, rng, _draw_scratch, int(rng.integers(1, 6)))
 
 
 def spots(gray: Gray, rng: Generator) -> Gray:
-    """Dust, mold and lost emulsion."""
-    return _drawn(gray, rng, _draw_spot, rng.integers(2, 25))
+    """Draw spots: dust, mold and lost emulsion."""
+    return _blend_marks(gray, rng, _draw_spot, int(rng.integers(2, 25)))
 
 
 def jpeg(gray: Gray, rng: Generator) -> Gray:
-    """A scan saved small."""
+    """Compress as JPEG of quality 15 to 79."""
     file = io.BytesIO()
     Image.fromarray(to_uint8(gray)).save(file, "JPEG", quality=int(rng.integers(15, 80)))
     return np.asarray(Image.open(file), np.float32) / 255
 
 
-def _drawn(gray: Gray, rng: Generator, draw_one: object, count: int) -> Gray:
-    """Blend marks of one tone over the picture, with soft edges."""
-    mask = Image.new("L", gray.shape[::-1])
+def _blend_marks(gray: Gray, rng: Generator, draw_mark: DrawMark, count: int) -> Gray:
+    """Blend marks of one tone over the image, with soft edges."""
+    mask = Image.new("L", (gray.shape[1], gray.shape[0]))
     draw = ImageDraw.Draw(mask)
     for _ in range(count):
-        draw_one(draw, mask.size, rng)
+        draw_mark(draw, mask.size, rng)
     mask = mask.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8)))
-    share = np.asarray(mask, np.float32) / 255
+    opacity = np.asarray(mask, np.float32) / 255
     tone = np.float32(rng.choice([0.0, 0.1, 0.9, 1.0]))
-    return gray + share * (tone - gray)
+    return gray + opacity * (tone - gray)
 
 
 def _draw_scratch(draw: ImageDraw.ImageDraw, size: tuple[int, int], rng: Generator) -> None:
@@ -181,11 +184,11 @@ def _draw_spot(draw: ImageDraw.ImageDraw, size: tuple[int, int], rng: Generator)
     draw.ellipse((x - across, y - down, x + across, y + down), fill=int(rng.integers(90, 256)))
 
 
-# --- Margins -----------------------------------------------------------------------------------
+# --- Borders -----------------------------------------------------------------------------------
 
 
 def add_border(rgb: np.ndarray, rng: Generator) -> np.ndarray:
-    """Margins of paper or film, on any sides, neutral, at times with a caption."""
+    """Return (H, W, 3) uint8 with neutral margins on random sides, sometimes with a caption."""
     height, width = rgb.shape[:2]
     result = rgb.copy()
     tone = float(rng.choice([rng.uniform(0, 30), rng.uniform(170, 255)]))
@@ -208,7 +211,7 @@ def add_border(rgb: np.ndarray, rng: Generator) -> np.ndarray:
     return result
 
 
-KINDS = {
+DAMAGES: dict[str, Damage] = {
     "tones": tones,
     "vignette": vignette,
     "blur": blur,

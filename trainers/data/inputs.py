@@ -1,6 +1,4 @@
-"""What a network sees of a batch of photos."""
-
-from collections.abc import Callable
+"""Network inputs from a training batch."""
 
 import torch
 from torch import Tensor
@@ -9,22 +7,16 @@ from ...ops import color
 from .batches import Batch
 
 
-def gray_seen(device: torch.device) -> Callable[[Batch], tuple[Tensor]]:
-    """Photos -> what automatic colorizers see of them: grey RGB (B, 3, H, W) in 0..1."""
-
-    def seen(batch: Batch) -> tuple[Tensor]:
-        return (gray_input(batch, device),)
-
-    return seen
-
-
 def gray_input(batch: Batch, device: torch.device) -> Tensor:
-    """What an automatic colorizer sees of a batch: grey RGB (B, 3, H, W) in 0..1, maybe damaged."""
-    if len(batch.pictures) > 1:
-        return unit(batch.pictures[1], device).expand(-1, 3, -1, -1).contiguous()
-    return color.gray_rgb(color.lightness(unit(batch.pictures[0], device))).contiguous()
+    """Return the input of an automatic colorizer: gray RGB (B, 3, H, W) in 0..1.
+
+    It is damaged where the batch holds damaged gray versions.
+    """
+    if len(batch.images) > 1:
+        return to_float(batch.images[1], device).expand(-1, 3, -1, -1).contiguous()
+    return color.gray_rgb(color.lightness(to_float(batch.images[0], device))).contiguous()
 
 
-def unit(pictures: Tensor, device: torch.device) -> Tensor:
-    """uint8 -> float32 in 0..1, on the device."""
-    return pictures.to(device, non_blocking=True).float() / 255
+def to_float(images: Tensor, device: torch.device) -> Tensor:
+    """Move uint8 images to the device as float32 in 0..1."""
+    return images.to(device, non_blocking=True).float() / 255

@@ -1,28 +1,46 @@
-"""Where photos lie: folders, tar files and shards."""
+"""Photo sources: folders, tar files and streamed shards."""
 
 import csv
 import hashlib
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple, overload
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
-from .decoding import decode
-from .shards import Shards, expanded, is_photo, is_stream
+from ...media.errors import ImageError
+from .color_filter import SkippedPhotos, decode_colored
+from .decoding import DECODE_ERRORS, decode
+from .shards import Shards, expand_braces, is_photo, is_stream
+
+
+class FileSlice(NamedTuple):
+    """Location of a photo: a whole file, or a member of a tar file."""
+
+    path: Path
+    offset: int = 0
+    size: int = -1
+    """Bytes; -1 = the whole file."""
 
 
 class Photos(Sequence[Image.Image]):
-    """Photos of folders (recursive) and uncompressed tar files, opened when asked for.
+    """Photos in folders (recursive) and uncompressed tar files, opened on access.
 
     Args:
         sources: folders and .tar files.
         index: CSV files with columns `key` (the file's stem) and `licence_kind`.
         skip_licences: photos whose `licence_kind` is one of these are left out.
     Attributes:
-        keys: of each photo: its path below the source, without suffix.
-        folders: name of the folder that each photo lies in.
+        entries: location of each photo.
+        keys: path of each photo below its source, without suffix.
+        folders: name of the folder of each photo.
+        skipped: photos found to be unusable so far. Subsets share it.
+    Raises:
+        ValueError: a source does not exist or is not a plain tar file, or there are no photos.
     """
 
     def __init__(
@@ -31,91 +49,159 @@ class Photos(Sequence[Image.Image]):
         index: Sequence[Path] = (),
         skip_licences: Sequence[str] = (),
     ):
-        # File, offset, size; size -1: the whole file.
-        self.entries: list[tuple[Path, int, int]] = []
+        self.entries: list[FileSlice] = []
         self.keys: list[str] = []
         self.folders: list[str] = []
-        skipped = keys_to_skip(index, skip_licences)
+        self.skipped = SkippedPhotos()
+        excluded = stems_with_licences(index, skip_licences)
         for source in map(Path, sources):
-            for name, entry in _files(source):
+            for name, entry in _list_files(source):
                 path = PurePosixPath(name)
-                if is_photo(path) and path.stem not in skipped:
+                if is_photo(path) and path.stem not in excluded:
                     self.entries.append(entry)
                     self.keys.append(path.with_suffix("").as_posix())
-                    self.folders.append(path.parent.name or (source.name if entry[2] < 0 else ""))
+                    self.folders.append(path.parent.name or (source.name if entry.size < 0 else ""))
         if not self.entries:
             raise ValueError(f"no photos found in {', '.join(map(str, sources))}.")
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Image.Image:
-        return decode(self.read(index))
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Photos": ...
+    def __getitem__(self, index: int | slice) -> "Image.Image | Photos":
+        """Decode a photo, or return a subset."""
+        if isinstance(index, slice):
+            return self.subset(range(len(self))[index])
+        return decode(self.read_bytes(index))
 
-    def read(self, index: int) -> bytes:
-        """A photo's file as it is."""
+    def read_bytes(self, index: int) -> bytes:
+        """Return the encoded file of a photo."""
         path, offset, size = self.entries[index]
         with path.open("rb") as file:
             file.seek(offset)
             return file.read(size)
 
+    def load_usable(self, index: int, min_side: int) -> Image.Image | None:
+        """Return a photo, or None if it is unreadable or colorless.
+
+        Unusable photos are recorded in `skipped` and not read again.
+
+        Args:
+            index: number of the photo.
+            min_side: see `decoding.decode`.
+        """
+        name = self.name(index)
+        if name in self.skipped:
+            return None
+        try:
+            data = self.read_bytes(index)
+        except OSError as error:
+            self.skipped.add(name, f"cannot be read ({error})")
+            return None
+        return decode_colored(name, data, min_side, self.skipped)
+
     def name(self, index: int) -> str:
-        """What a person finds the photo by."""
+        """Return the name of a photo for messages: its path, and its key within a tar file."""
         path, _, size = self.entries[index]
         return str(path) if size < 0 else f"{path}: {self.keys[index]}"
 
-    def counted(self) -> dict[str, int]:
-        """How many there are."""
+    def counts(self) -> dict[str, int]:
+        """Return the number of photos, for logs and metadata."""
         return {"photos": len(self)}
 
     def digest(self) -> str:
-        """SHA-256, in hex, of the sorted keys, one a line."""
+        """Return the SHA-256, in hex, of the sorted keys, one per line."""
         lines = "".join(f"{key}\n" for key in sorted(self.keys))
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def part(self, indices: Sequence[int]) -> "Photos":
-        """Some of the photos, in this order."""
-        part = Photos.none()
-        for name in ("entries", "keys", "folders"):
-            values = getattr(self, name)
-            setattr(part, name, [values[i] for i in indices])
-        return part
+    def subset(self, indices: Sequence[int]) -> "Photos":
+        """Return the photos at `indices`, in this order."""
+        subset = Photos.empty()
+        subset.entries = [self.entries[i] for i in indices]
+        subset.keys = [self.keys[i] for i in indices]
+        subset.folders = [self.folders[i] for i in indices]
+        subset.skipped = self.skipped
+        return subset
 
     @classmethod
-    def none(cls) -> "Photos":
-        """No photos."""
-        none = object.__new__(cls)
-        none.entries, none.keys, none.folders = [], [], []
-        return none
+    def empty(cls) -> "Photos":
+        """Return a collection without photos."""
+        photos = object.__new__(cls)
+        photos.entries, photos.keys, photos.folders = [], [], []
+        photos.skipped = SkippedPhotos()
+        return photos
 
 
-def _files(source: Path) -> list[tuple[str, tuple[Path, int, int]]]:
-    """Path below the source, and entry, of all files of a folder or a tar file."""
+class PhotoInputs(Sequence[Path | Tensor]):
+    """Photos as the pipeline accepts them: files as paths, members of tar files as pixels.
+
+    Args:
+        photos: the photos.
+        limit: number of photos to use; 0 = all.
+    """
+
+    def __init__(self, photos: Photos, limit: int = 0):
+        self.photos = photos[: limit or None]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    @overload
+    def __getitem__(self, index: int) -> Path | Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> "PhotoInputs": ...
+    def __getitem__(self, index: int | slice) -> "Path | Tensor | PhotoInputs":
+        """Return a path, or (H, W, 3) float32 in 0..1.
+
+        Raises:
+            ImageError: the member of a tar file is damaged.
+        """
+        if isinstance(index, slice):
+            return PhotoInputs(self.photos[index])
+        path, offset, size = self.photos.entries[index]
+        if size < 0:
+            return path
+        try:
+            pixels = np.array(self.photos[index])
+        except DECODE_ERRORS as error:
+            raise ImageError(f"{path.name} at byte {offset}: damaged ({error}).") from error
+        return torch.from_numpy(pixels).float() / 255
+
+
+def _list_files(source: Path) -> list[tuple[str, FileSlice]]:
+    """Return path below the source, and location, of all files of a folder or a tar file."""
     if source.is_dir():
-        found = sorted(source.rglob("*"))
-        return [(path.relative_to(source).as_posix(), (path, 0, -1)) for path in found]
+        paths = sorted(source.rglob("*"))
+        return [(path.relative_to(source).as_posix(), FileSlice(path)) for path in paths]
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder; expected photos or a .tar file.")
     try:
         with tarfile.open(source, "r:") as tar:
-            return [(m.name, (source, m.offset_data, m.size)) for m in tar if m.isfile()]
+            return [
+                (member.name, FileSlice(source, member.offset_data, member.size))
+                for member in tar
+                if member.isfile()
+            ]
     except (tarfile.ReadError, OSError) as error:
         with source.open("rb") as file:
-            packed = file.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
-        what = "compressed; unpack it" if packed else "damaged, cut short, or no .tar file"
+            compressed = file.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+        fault = "compressed; unpack it" if compressed else "damaged, truncated or not a .tar file"
         raise ValueError(
-            f"{source}: {what}. Expected a folder of photos or an uncompressed .tar file."
+            f"{source}: {fault}. Expected a folder of photos or an uncompressed .tar file."
         ) from error
 
 
-def keys_to_skip(indices: Sequence[Path], licences: Sequence[str]) -> set[str]:
-    """Keys of the photos whose `licence_kind` in the CSV files `indices` is one of `licences`."""
-    skipped = set()
+def stems_with_licences(indices: Sequence[Path], licences: Sequence[str]) -> set[str]:
+    """Return the keys of photos whose `licence_kind` in the CSV files is one of `licences`."""
+    keys = set()
     for path in indices:
         with Path(path).open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
-            skipped |= {row["key"] for row in rows if row["licence_kind"] in licences}
-    return skipped
+            keys |= {row["key"] for row in rows if row["licence_kind"] in licences}
+    return keys
 
 
 def open_photos(
@@ -124,30 +210,35 @@ def open_photos(
     skip_licences: Sequence[str] = (),
     stream: bool = False,
 ) -> Photos | Shards:
-    """Where a trainer's photos come from.
+    """Open the photos of a trainer.
 
     Args:
-        sources: folders and .tar shards; URLs and `pipe:` commands of shards, `{000..099}` for
-            many, are streamed.
-        stream: read local shards from front to back, too, as disks and networks like it.
+        sources: folders and .tar shards. URLs and `pipe:` commands are streamed; `{000..099}` names
+            many shards.
+        index, skip_licences: see `Photos`.
+        stream: read local shards sequentially, too, which suits slow disks and network drives.
     """
-    sources = expanded(sources)
+    sources = expand_braces(sources)
     if stream or any(map(is_stream, sources)):
-        return Shards(sources, keys_to_skip(index, skip_licences))
+        return Shards(sources, stems_with_licences(index, skip_licences))
     return Photos(sources, index, skip_licences)
 
 
 def hold_out(
     photos: Photos | Shards, count: int, seed: int, watch: Sequence[str] = ()
 ) -> tuple[Photos | Shards, Photos]:
-    """Photos to train on and photos to look at on the way: `count` of them, at most a tenth.
+    """Split photos into those to train on and those to evaluate during training.
 
-    None of a stream, whose photos are not known beforehand; those in `watch`, where it is given.
+    Args:
+        photos: all photos. None can be held out of a stream.
+        count: photos to hold out; at most a tenth of all.
+        seed: seed of the random choice.
+        watch: folders or .tar files of photos to evaluate instead.
     """
     if watch:
         return photos, Photos(watch)
     if isinstance(photos, Shards):
-        return photos, Photos.none()
+        return photos, Photos.empty()
     count = min(count, len(photos) // 10)
     order = np.random.default_rng([seed, 1]).permutation(len(photos))
-    return photos.part(sorted(order[count:])), photos.part(sorted(order[:count]))
+    return photos.subset(sorted(order[count:])), photos.subset(sorted(order[:count]))

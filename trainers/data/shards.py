@@ -1,8 +1,8 @@
-"""WebDataset shards read from front to back: data that is larger than any disk.
+"""WebDataset shards read sequentially, for data sets larger than the disk.
 
-A batch is always made of the same number of streams, whatever the number of processes: each has its
-own shards, in a new order for each pass, and mixes the photos of one shard in a buffer. Streams are
-shared out among the processes. How far each has been read is three numbers, from which it goes on.
+A batch is made of the same number of streams whatever the number of processes. Each stream has its
+own shards, visits them in a new order in each pass, and shuffles the photos of a shard in a buffer.
+Processes share the streams. A stream resumes from three numbers, its `StreamPosition`.
 """
 
 import importlib
@@ -15,32 +15,34 @@ from types import ModuleType
 
 import numpy as np
 
-STREAMS = 16  # at most; each is a thread with one open shard
-BUFFER = 500  # photos in which those of a shard are mixed
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}  # of photos
+from ...media.formats import PHOTO_SUFFIXES
+from .color_filter import SkippedPhotos
 
-Place = tuple[int, int, int]  # pass over the shards, shard in its order, photos of it
+MAX_STREAMS = 16  # each is a thread with one open shard
+SHUFFLE_BUFFER = 500  # photos
+
+StreamPosition = tuple[int, int, int]  # pass over the shards, shard in its order, photos read of it
 log = logging.getLogger(__name__)
 
 
 def is_stream(source: str) -> bool:
-    """Whether a source is read from front to back in any case: a URL, or `pipe:COMMAND`."""
-    return "://" in str(source) or str(source).startswith("pipe:")
+    """Return True for sources that can only be read sequentially: URLs and `pipe:COMMAND`."""
+    return "://" in source or source.startswith("pipe:")
 
 
-def expanded(sources: Sequence[str]) -> list[str]:
-    """Sources with each `{000..099}` spelt out, unless there is a file of that very name."""
-    if not any("{" in str(source) for source in sources):
+def expand_braces(sources: Sequence[str]) -> list[str]:
+    """Expand `{000..099}` in sources, except where a file of that very name exists."""
+    if not any("{" in source for source in sources):
         return list(sources)
-    braceexpand = _webdataset("braceexpand").braceexpand
+    braceexpand = _import_webdataset("braceexpand").braceexpand
     return [
-        one
+        name
         for source in sources
-        for one in ([source] if Path(source).exists() else braceexpand(str(source)))
+        for name in ([source] if Path(source).exists() else braceexpand(source))
     ]
 
 
-def _webdataset(name: str = "webdataset") -> ModuleType:
+def _import_webdataset(name: str = "webdataset") -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -52,104 +54,124 @@ class Shards:
 
     Args:
         sources: the shards.
-        skipped: stems of photos to leave out.
+        excluded_stems: stems of photos to leave out.
+    Attributes:
+        skipped: photos found to be unusable so far.
     Raises:
-        ValueError: a folder among them, or WebDataset is not installed.
+        ValueError: a source is a folder, or WebDataset is not installed.
     """
 
-    def __init__(self, sources: Sequence[str], skipped: set[str] | frozenset[str] = frozenset()):
-        _webdataset()
-        self.urls = [str(source) for source in sources]
+    def __init__(
+        self, sources: Sequence[str], excluded_stems: set[str] | frozenset[str] = frozenset()
+    ):
+        _import_webdataset()
+        self.urls = list(sources)
         wrong = [url for url in self.urls if not is_stream(url) and ".tar" not in url]
         if wrong:
             raise ValueError(
                 f"{wrong[0]}: only .tar shards can be streamed; a folder needs no --stream, and "
                 "cannot be mixed with URLs."
             )
-        self.skipped = skipped
+        self.excluded_stems = excluded_stems
+        self.skipped = SkippedPhotos()
 
-    def shared(
-        self, streams: int, rank: int, ranks: int, seed: int, places: Mapping[str, Place]
-    ) -> dict[int, Iterator[tuple[Place, str, bytes]]]:
-        """The streams of one process, of so many: number -> photos.
+    def open_streams(
+        self,
+        count: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        positions: Mapping[str, StreamPosition],
+    ) -> dict[int, Iterator[tuple[StreamPosition, str, bytes]]]:
+        """Open the streams of one process: number of the stream -> its photos, see `read`.
 
         Args:
-            places: of streams, where they go on; see `read`.
+            count: streams of all processes.
+            rank, world_size: number of this process, and of all.
+            seed: seed of shard order and shuffling.
+            positions: where to resume each stream, by its number. Ignored if `count` changed.
         Raises:
-            ValueError: the processes cannot share the streams evenly.
+            ValueError: the streams cannot be divided evenly.
         """
-        if streams % ranks:
+        if count % world_size:
             raise ValueError(
-                f"{len(self.urls)} shards and this batch give {streams} streams, which {ranks} "
-                "processes cannot share evenly. Take more shards, or another batch."
+                f"{len(self.urls)} shards and this batch size give {count} streams, which "
+                f"{world_size} processes cannot share evenly. Use more shards, or another batch "
+                "size."
             )
-        if places and len(places) != streams:
+        if positions and len(positions) != count:
             log.warning(
-                "%d streams went on, and now there are %d: all begin anew", len(places), streams
+                "the saved run has %d streams, this one %d: all streams restart",
+                len(positions),
+                count,
             )
-            places = {}
+            positions = {}
         return {
-            stream: self.read(stream, streams, seed, places.get(str(stream), (0, 0, 0)))
-            for stream in range(rank * streams // ranks, (rank + 1) * streams // ranks)
+            stream: self.read(stream, count, seed, positions.get(str(stream), (0, 0, 0)))
+            for stream in range(rank * count // world_size, (rank + 1) * count // world_size)
         }
 
-    def counted(self) -> dict[str, int]:
-        """How many there are; the photos in them are not known."""
+    def counts(self) -> dict[str, int]:
+        """Return the number of shards, for logs and metadata; photos are not counted."""
         return {"shards": len(self.urls)}
 
-    def streams(self, batch: int) -> int:
-        """How many streams make a batch."""
-        most = min(STREAMS, len(self.urls))
-        return max(n for n in range(1, most + 1) if batch % n == 0)
+    def stream_count(self, batch: int) -> int:
+        """Return the largest number of streams that divides a batch evenly."""
+        limit = min(MAX_STREAMS, len(self.urls))
+        return max(n for n in range(1, limit + 1) if batch % n == 0)
 
     def read(
-        self, stream: int, streams: int, seed: int, place: Place
-    ) -> Iterator[tuple[Place, str, bytes]]:
-        """(place, key, file) of the photos of one stream after `place`, without end.
+        self, stream: int, count: int, seed: int, position: StreamPosition
+    ) -> Iterator[tuple[StreamPosition, str, bytes]]:
+        """Yield (position, key, file) of the photos of one stream after `position`, endlessly.
 
-        Shards that cannot be read are named in the log and passed over.
+        Unreadable shards are logged and skipped.
 
         Raises:
-            ValueError: there is not one photo in them.
+            ValueError: the shards hold no photos.
         """
-        urls = self.urls[stream::streams]
-        first_pass, first_shard, passed = place
+        urls = self.urls[stream::count]
+        first_pass, first_shard, already_read = position
         for epoch in itertools.count(first_pass):
             order = np.random.default_rng([seed, stream, epoch]).permutation(len(urls))
-            photos = passed
+            photos = already_read
             for number in range(first_shard, len(urls)):
-                mixed = random.Random(f"{seed} {stream} {epoch} {number}")
-                samples = self._mixed(urls[order[number]], mixed)
-                for used, (key, data) in enumerate(itertools.islice(samples, passed, None), 1):
+                rng = random.Random(f"{seed} {stream} {epoch} {number}")
+                samples = self._shuffled_shard(urls[order[number]], rng)
+                unread = itertools.islice(samples, already_read, None)
+                for n, (key, data) in enumerate(unread, already_read + 1):
                     photos += 1
-                    yield (epoch, number, passed + used), key, data
-                passed = 0
+                    yield (epoch, number, n), key, data
+                already_read = 0
             if not photos and not first_shard:
                 raise ValueError(f"no photos found in {', '.join(urls)}.")
             first_shard = 0
 
-    def _mixed(self, url: str, mixed: random.Random) -> Iterator[tuple[str, bytes]]:
-        """Key and file of the photos of one shard."""
-        shuffle = _webdataset("webdataset.filters").shuffle
-        tar = _webdataset("webdataset.tariterators")
-        opened = tar.url_opener([{"url": url}], handler=_pass_over(url))
-        members = tar.tar_file_expander(opened, handler=_pass_over(url), eof_value=None)
+    def _shuffled_shard(self, url: str, rng: random.Random) -> Iterator[tuple[str, bytes]]:
+        """Yield key and file of the photos of one shard."""
+        shuffle = _import_webdataset("webdataset.filters").shuffle
+        tar = _import_webdataset("webdataset.tariterators")
+        opened = tar.url_opener([{"url": url}], handler=_log_and_skip(url))
+        members = tar.tar_file_expander(opened, handler=_log_and_skip(url), eof_value=None)
         photos = (
             (path.with_suffix("").as_posix(), member["data"])
             for member in members
-            if is_photo(path := PurePosixPath(member["fname"])) and path.stem not in self.skipped
+            if is_photo(path := PurePosixPath(member["fname"]))
+            and path.stem not in self.excluded_stems
         )
-        return iter(shuffle(BUFFER, initial=BUFFER, rng=mixed)(photos))
+        return iter(shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)(photos))
 
 
 def is_photo(path: PurePosixPath) -> bool:
-    """By its name: not hidden, such as ._IMG_1.JPG, which Macs leave behind."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    """Return True for photo suffixes, except hidden files such as ._IMG_1.JPG of macOS."""
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
 
 
-def _pass_over(url: str) -> Callable[[Exception], bool]:
+def _log_and_skip(url: str) -> Callable[[Exception], bool]:
+    """Return an error handler for WebDataset that skips the rest of a shard."""
+
     def handler(error: Exception) -> bool:
-        log.warning("%s: the rest is passed over (%s)", url, str(error).splitlines()[0])
+        log.warning("%s: skipped the rest of the shard (%s)", url, str(error).splitlines()[0])
         return True
 
     return handler

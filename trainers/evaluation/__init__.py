@@ -1,1 +1,1 @@
-"""Evaluation: settings, tasks, networks that score, tables and contact sheets."""
+"""Evaluation: settings, tasks, scoring networks, tables and contact sheets."""

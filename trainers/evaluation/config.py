@@ -6,66 +6,69 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .contact_sheet import kind_of
-from .tasks import SMALLEST
+from .contact_sheet import pillow_format
 
+MIN_SIDE = 33  # pixels; smaller images have no border between two patches of 32
 FINISHES = "ours", "published"
 
 
 @dataclass
 class Config:
-    """Settings of one evaluation."""
+    """Settings of an evaluation."""
 
     photos: tuple[Path, ...] = ()
-    """Folders and .tar shards of colour photos."""
+    """Folders and .tar shards of color photos."""
     model: tuple[str, ...] = ("ddcolor-nano",)
-    """Files, boxed or installed networks, of any roles."""
+    """Model files, bundled or installed models, of any role."""
     size: int | None = None
-    """Photos are squashed to a square of this side; 0 = their own size and shape.
+    """Resize photos to a square of this side; 0 = keep their size and shape.
 
-    Default: as the papers do, 256, or 224 with guided networks.
+    Default: 256 as in the papers, or 224 if there are guided networks.
     """
     resolution: int = 0
-    """Working resolution; 0 = the network's own."""
+    """Working resolution; 0 = the network's default."""
     finish: str = "ours"
-    """ours, or published: the official script's picture."""
+    """ours, or published: the result of the official script."""
     saturation: float = 1.0
+    """Factor on chroma."""
     fade: float = 0.0
-    """C* of which half is left, see `pipeline.postprocess`."""
+    """C* that is reduced to half, see `pipeline.postprocess`."""
     dtype: str = "float32"
-    """float32, bfloat16 or float16, of the networks that colour."""
+    """Data type of the models: float32, bfloat16 or float16."""
     hints: tuple[int, ...] = (1, 10, 50)
-    """Numbers of random points for networks that take points."""
+    """Numbers of random hint points, for point-hint models."""
     pairs: str = "self"
-    """For networks that take references: JSON or TSV of targets and references, or the table of
-    build_reference_pairs, of which the best is taken; self: another view of the photo."""
+    """References for exemplar models: JSON or TSV of targets and references, or the table of
+    build_reference_pairs, whose best references are used; self: another view of the photo."""
     inception: str = ""
-    """Inception weights for FID: their file, or inception_fid."""
+    """Inception weights for FID: a file, or inception_fid."""
     classifier: str = ""
-    """Classifier for top-1 and top-5: the file of its weights, or a name such as vgg16."""
+    """Classifier for top-1 and top-5 accuracy: a weights file, or a name such as vgg16."""
     labels: Path | None = None
-    """CSV `key,class`; without: .cls members of shards, or a folder for each class."""
+    """CSV `key,class`; default: .cls members of shards, or one folder per class."""
     min_chroma: float = 0.0
-    """Leave out photos with a mean C* below this (not of pairs)."""
+    """Leave out photos with a lower mean C*; ignored with pairs."""
     skip: int = 0
-    """Leave out the first photos."""
+    """Leave out this many photos at the start."""
     limit: int = 0
-    """Use only so many photos, or pairs; 0 = all."""
+    """Number of photos, or pairs, to use; 0 = all."""
     seed: int = 0
+    """Random seed of hint points and views."""
     batch: int = 8
-    """Photos at once, where their sizes agree."""
+    """Batch size for photos of equal size."""
     json: Path | None = None
-    """Write all numbers and the protocol."""
+    """Write all scores and the protocol."""
     csv: Path | None = None
-    """Write the numbers of each photo."""
+    """Write the scores of each photo."""
     sheet: Path | None = None
-    """Write a contact sheet: the four best, middle and worst photos by the first network's PSNR.
+    """Write a contact sheet of the four best, median and worst photos by the first model's PSNR.
 
-    With networks of several roles, one for each, their names ending in the role.
+    With models of several roles there is one sheet per role, and its name ends in the role.
     """
     stamp: bool = False
-    """Write the scores into the metadata of the model files, which must be ours."""
+    """Write the scores into the metadata of the model files; published checkpoints have none."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """PyTorch device."""
 
     def __post_init__(self) -> None:
         if not self.photos:
@@ -74,13 +77,13 @@ class Config:
             raise ValueError(f"finish is '{self.finish}'; expected {' or '.join(FINISHES)}.")
         if self.finish == "published" and (self.saturation != 1 or self.fade):
             raise ValueError(
-                f"saturation is {self.saturation} and fade {self.fade}, but finish is published, "
-                "which has none; leave out the one or the other."
+                f"saturation is {self.saturation} and fade is {self.fade}, but the published "
+                "finish has neither; leave them out, or use --finish ours."
             )
-        if self.size is not None and self.size and self.size < SMALLEST:
-            raise ValueError(f"size is {self.size}; expected 0, or {SMALLEST} or more.")
+        if self.size is not None and self.size and self.size < MIN_SIDE:
+            raise ValueError(f"size is {self.size}; expected 0, or {MIN_SIDE} or more.")
         if self.sheet:
-            kind_of(self.sheet)
+            pillow_format(self.sheet)
         for name in ("hints", "batch"):
             if np.min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")

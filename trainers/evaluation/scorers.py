@@ -1,23 +1,22 @@
-"""Networks that look at results: Inception for FID, a classifier for top-1 and top-5."""
+"""Feature networks that score results: Inception for FID, a classifier for top-1 and top-5."""
 
 import csv
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import pretrained_files
 from ..data.photos import Photos
-
-if TYPE_CHECKING:
-    from .config import Config
+from . import feature_networks
+from .config import Config
+from .feature_networks import FrozenNetwork
 
 FID_WEIGHTS = "inception_fid"
-FEW = 2048  # photos: below, the covariance of Inception's 2048 features is not of full rank
+MIN_FID_PHOTOS = 2048  # with fewer, the covariance of Inception's 2048 features is rank-deficient
 HOW_TO = {
     "FID": "give Inception's weights: --inception inception_fid (downloaded once), or their file",
     "top-1 and top-5": "give a classifier: --classifier vgg16 (downloaded once), or its file",
@@ -25,127 +24,147 @@ HOW_TO = {
 
 
 @dataclass
-class Judges:
-    """Networks that look at results: Inception for FID, a classifier for top-1 and top-5."""
+class FeatureScorers:
+    """Inception for FID and a classifier for top-1 and top-5 accuracy, each optional."""
 
-    inception: nn.Module | None = None
+    inception: FrozenNetwork | None = None
     """(B, 3, H, W) in 0..1 -> (B, D)."""
-    classifier: nn.Module | None = None
+    classifier: FrozenNetwork | None = None
     """(B, 3, H, W) in 0..1 -> (B, classes)."""
     classes: list[int | None] = field(default_factory=list)
-    """Of each photo, where it is known."""
+    """Class of each photo; None = unknown."""
     files: dict[str, str] = field(default_factory=dict)
-    """Kind -> what network it is, and the start of the SHA-256 of its file."""
+    """Kind -> name of the network, and the start of the SHA-256 of its file."""
 
     @classmethod
-    def load(cls, config: "Config", photos: Photos) -> "Judges":
-        """Those that the settings name."""
-        judges = cls()
-        for kind in ("inception", "classifier"):
-            if source := getattr(config, kind):
-                path = pretrained_files.find(source)
-                network = open_judge(kind, path).to(config.device)
-                setattr(judges, kind, network)
-                judges.files[kind] = f"{network.name} {pretrained_files.fingerprint(path)}"
-        if judges.classifier:
+    def load(cls, config: Config, photos: Photos) -> "FeatureScorers":
+        """Load the networks that the settings name."""
+        scorers = cls()
+        if config.inception:
+            path = pretrained_files.locate(config.inception)
+            scorers.inception = feature_networks.load_inception(path).to(config.device)
+            scorers.files["inception"] = _describe(scorers.inception, path)
+        if config.classifier:
+            path = pretrained_files.locate(config.classifier)
+            scorers.classifier = feature_networks.load_classifier(path).to(config.device)
+            scorers.files["classifier"] = _describe(scorers.classifier, path)
             with torch.inference_mode():
-                picture = torch.zeros(1, 3, 64, 64, device=config.device)
-                known = judges.classifier(picture).shape[1]
-            judges.classes = classes_of(photos, config.photos, config.labels, known)
-        return judges
+                probe = torch.zeros(1, 3, 64, 64, device=config.device)
+                count = scorers.classifier(probe).shape[1]
+            scorers.classes = photo_classes(photos, config.photos, config.labels, count)
+        return scorers
 
     def notes(self, fewest: int) -> list[str]:
-        """What a person has to know about these scores; `fewest`: photos of the smallest set."""
+        """Return remarks on the scores for the reader.
+
+        Args:
+            fewest: photos of the smallest set.
+        """
         notes = [f"{name}: not measured; {how}." for name, how in self.missing().items()]
         if self.inception and self.inception.name != FID_WEIGHTS:
             notes.append(
-                f"FID by {self.inception.name}: it compares with no published one, nor with FID by "
-                f"{FID_WEIGHTS}."
+                f"FID by {self.inception.name}: not comparable with published values, nor with FID "
+                f"by {FID_WEIGHTS}."
             )
-        if self.inception and fewest < FEW:
+        if self.inception and fewest < MIN_FID_PHOTOS:
             notes.append(
-                f"FID of fewer than {FEW} photos is too high, the more so the fewer: compare it "
-                "only between methods on the same photos."
+                f"FID of fewer than {MIN_FID_PHOTOS} photos is too high, the more so the fewer: "
+                "compare it only between methods on the same photos."
             )
         return notes
 
     def missing(self) -> dict[str, str]:
-        """Score -> how to get it."""
-        there = {"FID": self.inception, "top-1 and top-5": self.classifier}
-        return {name: how for name, how in HOW_TO.items() if there[name] is None}
+        """Return score -> how to get it, for the scores that are not measured."""
+        networks = {"FID": self.inception, "top-1 and top-5": self.classifier}
+        return {name: how for name, how in HOW_TO.items() if networks[name] is None}
 
-    def hits(self, made: Tensor, places: Sequence[int]) -> dict[str, Tensor]:
-        """Whether the class of each picture (B, 3, H, W) is the first, among the first five."""
-        logits = self.classifier(made)
-        known = [self.classes[place] for place in places]
-        wanted = torch.tensor([-1 if c is None else c for c in known], device=logits.device)
-        right = logits.topk(min(5, logits.shape[1]), dim=1).indices == wanted[:, None]
-        unknown = torch.where(wanted < 0, torch.nan, 0.0)
-        return {"top1": right[:, 0] + unknown, "top5": right.any(1) + unknown}
+    def topk_accuracy(self, rgb: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Return top-1 and top-5 hits (B,): 1, 0, or NaN for photos without a class.
+
+        Args:
+            rgb: results (B, 3, H, W) in 0..1.
+            indices: numbers of their photos.
+        Raises:
+            ValueError: there is no classifier.
+        """
+        if self.classifier is None:
+            raise ValueError("top-1 and top-5 need a classifier; give --classifier.")
+        logits = self.classifier(rgb)
+        classes = [self.classes[index] for index in indices]
+        labels = torch.tensor([-1 if c is None else c for c in classes], device=logits.device)
+        correct = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        unknown = torch.where(labels < 0, torch.nan, 0.0)
+        return {"top1": correct[:, 0] + unknown, "top5": correct.any(1) + unknown}
 
 
-def open_judge(kind: str, path: Path) -> nn.Module:
-    """`feature_networks.inception` or `feature_networks.classifier` of a file."""
-    from . import feature_networks
-
-    return getattr(feature_networks, kind)(path)
+def _describe(network: FrozenNetwork, path: Path) -> str:
+    return f"{network.name} {pretrained_files.file_digest(path)}"
 
 
-def classes_of(
-    photos: Photos, sources: Sequence[Path], labels: Path | None, known: int
+def photo_classes(
+    photos: Photos, sources: Sequence[Path], labels: Path | None, count: int
 ) -> list[int | None]:
-    """The class of each photo, counted from 0; None where it is not told.
+    """Return the class of each photo, counted from 0; None where unknown.
 
     Args:
-        labels: CSV with columns `key` and `class`. Without: `.cls` members of shards beside the
-            photos; or, where the photos lie in as many folders as there are classes, the place of
-            the folder among them, sorted by name, as in ImageNet's layout.
-        known: how many the classifier tells apart.
+        photos: all photos.
+        sources: the folders and shards they come from.
+        labels: CSV with columns `key` and `class`. Default: `.cls` members of shards beside the
+            photos; or, if the photos lie in as many folders as there are classes, the rank of the
+            folder's name, as in the layout of ImageNet.
+        count: number of classes of the classifier.
     Raises:
         ValueError: there are no labels, or classes that the classifier does not have.
     """
-    if labels:
-        with Path(labels).open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        if rows and not {"key", "class"} <= set(rows[0]):
-            raise ValueError(f"{labels}: has columns {', '.join(rows[0])}; expected key,class.")
-        told = {row["key"]: row["class"] for row in rows}
-    else:
-        told = _classes_in_shards(sources)
+    class_of = _read_labels(labels) if labels else _read_shard_labels(sources)
     folders = sorted(set(photos.folders))
-    if not told and len(folders) == known:
+    if not class_of and len(folders) == count:
         return [folders.index(folder) for folder in photos.folders]
     try:
-        stems = [key if key in told else PurePosixPath(key).name for key in photos.keys]
-        classes = [int(told[stem]) if stem in told else None for stem in stems]
+        keys = [key if key in class_of else PurePosixPath(key).name for key in photos.keys]
+        classes = [int(class_of[key]) if key in class_of else None for key in keys]
     except ValueError as error:
-        where = labels or "a .cls member"
-        raise ValueError(f"{where}: a class is no whole number ({error}).") from None
-    found = [c for c in classes if c is not None]
-    if not found:
-        where = f"{labels} names none of the photos" if labels else (
-            f"there are no .cls members in shards, and {len(folders)} folders for {known} classes"
-        )  # fmt: skip
-        raise ValueError(
-            f"the photos' classes are not known: {where}. Give --labels FILE.csv with the columns "
-            "key,class, or leave out --classifier."
+        source = labels or "a .cls member"
+        raise ValueError(f"{source}: a class is not an integer ({error}).") from None
+    known_classes = [c for c in classes if c is not None]
+    if not known_classes:
+        reason = (
+            f"{labels} names none of the photos"
+            if labels
+            else f"there are no .cls members in shards, and {len(folders)} folders for {count} "
+            "classes"
         )
-    if not 0 <= min(found) <= max(found) < known:
         raise ValueError(
-            f"the photos' classes go from {min(found)} to {max(found)}; the classifier has "
-            f"{known}, 0 to {known - 1}."
+            f"the classes of the photos are unknown: {reason}. Give --labels FILE.csv with the "
+            "columns key,class, or leave out --classifier."
+        )
+    low, high = min(known_classes), max(known_classes)
+    if not 0 <= low <= high < count:
+        raise ValueError(
+            f"the classes of the photos are {low} to {high}; the classifier has {count}, 0 to "
+            f"{count - 1}."
         )
     return classes
 
 
-def _classes_in_shards(sources: Sequence[Path]) -> dict[str, str]:
-    """Key -> text of the `.cls` member of that name."""
-    told = {}
+def _read_labels(path: Path) -> dict[str, str]:
+    """Return key -> class of a CSV file."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if rows and not {"key", "class"} <= set(rows[0]):
+        raise ValueError(f"{path}: has columns {', '.join(rows[0])}; expected key,class.")
+    return {row["key"]: row["class"] for row in rows}
+
+
+def _read_shard_labels(sources: Sequence[Path]) -> dict[str, str]:
+    """Return key -> text of the `.cls` member of that name."""
+    labels = {}
     for source in map(Path, sources):
-        if not source.is_dir():
-            with tarfile.open(source, "r:") as tar:
-                for member in tar:
-                    path = Path(member.name)
-                    if member.isfile() and path.suffix == ".cls":
-                        told[path.stem] = tar.extractfile(member).read().decode().strip()
-    return told
+        if source.is_dir():
+            continue
+        with tarfile.open(source, "r:") as tar:
+            for member in tar:
+                path = Path(member.name)
+                if path.suffix == ".cls" and (file := tar.extractfile(member)):
+                    labels[path.stem] = file.read().decode().strip()
+    return labels

@@ -1,11 +1,14 @@
-"""Scores as tables."""
+"""Score tables as Markdown and CSV."""
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 
-from .tasks import TRUTH
+from .tasks import GROUND_TRUTH
 
-COLUMNS = {  # score -> heading, format
+Summary = dict[str, dict[str, float | int | None]]  # method -> score -> value
+
+COLUMNS = {  # score -> heading, number format
     "fid": ("FID", ".2f"),
     "colorfulness": ("CF", ".2f"),
     "delta_colorfulness": ("delta-CF", ".2f"),
@@ -20,12 +23,12 @@ COLUMNS = {  # score -> heading, format
     "top1": ("top-1", ".1f"),
     "top5": ("top-5", ".1f"),
 }
-# What the photos themselves have by definition: "-" in their row
-TRIVIAL = ("fid", "delta_", "psnr", "ssim", "ciede2000", "pev", "bpsnr")
+# Prefixes of scores that the photos themselves have by definition: "-" in their row.
+TRIVIAL_SCORES = ("fid", "delta_", "psnr", "ssim", "ciede2000", "pev", "bpsnr")
 
 
-def table(summary: dict[str, dict]) -> str:
-    """A study's scores in Markdown."""
+def to_markdown(summary: Summary) -> str:
+    """Return the scores of a task as a Markdown table."""
     columns = [name for name in COLUMNS if any(name in row for row in summary.values())]
     lines = [
         "| method | " + " | ".join(COLUMNS[name][0] for name in columns) + " |",
@@ -34,14 +37,15 @@ def table(summary: dict[str, dict]) -> str:
     for method, row in summary.items():
         cells = [method]
         for name in columns:
-            own = method == TRUTH and name.startswith(TRIVIAL)
-            value = None if own else row.get(name)
+            trivial = method == GROUND_TRUTH and name.startswith(TRIVIAL_SCORES)
+            value = None if trivial else row.get(name)
             cells.append("-" if value is None else format(value, COLUMNS[name][1]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _csv(rows: list[dict]) -> str:
+def to_csv(rows: Sequence[Mapping[str, str | float]]) -> str:
+    """Return rows as CSV, with a column for each name in any row."""
     names = dict.fromkeys(name for row in rows for name in row)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(names), lineterminator="\n")

@@ -1,1 +1,1 @@
-"""A run of a trainer: settings, processes, state, log, averaged weights."""
+"""Infrastructure of a training run: settings, processes, state, log, weight average, saves."""

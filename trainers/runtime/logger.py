@@ -1,4 +1,4 @@
-"""What a run tells while it trains: lines of JSON, TensorBoard curves, a bar."""
+"""Log of a training run: JSON lines, TensorBoard curves and a progress bar."""
 
 import json
 import logging
@@ -6,173 +6,209 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ...media.atomic import write_whole
+from ...media.atomic import write_atomic
 from ...model_defs.checkpoint import read_info
 from ..data.batches import Batch
-from ..data.color_filter import passed_over
-from .state import STATE, Begun, before_of, keeping
+from ..data.color_filter import SkippedPhotos
+from .state import STATE_FILE, ResumePoint, disk_full_as_exit, previous_path
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
-FIRST = 10  # steps after which a run tells whether it is well
+FIRST_REPORT = 10  # steps; an early line shows whether a run has started well
 
 
-class Report:
-    """Means of a run's terms, as lines of JSON and TensorBoard curves; and how long it has trained.
+class TrainingLogger:
+    """Mean losses of a run as JSON lines and TensorBoard curves, and its training time.
 
-    Nothing waits for the GPU between two reports: terms stay where they are computed.
+    Losses stay on the GPU until a report, so that no step waits for it.
 
     Args:
-        accelerator: whose processes the means are taken over.
-        out: folder of the run: `log.jsonl`, `tensorboard/`.
-        steps: at which the run ends.
-        begun: where it goes on.
+        accelerator: processes to average over.
+        out: output folder, for `log.jsonl` and `tensorboard/`.
+        steps: last step of the run.
+        resume: point that the run resumes from.
+        skipped: photos that could not be used, counted in the log at the end.
+    Attributes:
+        seconds: training time up to the last report.
+        tensorboard: writer of the curves; None in all processes but the main one.
     """
 
-    def __init__(self, accelerator: "Accelerator", out: Path, steps: int, begun: Begun):
+    def __init__(
+        self,
+        accelerator: "Accelerator",
+        out: Path,
+        steps: int,
+        resume: ResumePoint,
+        skipped: SkippedPhotos,
+    ):
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
+
+        self.accelerator, self.seconds, self.skipped = accelerator, resume.seconds, skipped
+        self.out, self.file = out, out / "log.jsonl"
+        self.tensorboard: SummaryWriter | None = None
+        self.bar: tqdm[Any] | None = None
+        self._redirect = ExitStack()
+        self._start_interval()
+        if accelerator.is_main_process:
+            _truncate_after(self.file, resume.step)
+            self.tensorboard = SummaryWriter(out / "tensorboard", purge_step=resume.step + 1)
+            self.bar = tqdm(total=steps, initial=resume.step, unit="step", disable=None)
+
+    def __enter__(self) -> "TrainingLogger":
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        self.accelerator, self.seconds = accelerator, begun.seconds
-        self.out, self.file, self.curves, self.bar = out, out / "log.jsonl", None, None
-        self._start_over()
-        if accelerator.is_main_process:
-            _forget_after(self.file, begun.step)
-            self.curves = SummaryWriter(out / "tensorboard", purge_step=begun.step + 1)
-            self.bar = tqdm(total=steps, initial=begun.step, unit="step", disable=None)
-            self.redirect = logging_redirect_tqdm()
-
-    def __enter__(self) -> "Report":
         if self.bar is not None:
-            self.redirect.__enter__()
+            self._redirect.enter_context(logging_redirect_tqdm())
         return self
 
-    def __exit__(self, kind: type | None, *error: object) -> None:
-        if self.bar is not None:
-            self.redirect.__exit__(kind, *error)
-            self.bar.close()
-            self.curves.close()
-            if passed_over():
-                log.info("%d photos could not be used", passed_over())
-            if kind is None:
-                before_of(self.out).unlink(missing_ok=True)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.bar is None or self.tensorboard is None:
+            return
+        self._redirect.__exit__(kind, error, traceback)
+        self.bar.close()
+        self.tensorboard.close()
+        if self.skipped:
+            log.info("skipped %d photos that are unreadable or colorless", len(self.skipped))
+        if kind is None:
+            previous_path(self.out).unlink(missing_ok=True)
 
-    def _start_over(self) -> None:
-        self.photos: list[tuple[int, list[str]]] = []
-        self.rows: list[Tensor] = []
-        self.norms: list[Tensor] = []
-        self.terms: list[str] = []
-        self.began, self.waited = time.monotonic(), 0.0
+    def _start_interval(self) -> None:
+        """Forget the losses and times of the last interval between reports."""
+        self._photos: list[tuple[int, list[str]]] = []
+        self._rows: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._names: list[str] = []
+        self._started, self._waited = time.monotonic(), 0.0
 
-    def next(self, source: Iterator[Batch]) -> Batch:
-        """The next batch of `source`; how long it is waited for is told."""
-        began = time.monotonic()
+    def start_timer(self) -> None:
+        """Count the time from now on."""
+        self._started = time.monotonic()
+
+    def next_batch(self, source: Iterator[Batch]) -> Batch:
+        """Return the next batch of `source`, and count the time spent waiting for it."""
+        started = time.monotonic()
         batch = next(source)
-        self.waited += time.monotonic() - began
+        self._waited += time.monotonic() - started
         return batch
 
-    def add(self, step: int, terms: Mapping[str, Tensor], names: list[str]) -> None:
-        """The terms of one part of the batch of `step`, each of one number; its photos' names."""
-        self.terms = list(terms)
-        self.rows.append(torch.stack([term.detach().float() for term in terms.values()]))
-        self.photos.append((step, names))
+    def add_losses(self, step: int, losses: Mapping[str, Tensor], photos: list[str]) -> None:
+        """Record the losses of one part of the batch of `step`.
 
-    def advance(self, norm: Tensor) -> None:
-        """A step is done, with a gradient of this norm."""
-        self.norms.append(norm.detach())
+        Args:
+            step: number of the step.
+            losses: name -> scalar.
+            photos: names of the photos, for error messages.
+        """
+        self._names = list(losses)
+        self._rows.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        self._photos.append((step, photos))
+
+    def step(self, gradient_norm: Tensor) -> None:
+        """Record the end of a step."""
+        self._norms.append(gradient_norm.detach())
         if self.bar is not None:
             self.bar.update()
 
-    def write(self, step: int, rate: float) -> None:
-        """A line about the steps since the last one, `step` being the number done.
+    def report(self, step: int, rate: float) -> None:
+        """Log the mean losses since the last report.
 
+        Args:
+            step: number of steps done.
+            rate: learning rate.
         Raises:
-            SystemExit: a loss was no number, in any process.
+            SystemExit: a loss is not finite, in any process.
         """
-        rows = torch.stack(self.rows)
+        rows = torch.stack(self._rows)
         rows = self.accelerator.reduce(rows, "mean").cpu()
-        self._refuse_infinite(rows)
+        self._require_finite(rows)
         if self.accelerator.is_main_process:
-            before_of(self.out).unlink(missing_ok=True)
-        now = time.monotonic()
-        elapsed, waited = now - self.began, self.waited
+            previous_path(self.out).unlink(missing_ok=True)
+        elapsed = time.monotonic() - self._started
         self.seconds += elapsed
-        photos = len(rows) * len(self.photos[0][1]) * self.accelerator.num_processes
-        line = {
-            name: round(v, 4) for name, v in zip(self.terms, rows.mean(0).tolist(), strict=True)
-        }
-        line |= {
-            "gradient": _mean_of_finite(torch.stack(self.norms)),
+        photos = len(rows) * len(self._photos[0][1]) * self.accelerator.num_processes
+        means = zip(self._names, rows.mean(0).tolist(), strict=True)
+        line = {name: round(mean, 4) for name, mean in means} | {
+            "gradient": _mean_of_finite(torch.stack(self._norms)),
             "step": step,
             "rate": float(f"{rate:.4g}"),
             "seconds": round(elapsed, 1),
             "photos_per_second": round(photos / elapsed, 1),
-            "waiting": round(waited / elapsed, 3),
-            "peak_mib": peak_mib(self.accelerator.device),
+            "waiting": round(self._waited / elapsed, 3),
+            "peak_mib": peak_memory_mib(self.accelerator.device),
         }
-        self._start_over()
-        self.tell(line)
+        self._start_interval()
+        self.log(line)
 
-    def after_saving(self) -> None:
-        """Saving counts as time of the run, not for its pace."""
-        self.began, before = time.monotonic(), self.began
-        self.seconds += self.began - before
+    def skip_save_time(self) -> None:
+        """Count the time since the last report as training time, but not for the pace."""
+        saved = time.monotonic()
+        self.seconds += saved - self._started
+        self._started = saved
 
-    def tell(self, line: Mapping[str, float]) -> None:
-        """Write a line, and its numbers as points of curves, at its `step`."""
-        if self.curves is None:
+    def log(self, line: Mapping[str, float]) -> None:
+        """Append a line to the log, and its numbers to the curves at its "step"."""
+        if self.tensorboard is None:
             return
         log.info("%s", json.dumps(line))
-        with keeping(self.file, line["step"]), self.file.open("a", encoding="utf-8") as file:
+        step = int(line["step"])
+        with disk_full_as_exit(self.file, step), self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         for name, value in line.items():
             if name != "step":
-                self.curves.add_scalar(name, value, line["step"])
-        self.curves.flush()
+                self.tensorboard.add_scalar(name, value, step)
+        self.tensorboard.flush()
 
-    def _refuse_infinite(self, rows: Tensor) -> None:
+    def _require_finite(self, rows: Tensor) -> None:
         bad = (~rows.isfinite()).any(1).nonzero()
         if not len(bad):
             return
         from accelerate.utils import broadcast_object_list, gather_object
 
-        if self.accelerator.is_main_process and (before := before_of(self.out)).exists():
-            os.replace(before, self.out / STATE)
-        (saved,) = broadcast_object_list([read_info(self.out / STATE).get("step", 0)])
+        previous = previous_path(self.out)
+        if self.accelerator.is_main_process and previous.exists():
+            os.replace(previous, self.out / STATE_FILE)  # the last save led to this loss
+        (saved,) = broadcast_object_list([read_info(self.out / STATE_FILE).get("step", 0)])
         first = int(bad[0])
-        step, names = self.photos[first]
-        values = zip(self.terms, rows[first].tolist(), strict=True)
+        step, photos = self._photos[first]
+        values = zip(self._names, rows[first].tolist(), strict=True)
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in values)
         kept = f"The state of step {saved} is kept." if saved else "Nothing has been saved yet."
-        told = ", ".join(f"{name} {value:.4g}" for name, value in values)
         raise SystemExit(
-            f"step {step + 1}: a loss is not a number ({told}) "
-            f"on the photos {', '.join(gather_object(names))}. {kept} Start again with the same "
-            "--out and a smaller --learning-rate, --clip 1, or --dtype float32."
+            f"step {step + 1}: a loss is not finite ({losses}) on the photos "
+            f"{', '.join(gather_object(photos))}. {kept} Start again with the same --out and a "
+            "smaller --learning-rate, --clip 1, or --dtype float32."
         )
 
 
 def _mean_of_finite(norms: Tensor) -> float:
-    """In float16 some steps overflow, and are left out of the training."""
+    """Average the norms of all steps but those that overflowed in float16 and were skipped."""
     finite = norms[norms.isfinite()]
     return round(finite.mean().item(), 4) if len(finite) else 0.0
 
 
-def _forget_after(file: Path, step: int) -> None:
-    """Drop lines about steps that a resumed run does again."""
+def _truncate_after(file: Path, step: int) -> None:
+    """Drop lines about steps that a resumed run repeats."""
     if file.exists():
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line]
         kept = [line for line in lines if _step_of(line) <= step]
         if kept != lines:
-            write_whole(file, "".join(line + "\n" for line in kept).encode())
+            write_atomic(file, "".join(line + "\n" for line in kept).encode())
 
 
 def _step_of(line: str) -> float:
@@ -182,8 +218,8 @@ def _step_of(line: str) -> float:
         return float("inf")  # cut off when the run was killed
 
 
-def peak_mib(device: torch.device) -> int:
-    """Most memory that the run has taken so far: of the GPU, else of the process."""
+def peak_memory_mib(device: torch.device) -> int:
+    """Return the peak memory of the run so far: of the GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     try:

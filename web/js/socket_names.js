@@ -1,13 +1,13 @@
 /**
- * Lets the front end translate the names of sockets that have no widget (image, mask, ...).
+ * Lets the front end translate the names of sockets without a widget (image, mask, ...).
  *
- * It prefers a display name to its translation there, so the display name goes: locales/ has the
- * names in every language, English among them.
+ * For these sockets it prefers the display name to the translation, so this extension deletes the
+ * display name: locales/ has the names in every language, including English.
  */
 
 import { app } from "../../../scripts/app.js";
 
-const WITH_WIDGET = ["INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"];
+const WIDGET_TYPES = ["INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"];
 
 app.registerExtension({
   name: "Colorist.SocketNames",
@@ -15,6 +15,6 @@ app.registerExtension({
     if (!definition.name.startsWith("Colorist")) return;
     const { required, optional } = definition.input ?? {};
     for (const [kind, options] of Object.values({ ...required, ...optional }))
-      if (!Array.isArray(kind) && !WITH_WIDGET.includes(kind)) delete options?.display_name;
+      if (!Array.isArray(kind) && !WIDGET_TYPES.includes(kind)) delete options?.display_name;
   },
 });

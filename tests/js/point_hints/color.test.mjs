@@ -41,22 +41,22 @@ const RGB = [
 const near = (found, wanted, within, what) =>
   assert.ok(Math.abs(found - wanted) <= within, `${what}: ${found}, expected ${wanted}`);
 
-test("Lab agrees with the engine", () => {
+test("Lab agrees with the Python implementation", () => {
   for (const [hex, ...lab] of LAB) {
     hexToLab(hex).forEach((value, at) => near(value, lab[at], 1e-3, `${hex} ${"Lab"[at]}`));
   }
 });
 
-test("gamut mapping agrees with the engine", () => {
+test("gamut mapping agrees with the Python implementation", () => {
   for (const [lab, rgb, inside] of RGB) {
-    // The engine allows 1e-6 of linear light outside, too; near black that is 1e-5 of sRGB.
+    // Both allow 1e-6 of linear light outside the gamut; near black that is 1e-5 of sRGB.
     labToRgb(...lab).forEach((value, index) => near(value, rgb[index], 2e-3, `${lab}`));
     assert.equal(inGamut(...lab), inside, `${lab}`);
     assert.equal(gamutScale(...lab) === 1, inside, `${lab}`);
   }
 });
 
-test("hex -> Lab -> hex gives the same colour", () => {
+test("hex -> Lab -> hex is the identity", () => {
   for (let value = 0; value < 1 << 24; value += 30011) {
     const hex = bytesToHex([value >> 16, (value >> 8) & 255, value & 255]);
     assert.equal(labToHex(...hexToLab(hex)), hex);
@@ -75,7 +75,7 @@ test("reducing chroma keeps lightness and hue", () => {
   }
 });
 
-test("typed colours", () => {
+test("parseHex accepts typed colors", () => {
   const table = [
     ["#8A5a3C", "#8a5a3c"], ["8a5a3c", "#8a5a3c"], [" #abc ", "#aabbcc"], ["ABC", "#aabbcc"],
     ["#8a5a3", null], ["#8a5a3cff", null], ["#gggggg", null], ["red", null], ["", null],
@@ -90,7 +90,7 @@ test("bytes and hex", () => {
   }
 });
 
-test("lightness of greys and colours", () => {
+test("lightness of gray levels and colors", () => {
   assert.equal(GRAY_L.length, 256);
   near(GRAY_L[0], 0, 1e-9, "black");
   near(GRAY_L[255], 100, 1e-9, "white");
@@ -98,7 +98,7 @@ test("lightness of greys and colours", () => {
   for (const [hex, L] of LAB) near(lightness(...hexToBytes(hex)), L, 1e-3, hex);
 });
 
-test("a hint keeps its chroma at the lightness of the picture", () => {
+test("a hint keeps its chroma at the lightness of the photo", () => {
   const [, a, b] = hexToLab("#8a5a3c");
   const [L, shownA, shownB] = hexToLab(shownColor("#8a5a3c", 60));
   near(L, 60, 0.4, "L");
@@ -116,7 +116,7 @@ test("neutral has no chroma and the same lightness", () => {
   }
 });
 
-test("the plane holds every colour of a lightness, and little else", () => {
+test("the plane covers all colors of a lightness tightly", () => {
   for (const L of [5, 30, 60, 95]) {
     const extent = planeExtent(L);
     let widest = 0;
@@ -131,7 +131,7 @@ test("the plane holds every colour of a lightness, and little else", () => {
   assert.ok(planeExtent(0) >= 12 && planeExtent(100) >= 12);
 });
 
-test("the plane's raster shows exactly what sRGB can", () => {
+test("the plane's raster shows exactly the sRGB gamut", () => {
   const side = 33, L = 60, extent = planeExtent(L);
   const pixels = planeRaster(L, side, extent);
   let opaque = 0;
@@ -148,7 +148,7 @@ test("the plane's raster shows exactly what sRGB can", () => {
   assert.ok(opaque > side * side * 0.2);
 });
 
-test("places on the plane", () => {
+test("positions on the plane", () => {
   assert.deepEqual(planeToAb(0.5, 0.5, 100), [0, 0]);
   assert.deepEqual(planeToAb(1, 0, 100), [100, 100]);
   assert.deepEqual(planeToAb(0, 1, 100), [-100, -100]);

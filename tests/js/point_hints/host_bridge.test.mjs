@@ -2,17 +2,17 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import {
-  RUN_ONCE, controls, createPreview, isLinked, sessionOf, shownPicture, suggestions, upstreamNode,
-  viewPath, watchControls,
+  RUN_ONCE_MESSAGE, controls, createPreviewClient, displayedImage, fetchSuggestions, isLinked,
+  sessionOf, upstreamNode, viewPath, watchControls,
 } from "../../../web/js/point_hints/host_bridge.js";
 
 // --- Graphs --------------------------------------------------------------------------------------
 
 function graph(id, nodes, links, more = {}) {
-  const made = { id, nodes, links: new Map(links.map((link) => [link.id, link])), ...more };
-  made.getNodeById = (wanted) => nodes.find((node) => node.id === wanted) ?? null;
-  for (const node of nodes) node.graph = made;
-  return made;
+  const mock = { id, nodes, links: new Map(links.map((link) => [link.id, link])), ...more };
+  mock.getNodeById = (wanted) => nodes.find((node) => node.id === wanted) ?? null;
+  for (const node of nodes) node.graph = mock;
+  return mock;
 }
 const link = (id, from, slot = 0, type = "IMAGE") => ({
   id, origin_id: from, origin_slot: slot, type,
@@ -20,7 +20,7 @@ const link = (id, from, slot = 0, type = "IMAGE") => ({
 const input = (name, from, type = "IMAGE") => ({ name, link: from, type });
 const hints = (from) => ({ id: 9, type: "ColoristPointHints", inputs: [input("image", from)] });
 
-test("nothing linked", () => {
+test("an unlinked input has no upstream node", () => {
   const node = hints(null);
   const root = graph("r", [node], []);
   assert.equal(upstreamNode(node, "image", root), null);
@@ -28,20 +28,20 @@ test("nothing linked", () => {
   assert.equal(upstreamNode({ inputs: [] }, "image", root), null);
 });
 
-test("a link that leads nowhere", () => {
+test("a dangling link has no upstream node", () => {
   const node = hints(5);
   assert.equal(upstreamNode(node, "image", graph("r", [node], [])), null);
   assert.equal(upstreamNode(node, "image", graph("r", [node], [link(5, 77)])), null);
 });
 
-test("links as an object, as older front ends have them", () => {
+test("links stored as an object, as in older front ends", () => {
   const node = hints(5), load = { id: 1, type: "LoadImage" };
   const root = graph("r", [node, load], []);
   root.links = { 5: link(5, 1) };
   assert.equal(upstreamNode(node, "image", root), load);
 });
 
-test("through reroutes and bypassed nodes", () => {
+test("reroutes and bypassed nodes are followed", () => {
   const load = { id: 1, type: "LoadImage" };
   const reroute = { id: 2, type: "Reroute", inputs: [input("", 10, "*")] };
   const mask = { ...input("mask", 12, "MASK") };
@@ -53,7 +53,7 @@ test("through reroutes and bypassed nodes", () => {
   assert.equal(upstreamNode(node, "image", root), blur);
 });
 
-test("reroutes in a ring end", () => {
+test("a cycle of reroutes terminates", () => {
   const a = { id: 1, type: "Reroute", inputs: [input("", 2)] };
   const b = { id: 2, type: "Reroute", inputs: [input("", 1)] };
   const node = hints(1);
@@ -61,7 +61,7 @@ test("reroutes in a ring end", () => {
   assert.equal(upstreamNode(node, "image", root), null);
 });
 
-test("out of a subgraph and into one", () => {
+test("links into and out of a subgraph are followed", () => {
   const load = { id: 1, type: "LoadImage" };
   const node = hints(3);
   const subgraph = graph("s", [node], [link(3, -10, 0)], { inputs: [{ name: "photo" }] });
@@ -77,7 +77,7 @@ test("out of a subgraph and into one", () => {
   assert.equal(upstreamNode(outer, "image", other), inner);
 });
 
-test("a subgraph inside a subgraph is found by the list of subgraphs", () => {
+test("a nested subgraph is found in the list of subgraphs", () => {
   const load = { id: 1, type: "LoadImage" };
   const node = hints(3);
   const deep = graph("d", [node], [link(3, -10, 0)], { inputs: [{ name: "photo" }] });
@@ -88,37 +88,37 @@ test("a subgraph inside a subgraph is found by the list of subgraphs", () => {
   assert.equal(upstreamNode(node, "image", root), load);
 });
 
-test("the picture a node shows", () => {
+test("the image that a node displays", () => {
   const node = { id: 3 };
   const root = graph("r", [node], []);
-  assert.equal(shownPicture(null, root, {}), null);
-  assert.equal(shownPicture(node, root, {}), null);
-  assert.equal(shownPicture(node, root, undefined), null);
+  assert.equal(displayedImage(null, root, {}), null);
+  assert.equal(displayedImage(node, root, {}), null);
+  assert.equal(displayedImage(node, root, undefined), null);
   const file = { filename: "a b.png", subfolder: "x", type: "input" };
-  const shown = shownPicture(node, root, { 3: { images: [file] } });
-  assert.deepEqual([shown.file, shown.loaded], [file, true]);
-  const temp = shownPicture(node, root, { 3: { images: [{ ...file, type: "temp" }] } });
-  assert.equal(temp.loaded, false);
+  const shown = displayedImage(node, root, { 3: { images: [file] } });
+  assert.deepEqual([shown.file, shown.isInput], [file, true]);
+  const temp = displayedImage(node, root, { 3: { images: [{ ...file, type: "temp" }] } });
+  assert.equal(temp.isInput, false);
   assert.notEqual(temp.key, shown.key);
   node.imgs = [{ src: "http://x/view?filename=a.png&rand=0.5" }];
-  const image = shownPicture(node, root, {});
+  const image = displayedImage(node, root, {});
   assert.equal(image.image, node.imgs[0]);
   node.imgs = [{ src: "http://x/view?filename=a.png&rand=0.7" }];
-  assert.equal(shownPicture(node, root, {}).key, image.key, "a reload is the same picture");
+  assert.equal(displayedImage(node, root, {}).key, image.key, "a reload is the same image");
   const inside = { id: 3 };
   graph("s", [inside], []);
-  assert.equal(shownPicture(inside, root, { 3: { images: [file] } }), null);
-  assert.ok(shownPicture(inside, root, { "s:3": { images: [file] } }));
+  assert.equal(displayedImage(inside, root, { 3: { images: [file] } }), null);
+  assert.ok(displayedImage(inside, root, { "s:3": { images: [file] } }));
 });
 
-test("addresses are escaped", () => {
+test("viewPath escapes names", () => {
   assert.equal(viewPath({ filename: "a b&c.png", type: "temp" }),
     "/view?filename=a+b%26c.png&subfolder=&type=temp");
 });
 
 // --- Widgets -------------------------------------------------------------------------------------
 
-test("controls that are no links", () => {
+test("controls returns values that are not linked", () => {
   const node = {
     inputs: [{ name: "saturation", widget: { name: "saturation" }, link: 4 },
       { name: "strength", widget: { name: "strength" }, link: null }],
@@ -131,24 +131,24 @@ test("controls that are no links", () => {
   assert.deepEqual(controls({}), {});
 });
 
-test("changes of controls are heard and passed on", () => {
+test("watchControls reports changes and calls the original callback", () => {
   const calls = [];
   const widget = { name: "strength", callback: (value) => calls.push(value) };
   const resolution = { name: "resolution" }, other = { name: "hints" };
   const widgets = [widget, resolution, other];
-  const stop = watchControls({ widgets }, () => calls.push("heard"));
+  const stop = watchControls({ widgets }, () => calls.push("changed"));
   widget.callback(3);
-  assert.deepEqual(calls, [3, "heard"]);
+  assert.deepEqual(calls, [3, "changed"]);
   resolution.callback(512);
-  assert.deepEqual(calls, [3, "heard", "heard"]);
+  assert.deepEqual(calls, [3, "changed", "changed"]);
   assert.equal(other.callback, undefined);
   stop();
   widget.callback(4);
-  assert.deepEqual(calls, [3, "heard", "heard", 4]);
+  assert.deepEqual(calls, [3, "changed", "changed", 4]);
   assert.equal(resolution.callback, undefined);
 });
 
-test("what a run says", () => {
+test("sessionOf validates the message of a run", () => {
   const info = { session: "ab", width: 3, height: 2 };
   assert.equal(sessionOf({ colorist_hints: [info] }), info);
   for (const output of [null, {}, { colorist_hints: [] }, { colorist_hints: [{ session: 7 }] },
@@ -159,163 +159,164 @@ test("what a run says", () => {
 
 // --- Preview -------------------------------------------------------------------------------------
 
-/** A host whose replies are given by hand. */
+/** A host whose responses are set by the test. */
 function host({ hidden = false } = {}) {
   const sent = [], shown = [], states = [], timers = [];
-  const made = { hidden, sent, shown, states, timers };
-  made.preview = createPreview({
+  const mock = { hidden, sent, shown, states, timers };
+  mock.preview = createPreviewClient({
     fetchApi: (route, init) => new Promise((resolve, reject) => {
       init.signal.addEventListener("abort", () => reject(new Error("aborted")));
       sent.push({ route, body: JSON.parse(init.body), resolve, reject, signal: init.signal });
     }),
-    onPicture: (blob, request) => shown.push([blob, request.hints]),
-    onState: (kind, text) => states.push([kind, text]),
-    isHidden: () => made.hidden,
-    later: (run, ms) => timers.push({ run, ms }) && timers.length,
-    forget: (id) => id && timers[id - 1] && (timers[id - 1].run = () => {}),
+    onImage: (blob, request) => shown.push([blob, request.hints]),
+    onStatus: (kind, text) => states.push([kind, text]),
+    isHidden: () => mock.hidden,
+    setTimer: (run, ms) => timers.push({ run, ms }) && timers.length,
+    clearTimer: (id) => id && timers[id - 1] && (timers[id - 1].run = () => {}),
   });
-  made.reply = async (index, status, body) => {
+  mock.reply = async (index, status, body) => {
     sent[index].resolve({ status, blob: async () => body, json: async () => body });
     await settle();
   };
-  return made;
+  return mock;
 }
 const settle = () => new Promise((resolve) => setImmediate(resolve));
-const ask = (made, text) => made.preview.request({ node: "1", session: "s", hints: text });
+const ask = (mock, text) => mock.preview.request({ node: "1", session: "s", hints: text });
 
-test("one request at a time, and the newest of those that wait", async () => {
-  const made = host();
-  for (const text of ["a", "b", "c", "d"]) ask(made, text);
-  assert.deepEqual(made.sent.map(({ body }) => body.hints), ["a"]);
-  assert.equal(made.sent[0].route, "/colorist/hints/preview");
-  await made.reply(0, 200, "A");
-  assert.deepEqual(made.sent.map(({ body }) => body.hints), ["a", "d"]);
-  await made.reply(1, 200, "D");
-  assert.deepEqual(made.shown, [["A", "a"], ["D", "d"]]);
-  assert.equal(made.sent.length, 2, "nothing more when all is done");
+test("one request at a time; only the newest waiting one is sent", async () => {
+  const mock = host();
+  for (const text of ["a", "b", "c", "d"]) ask(mock, text);
+  assert.deepEqual(mock.sent.map(({ body }) => body.hints), ["a"]);
+  assert.equal(mock.sent[0].route, "/colorist/hints/preview");
+  await mock.reply(0, 200, "A");
+  assert.deepEqual(mock.sent.map(({ body }) => body.hints), ["a", "d"]);
+  await mock.reply(1, 200, "D");
+  assert.deepEqual(mock.shown, [["A", "a"], ["D", "d"]]);
+  assert.equal(mock.sent.length, 2, "nothing more is sent");
 });
 
-test("numbers rise", async () => {
-  const made = host();
+test("request numbers rise", async () => {
+  const mock = host();
   for (let i = 0; i < 5; i++) {
-    ask(made, `${i}`);
-    await made.reply(i, 200, "x");
+    ask(mock, `${i}`);
+    await mock.reply(i, 200, "x");
   }
-  const numbers = made.sent.map(({ body }) => body.number);
+  const numbers = mock.sent.map(({ body }) => body.number);
   for (let i = 1; i < 5; i++) assert.ok(numbers[i] > numbers[i - 1]);
   assert.ok(numbers.every(Number.isSafeInteger));
 });
 
-test("a dropped request shows nothing and is no fault", async () => {
-  const made = host();
-  ask(made, "a");
-  await made.reply(0, 204);
-  assert.deepEqual([made.shown, made.states], [[], [["ok", ""]]]);
+test("a replaced request (204) shows nothing and is not an error", async () => {
+  const mock = host();
+  ask(mock, "a");
+  await mock.reply(0, 204);
+  assert.deepEqual([mock.shown, mock.states], [[], [["ok", ""]]]);
 });
 
-test("an unknown session asks for a run", async () => {
-  const made = host();
-  ask(made, "a");
-  ask(made, "b");
-  await made.reply(0, 404, { error: "gone" });
-  assert.deepEqual(made.states, [["gone", RUN_ONCE]]);
-  assert.equal(made.sent.length, 1, "what waited is dropped");
+test("an unknown session (404) asks for a run", async () => {
+  const mock = host();
+  ask(mock, "a");
+  ask(mock, "b");
+  await mock.reply(0, 404, { error: "gone" });
+  assert.deepEqual(mock.states, [["gone", RUN_ONCE_MESSAGE]]);
+  assert.equal(mock.sent.length, 1, "the waiting request is dropped");
 });
 
-test("a busy queue is waited for", async () => {
-  const made = host();
-  ask(made, "a");
-  await made.reply(0, 409, { error: "queue" });
-  assert.equal(made.states[0][0], "busy");
-  ask(made, "b");
-  assert.equal(made.sent.length, 1);
-  made.preview.queue(2);
-  assert.equal(made.sent.length, 1);
-  made.preview.queue(0);
-  assert.deepEqual(made.sent.map(({ body }) => body.hints), ["a", "b"]);
-  await made.reply(1, 200, "B");
-  assert.deepEqual(made.shown, [["B", "b"]]);
+test("requests wait while the queue is busy", async () => {
+  const mock = host();
+  ask(mock, "a");
+  await mock.reply(0, 409, { error: "queue" });
+  assert.equal(mock.states[0][0], "busy");
+  ask(mock, "b");
+  assert.equal(mock.sent.length, 1);
+  mock.preview.setQueueLength(2);
+  assert.equal(mock.sent.length, 1);
+  mock.preview.setQueueLength(0);
+  assert.deepEqual(mock.sent.map(({ body }) => body.hints), ["a", "b"]);
+  await mock.reply(1, 200, "B");
+  assert.deepEqual(mock.shown, [["B", "b"]]);
 });
 
-test("what met a busy queue is asked again", async () => {
-  const made = host();
-  ask(made, "a");
-  await made.reply(0, 409, {});
-  made.preview.queue(0);
-  assert.deepEqual(made.sent.map(({ body }) => body.hints), ["a", "a"]);
+test("a request that met a busy queue (409) is sent again", async () => {
+  const mock = host();
+  ask(mock, "a");
+  await mock.reply(0, 409, {});
+  mock.preview.setQueueLength(0);
+  assert.deepEqual(mock.sent.map(({ body }) => body.hints), ["a", "a"]);
 });
 
-test("without an event a busy queue is tried once more, not for ever", async () => {
-  const made = host();
-  ask(made, "a");
-  await made.reply(0, 409, {});
-  assert.equal(made.timers.length, 1);
-  made.timers[0].run();
-  await made.reply(1, 409, {});
-  assert.equal(made.timers.length, 1);
+test("without a queue event, a busy queue is retried once", async () => {
+  const mock = host();
+  ask(mock, "a");
+  await mock.reply(0, 409, {});
+  assert.equal(mock.timers.length, 1);
+  mock.timers[0].run();
+  await mock.reply(1, 409, {});
+  assert.equal(mock.timers.length, 1);
 });
 
-test("nothing is asked while the queue is known to work", () => {
-  const made = host();
-  made.preview.queue(1);
-  ask(made, "a");
-  assert.deepEqual([made.sent.length, made.states[0][0]], [0, "busy"]);
-  made.preview.queue(0);
-  assert.equal(made.sent.length, 1);
+test("nothing is sent while the queue is busy", () => {
+  const mock = host();
+  mock.preview.setQueueLength(1);
+  ask(mock, "a");
+  assert.deepEqual([mock.sent.length, mock.states[0][0]], [0, "busy"]);
+  mock.preview.setQueueLength(0);
+  assert.equal(mock.sent.length, 1);
 });
 
-test("a refusal is told in the host's words", async () => {
+test("an error shows the message of the server", async () => {
   const table = [
     [400, { error: "point 1: x is 2." }, "point 1: x is 2."], [500, { error: "memory" }, "memory"],
-    [413, {}, "The host answers 413"], [403, null, "The host answers 403"],
+    [413, {}, "The host responds with status 413"],
+    [403, null, "The host responds with status 403"],
   ];
   for (const [status, body, text] of table) {
-    const made = host();
-    ask(made, "a");
-    await made.reply(0, status, body);
-    assert.deepEqual(made.states, [["refused", text]]);
+    const mock = host();
+    ask(mock, "a");
+    await mock.reply(0, status, body);
+    assert.deepEqual(mock.states, [["refused", text]]);
   }
 });
 
-test("a host that is away", async () => {
-  const made = host();
-  ask(made, "a");
-  made.sent[0].reject(new TypeError("network"));
+test("an unreachable host is reported", async () => {
+  const mock = host();
+  ask(mock, "a");
+  mock.sent[0].reject(new TypeError("network"));
   await settle();
-  assert.equal(made.states[0][0], "offline");
-  ask(made, "b");
-  await made.reply(1, 200, "B");
-  assert.deepEqual(made.shown, [["B", "b"]]);
+  assert.equal(mock.states[0][0], "offline");
+  ask(mock, "b");
+  await mock.reply(1, 200, "B");
+  assert.deepEqual(mock.shown, [["B", "b"]]);
 });
 
-test("nothing is asked while the page is hidden", () => {
-  const made = host({ hidden: true });
-  ask(made, "a");
-  ask(made, "b");
-  assert.equal(made.sent.length, 0);
-  made.hidden = false;
-  made.preview.wake();
-  assert.deepEqual(made.sent.map(({ body }) => body.hints), ["b"]);
+test("nothing is sent while the page is hidden", () => {
+  const mock = host({ hidden: true });
+  ask(mock, "a");
+  ask(mock, "b");
+  assert.equal(mock.sent.length, 0);
+  mock.hidden = false;
+  mock.preview.wake();
+  assert.deepEqual(mock.sent.map(({ body }) => body.hints), ["b"]);
 });
 
-test("after a stop nothing is shown, and it can go on", async () => {
-  const made = host();
-  ask(made, "a");
-  ask(made, "b");
-  made.preview.stop();
+test("stop drops pending results; later requests work", async () => {
+  const mock = host();
+  ask(mock, "a");
+  ask(mock, "b");
+  mock.preview.stop();
   await settle();
-  assert.ok(made.sent[0].signal.aborted);
-  assert.deepEqual([made.shown, made.states, made.sent.length], [[], [], 1]);
-  ask(made, "c");
-  await made.reply(1, 200, "C");
-  assert.deepEqual(made.shown, [["C", "c"]]);
+  assert.ok(mock.sent[0].signal.aborted);
+  assert.deepEqual([mock.shown, mock.states, mock.sent.length], [[], [], 1]);
+  ask(mock, "c");
+  await mock.reply(1, 200, "C");
+  assert.deepEqual(mock.shown, [["C", "c"]]);
 });
 
-test("suggestions are checked, and a failure is not an answer", async () => {
+test("suggestions are validated; a failure returns null", async () => {
   const reply = (status, body) => async () => ({ status, json: async () => body });
   const list = ["#8a5a3c", "red", 7, "#FFF", ...Array(9).fill("#123456")];
   const { signal } = new AbortController();
-  const asked = (fetchApi) => suggestions(fetchApi, { node: "1" }, signal);
+  const asked = (fetchApi) => fetchSuggestions(fetchApi, { node: "1" }, signal);
   const wanted = ["#8a5a3c", ...Array(7).fill("#123456")];
   assert.deepEqual(await asked(reply(200, { colors: list })), wanted);
   assert.deepEqual(await asked(reply(200, {})), []);

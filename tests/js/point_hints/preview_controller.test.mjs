@@ -1,27 +1,27 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { RUN_ONCE } from "../../../web/js/point_hints/host_bridge.js";
+import { RUN_ONCE_MESSAGE } from "../../../web/js/point_hints/host_bridge.js";
 import { createEditor } from "../../../web/js/point_hints/editor.js";
-import { createLive } from "../../../web/js/point_hints/preview_controller.js";
+import { createPreviewController } from "../../../web/js/point_hints/preview_controller.js";
 import { add, select } from "../../../web/js/point_hints/state.js";
 import { install, makeHost, makeWorkflow, pass } from "../page.mjs";
 
 install();
 
-/** A canvas in a graph, and the host around it. */
+/** A canvas in a graph with its host. */
 function open() {
   const flow = makeWorkflow();
   const host = makeHost({ rootGraph: flow.graph, nodeOutputs: flow.nodeOutputs });
-  let live = null;
-  const editor = createEditor({ onText() {}, onEdit: () => live.edited(), invalidate() {} });
-  live = createLive(flow.node, "hints", host, editor);
-  live.connect();
-  const page = { ...flow, ...host, host, live, editor };
+  let controller = null;
+  const editor = createEditor({ onText() {}, onEdit: () => controller.edited(), invalidate() {} });
+  controller = createPreviewController(flow.node, "hints", host, editor);
+  controller.connect();
+  const page = { ...flow, ...host, host, controller, editor };
   page.place = (x = 0.5) => editor.apply(add(editor.state, x, 0.5));
-  page.said = () => live.message();
+  page.message = () => controller.message();
   page.put = () => {
-    live.note();
+    controller.recordPrompt();
     host.fire("promptQueued", { number: 0, batchCount: 1 });
   };
   page.start = (length = 1) => {
@@ -31,11 +31,11 @@ function open() {
   page.end = (session, left = 0) => {
     const info = {
       session, width: 64, height: 48, resolution: 224, reference: null,
-      picture: { filename: `${session}p`, type: "temp" },
+      photo: { filename: `${session}p`, type: "temp" },
       result: { filename: `${session}r`, type: "temp" },
     };
     const output = { colorist_hints: [info] };
-    live.executed(output);
+    controller.executed(output);
     host.fire("executed", { node: "2", output });
     host.queue(left);
   };
@@ -51,24 +51,25 @@ function open() {
   return page;
 }
 
-test("before a run, and after it", async () => {
+test("before and after a run", async () => {
   const page = open();
   await pass();
-  assert.equal(page.said(), RUN_ONCE);
+  assert.equal(page.message(), RUN_ONCE_MESSAGE);
   await page.run("a");
-  assert.deepEqual([page.said(), page.live.isLive()], ["Live", true]);
-  assert.ok(page.editor.pictures.result);
-  assert.equal(page.sent.length, 0, "the run's own result is shown, nothing is asked");
+  assert.deepEqual([page.message(), page.controller.isLive()], ["Live", true]);
+  assert.ok(page.editor.images.result);
+  assert.equal(page.sent.length, 0, "the result of the run is shown; nothing is requested");
   page.place();
   await pass();
   const [{ node, session, hints }] = page.asked("preview");
   assert.deepEqual([node, session, JSON.parse(hints).points.length], ["2", "a", 1]);
 });
 
-test("a finished run ends every word about the one before", async () => {
+test("a finished run clears the status of the previous one", async () => {
   const table = [
-    [{ status: 404 }, RUN_ONCE], [{ status: 400, body: { error: "Not so." } }, "Not so."],
-    [{ status: 500, body: {} }, "The host answers 500"], [null, "The host does not answer"],
+    [{ status: 404 }, RUN_ONCE_MESSAGE], [{ status: 400, body: { error: "Not so." } }, "Not so."],
+    [{ status: 500, body: {} }, "The host responds with status 500"],
+    [null, "The host does not respond"],
   ];
   for (const [answer, sentence] of table) {
     const page = open();
@@ -79,14 +80,14 @@ test("a finished run ends every word about the one before", async () => {
     };
     page.place();
     await pass();
-    assert.equal(page.said(), sentence);
+    assert.equal(page.message(), sentence);
     page.answers({});
     await page.run("b");
-    assert.deepEqual([page.said(), page.live.isLive()], ["Live", true], sentence);
+    assert.deepEqual([page.message(), page.controller.isLive()], ["Live", true], sentence);
   }
 });
 
-test("a host that is back is asked again", async () => {
+test("a host that responds again is asked again", async () => {
   const page = open();
   await page.run("a");
   page.host.reply = () => {
@@ -97,27 +98,27 @@ test("a host that is back is asked again", async () => {
   page.answers({ preview: { status: 404 } });
   page.fire("reconnected");
   await pass();
-  assert.equal(page.said(), RUN_ONCE);
+  assert.equal(page.message(), RUN_ONCE_MESSAGE);
 });
 
-test("an edit during a run, and then Queue", async () => {
+test("an edit during a run, then a second run", async () => {
   const page = open();
   await page.run("a");
   page.put();
   page.start();
   page.place();
-  assert.match(page.said(), /^Waiting/);
+  assert.match(page.message(), /^Waiting/);
   page.put();
   page.queue(2);
   page.end("b", 1);
   page.start();
   page.end("c");
   await pass();
-  assert.equal(page.said(), "Live");
-  assert.equal(page.asked("preview").length, 0, "the last run knew all points");
+  assert.equal(page.message(), "Live");
+  assert.equal(page.asked("preview").length, 0, "the last run had all points");
 });
 
-test("an edit during the last run is shown when the queue is empty", async () => {
+test("an edit during the last run is previewed when the queue is empty", async () => {
   const page = open();
   await page.run("a");
   page.put();
@@ -128,12 +129,12 @@ test("an edit during the last run is shown when the queue is empty", async () =>
   assert.equal(page.asked("preview").length, 0);
   page.queue(0);
   await pass();
-  assert.equal(page.said(), "Live");
+  assert.equal(page.message(), "Live");
   assert.deepEqual(page.asked("preview").map(({ session }) => session), ["b"]);
   assert.equal(JSON.parse(page.sent[0].hints).points.length, 1);
 });
 
-test("not live while the session does not fit, live again when it does", async () => {
+test("live only while the session matches the graph", async () => {
   const table = [
     [(p) => (p.node.widgets[1].value = 512), (p) => (p.node.widgets[1].value = 0)],
     [(p) => p.link("colorizer", 12), (p) => p.link("colorizer", null)],
@@ -145,30 +146,30 @@ test("not live while the session does not fit, live again when it does", async (
     const page = open();
     await page.run("a");
     change(page);
-    assert.deepEqual([page.said(), page.live.isLive()], [RUN_ONCE, false]);
-    page.live.look();
+    assert.deepEqual([page.message(), page.controller.isLive()], [RUN_ONCE_MESSAGE, false]);
+    page.controller.refresh();
     page.place();
     await pass();
-    assert.equal(page.editor.pictures.result, null);
+    assert.equal(page.editor.images.result, null);
     assert.equal(page.sent.length, 0);
     back(page);
-    page.live.look();
+    page.controller.refresh();
     await pass();
-    assert.ok(page.editor.pictures.result, "asked for again");
-    assert.equal(page.said(), "Live");
+    assert.ok(page.editor.images.result, "requested again");
+    assert.equal(page.message(), "Live");
   }
 });
 
-test("a photo changed behind a node without a picture is noticed", async () => {
+test("a photo changed behind a node without an image is detected", async () => {
   const page = open();
   page.link("image", 14);
   await page.run("a");
-  assert.equal(page.said(), "Live");
+  assert.equal(page.message(), "Live");
   page.see("b.png");
-  assert.equal(page.said(), RUN_ONCE);
+  assert.equal(page.message(), RUN_ONCE_MESSAGE);
 });
 
-test("a node upstream that shows what it made in the run", async () => {
+test("an upstream node that displays its result of the run", async () => {
   const page = open();
   page.link("image", 14);
   const shows = (filename) => {
@@ -180,30 +181,30 @@ test("a node upstream that shows what it made in the run", async () => {
     shows(session);
     page.end(session);
     await pass();
-    assert.equal(page.said(), "Live");
+    assert.equal(page.message(), "Live");
   }
   shows("c");
-  assert.equal(page.said(), RUN_ONCE);
+  assert.equal(page.message(), RUN_ONCE_MESSAGE);
 });
 
-test("a photo changed during a run does not take the old photo's session", async () => {
+test("a photo changed during a run does not match the old photo's session", async () => {
   const page = open();
   page.put();
   page.start();
   page.see("b.png");
   page.end("a");
   await pass();
-  assert.deepEqual([page.said(), page.editor.pictures.result], [RUN_ONCE, null]);
+  assert.deepEqual([page.message(), page.editor.images.result], [RUN_ONCE_MESSAGE, null]);
   page.place();
   await pass();
   assert.equal(page.sent.length, 0);
   page.see("a.png");
-  page.live.look();
+  page.controller.refresh();
   await pass();
-  assert.equal(page.said(), "Live");
+  assert.equal(page.message(), "Live");
 });
 
-test("two photos in the queue: the one that is seen is live when its run is done", async () => {
+test("two queued photos: the shown one is live when its run has finished", async () => {
   const page = open();
   page.put();
   page.start();
@@ -212,42 +213,42 @@ test("two photos in the queue: the one that is seen is live when its run is done
   page.queue(2);
   page.end("a", 1);
   await pass();
-  assert.equal(page.said(), RUN_ONCE);
+  assert.equal(page.message(), RUN_ONCE_MESSAGE);
   page.start();
   page.end("b");
   await pass();
-  assert.equal(page.said(), "Live");
+  assert.equal(page.message(), "Live");
 });
 
-test("a result that comes after the photo was changed is not shown", async () => {
+test("a result that arrives after a photo change is not shown", async () => {
   const page = open();
   await page.run("a");
-  const { result } = page.editor.pictures;
+  const { result } = page.editor.images;
   page.place();
   page.see("b.png");
   await pass();
   assert.equal(page.asked("preview").length, 1);
-  assert.equal(page.editor.pictures.result, result);
-  page.live.look();
-  assert.equal(page.editor.pictures.result, null);
+  assert.equal(page.editor.images.result, result);
+  page.controller.refresh();
+  assert.equal(page.editor.images.result, null);
 });
 
-test("a canvas in the place of another knows its session and the run under way", async () => {
+test("a replacing canvas takes over the session and the current run", async () => {
   const first = open();
   await first.run("a");
   first.put();
   first.start();
   const second = open();
-  second.live.memory = first.live.memory;
+  second.controller.saved = first.controller.saved;
   await pass();
-  assert.equal(second.said(), "Live");
+  assert.equal(second.message(), "Live");
   second.see("b.png");
   second.end("b");
   await pass();
-  assert.equal(second.said(), RUN_ONCE);
+  assert.equal(second.message(), RUN_ONCE_MESSAGE);
 });
 
-test("suggestions are asked for again after anything but an answer", async () => {
+test("suggestions are requested again after a failure", async () => {
   for (const status of [409, 500, 404]) {
     const page = open();
     await page.run("a");
@@ -256,12 +257,12 @@ test("suggestions are asked for again after anything but an answer", async () =>
     await pass();
     assert.deepEqual([page.editor.suggested, page.asked("suggest").length], [[], 1]);
     page.answers({ suggest: { status: 200, body: { colors: ["#112233"] } } });
-    page.live.look();
+    page.controller.refresh();
     await pass();
     assert.deepEqual(page.editor.suggested, ["#112233"]);
-    page.live.look();
+    page.controller.refresh();
     await pass();
-    assert.equal(page.asked("suggest").length, 2, "an answer is enough");
+    assert.equal(page.asked("suggest").length, 2, "a response is enough");
   }
 });
 

@@ -1,15 +1,15 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { createRuns, fitOf } from "../../../web/js/point_hints/staleness.js";
+import { createRunTracker, dependencyKeys } from "../../../web/js/point_hints/staleness.js";
 import { input, makeGraph, makeWorkflow } from "../page.mjs";
 
 // --- What a result depends on --------------------------------------------------------------------
 
-/** Whether a change of the workflow is noticed, and that taking it back is. */
+/** Returns true if a change alters the keys; asserts that undoing it restores them. */
 function noticed(prepare, change, back) {
   const flow = makeWorkflow();
-  const fit = () => fitOf(flow.node, flow.graph, flow.nodeOutputs);
+  const fit = () => dependencyKeys(flow.node, flow.graph, flow.nodeOutputs);
   prepare?.(flow);
   const before = fit();
   assert.deepEqual(fit(), before);
@@ -17,10 +17,10 @@ function noticed(prepare, change, back) {
   const after = fit();
   back?.(flow);
   if (back) assert.deepEqual(fit(), before);
-  return before.chosen !== after.chosen || before.made !== after.made;
+  return before.inputKey !== after.inputKey || before.outputKey !== after.outputKey;
 }
 
-test("the photo, the networks, the mask and the resolution count", () => {
+test("photo, models, mask and resolution change the keys", () => {
   const table = [
     ["photo", null, (f) => f.see("b.png"), (f) => f.see("a.png")],
     ["no photo", null, (f) => f.link("image", null), (f) => f.link("image", 10)],
@@ -43,13 +43,13 @@ test("the photo, the networks, the mask and the resolution count", () => {
   }
 });
 
-test("a photo counts behind a node that shows none", () => {
+test("a photo behind a node without an image changes the keys", () => {
   const scaled = (f) => f.link("image", 14);
   assert.ok(noticed(null, scaled, (f) => f.link("image", 10)));
   assert.ok(noticed(scaled, (f) => f.see("b.png"), (f) => f.see("a.png")));
 });
 
-test("what does not change the result does not count", () => {
+test("changes that do not affect the result keep the keys", () => {
   const seed = (f) => (f.base.widgets = [
     { name: "seed", value: 1, linkedWidgets: [{}] },
     { name: "control_after_generate", value: "randomize" },
@@ -64,9 +64,9 @@ test("what does not change the result does not count", () => {
   for (const [name, prepare, change] of table) assert.ok(!noticed(prepare, change), name);
 });
 
-test("pictures that runs make are told from those that people choose", () => {
+test("images produced by runs differ from user files", () => {
   const flow = makeWorkflow();
-  const fit = () => fitOf(flow.node, flow.graph, flow.nodeOutputs);
+  const fit = () => dependencyKeys(flow.node, flow.graph, flow.nodeOutputs);
   flow.link("image", 14);
   const show = (filename, type) => {
     flow.nodeOutputs[3] = { images: [{ filename, subfolder: "", type }] };
@@ -75,102 +75,102 @@ test("pictures that runs make are told from those that people choose", () => {
     show("1.png", type);
     const before = fit();
     show("2.png", type);
-    assert.equal(fit().chosen, before.chosen);
-    assert.notEqual(fit().made, before.made);
+    assert.equal(fit().inputKey, before.inputKey);
+    assert.notEqual(fit().outputKey, before.outputKey);
   }
   flow.link("image", 10);
   flow.nodeOutputs[1].images[0].type = "output"; // a loader of the output folder
   const before = fit();
   flow.nodeOutputs[1].images[0].filename = "c.png";
-  assert.notEqual(fit().chosen, before.chosen);
+  assert.notEqual(fit().inputKey, before.inputKey);
 });
 
-test("odd graphs end", () => {
-  assert.deepEqual(fitOf({ id: 1, inputs: [] }, {}, {}), { chosen: "", made: "" });
+test("cyclic and long graphs terminate", () => {
+  assert.deepEqual(dependencyKeys({ id: 1, inputs: [] }, {}, {}), { inputKey: "", outputKey: "" });
   const a = { id: 1, inputs: [input("image", 2)] }, b = { id: 2, inputs: [input("image", 1)] };
   const node = { id: 3, inputs: [input("image", 1)] };
   const ring = makeGraph("g", [a, b, node], [[1, 1], [2, 2]]);
-  assert.ok(fitOf(node, ring, {}).chosen);
+  assert.ok(dependencyKeys(node, ring, {}).inputKey);
   const chain = Array.from({ length: 500 }, (_, id) => ({ id, inputs: [input("image", id + 1)] }));
   const long = makeGraph("g", chain, chain.map(({ id }) => [id, id]));
-  assert.ok(fitOf(chain[0], long, undefined).chosen.length < 2000);
+  assert.ok(dependencyKeys(chain[0], long, undefined).inputKey.length < 2000);
 });
 
 // --- Runs ----------------------------------------------------------------------------------------
 
 function watch() {
-  const made = { now: "" };
-  made.runs = createRuns(() => made.now);
-  made.put = (now) => {
-    made.now = now;
-    made.runs.note();
+  const tracker = { now: "" };
+  tracker.runs = createRunTracker(() => tracker.now);
+  tracker.put = (now) => {
+    tracker.now = now;
+    tracker.runs.record();
   };
-  made.start = (length) => {
-    made.runs.length(length);
-    made.runs.started();
-    return made.runs.current();
+  tracker.start = (length) => {
+    tracker.runs.setQueueLength(length);
+    tracker.runs.started();
+    return tracker.runs.current();
   };
-  return made;
+  return tracker;
 }
 
-test("each run has the note of its own prompt", () => {
-  const made = watch();
+test("each run gets the snapshot of its own prompt", () => {
+  const tracker = watch();
   for (const now of ["a", "b", "c"]) {
-    made.put(now);
-    made.runs.queued(false, 1);
+    tracker.put(now);
+    tracker.runs.queued(false, 1);
   }
-  made.now = "later";
-  assert.deepEqual([made.start(3), made.start(2), made.start(1)], ["a", "b", "c"]);
-  assert.equal(made.start(1), "later", "a run that was queued without a note");
+  tracker.now = "later";
+  assert.deepEqual([tracker.start(3), tracker.start(2), tracker.start(1)], ["a", "b", "c"]);
+  assert.equal(tracker.start(1), "later", "a run that was queued without a snapshot");
 });
 
-test("a run may start before the page is told that it was queued", () => {
-  const made = watch();
-  made.put("a");
-  assert.equal(made.start(1), "a");
-  made.now = "b";
-  made.runs.queued(false, 1);
-  made.put("c");
-  made.runs.queued(false, 1);
-  assert.equal(made.start(1), "c");
+test("a run may start before the page learns that it was queued", () => {
+  const tracker = watch();
+  tracker.put("a");
+  assert.equal(tracker.start(1), "a");
+  tracker.now = "b";
+  tracker.runs.queued(false, 1);
+  tracker.put("c");
+  tracker.runs.queued(false, 1);
+  assert.equal(tracker.start(1), "c");
 });
 
-test("prompts that were not queued are forgotten", () => {
-  const made = watch();
-  made.put("refused");
-  made.put("a");
-  assert.equal(made.start(1), "a");
+test("prompts that were not queued are dropped", () => {
+  const tracker = watch();
+  tracker.put("refused");
+  tracker.put("a");
+  assert.equal(tracker.start(1), "a");
 });
 
-test("a prompt that is put first runs first", () => {
-  const made = watch();
+test("a prompt queued at the front runs first", () => {
+  const tracker = watch();
   for (const now of ["a", "b"]) {
-    made.put(now);
-    made.runs.queued(false, 1);
+    tracker.put(now);
+    tracker.runs.queued(false, 1);
   }
-  made.put("first");
-  made.runs.queued(true, 1);
-  assert.deepEqual([made.start(3), made.start(2), made.start(1)], ["first", "a", "b"]);
+  tracker.put("first");
+  tracker.runs.queued(true, 1);
+  assert.deepEqual([tracker.start(3), tracker.start(2), tracker.start(1)], ["first", "a", "b"]);
 });
 
-test("a front end that does not ask the widget", () => {
-  const made = watch();
-  made.now = "a";
-  made.runs.queued(false, 1);
-  made.now = "b";
-  assert.equal(made.start(1), "a");
+test("a front end that does not call the widget", () => {
+  const tracker = watch();
+  tracker.now = "a";
+  tracker.runs.queued(false, 1);
+  tracker.now = "b";
+  assert.equal(tracker.start(1), "a");
 });
 
-test("notes are handed on, and a run that nobody saw start has none", () => {
-  const made = watch();
-  assert.equal(made.runs.current(), null);
-  made.put("a");
-  made.put("b");
-  made.start(2);
-  const next = createRuns(() => "now", ...made.runs.kept);
+test("snapshots are passed on; a run that started unseen has none", () => {
+  const tracker = watch();
+  assert.equal(tracker.runs.current(), null);
+  tracker.put("a");
+  tracker.put("b");
+  tracker.start(2);
+  const next = createRunTracker(() => "now", ...tracker.runs.saved);
   assert.equal(next.current(), "a");
   next.started();
   assert.equal(next.current(), "b");
-  next.length(0);
+  next.setQueueLength(0);
   assert.equal(next.current(), null);
 });

@@ -3,50 +3,50 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 
 import {
-  FIRST_COLOR, HISTORY, LARGEST, MOST, RECENT, SIZE, add, begin, cancel, create, finish, load,
-  makePoint, move, neighbour, parse, parseRecent, pushRecent, recolor, redo, remove, replaceAll,
-  resize, select, serialise, textOf, undo,
+  DEFAULT_COLOR, DEFAULT_SIZE, MAX_HISTORY, MAX_POINTS, MAX_RECENT, MAX_SIZE, add, begin, cancel,
+  create, finish, load, makePoint, move, neighbor, parse, parseRecent, pushRecent, recolor, redo,
+  remove, replaceAll, resize, select, serialize, textOf, undo,
 } from "../../../web/js/point_hints/state.js";
 
 const RED = { x: 0.25, y: 0.5, color: "#aa3322", size: 2 };
 const BLUE = { x: 0.75, y: 0.5, color: "#2255aa", size: 20 };
-const TWO = serialise([RED, BLUE]);
-/** Texts that the queue takes, and that it refuses: pipeline/hints/schema.py reads the same. */
+const TWO = serialize([RED, BLUE]);
+/** Texts that pipeline/hints/schema.py accepts and rejects; its tests read the same file. */
 const TEXTS = JSON.parse(readFileSync(new URL("../hint_texts.json", import.meta.url), "utf8"));
 const json = (points) => JSON.stringify({ version: 1, points });
 
 // --- Text ----------------------------------------------------------------------------------------
 
-test("what is written is read again", () => {
+test("parse reads what serialize writes", () => {
   const points = [RED, BLUE, makePoint(1 / 3, 1, "#000000", 1), makePoint(0, 0, "#ffffff", 64)];
-  const text = serialise(points);
+  const text = serialize(points);
   assert.deepEqual(parse(text).points, points);
   assert.equal(parse(text).problem, "");
-  assert.equal(serialise(parse(text).points), text);
+  assert.equal(serialize(parse(text).points), text);
 });
 
-test("the text is compact and always the same", () => {
-  assert.equal(serialise([]), '{"version":1,"points":[]}');
+test("the text is compact and deterministic", () => {
+  assert.equal(serialize([]), '{"version":1,"points":[]}');
   assert.equal(
-    serialise([makePoint(1 / 3, 0.1 + 0.2, "#8a5a3c", 2)]),
+    serialize([makePoint(1 / 3, 0.1 + 0.2, "#8a5a3c", 2)]),
     '{"version":1,"points":[{"x":0.33333,"y":0.3,"color":"#8a5a3c","size":2}]}',
   );
 });
 
-test("no hints", () => {
+test("empty hints", () => {
   for (const text of ["", "  \n", null, undefined, '{"version": 1, "points": []}']) {
     const doc = parse(text);
     assert.deepEqual([doc.points, doc.problem, doc.readable], [[], "", true], `${text}`);
   }
 });
 
-test("what the queue takes is fine here", () => {
+test("texts that Python accepts have no problem here", () => {
   for (const text of TEXTS.fine) {
     assert.equal(parse(text).problem, "", JSON.stringify(text));
   }
 });
 
-test("what the queue refuses is told here, and what is kept of it the queue takes", () => {
+test("texts that Python rejects have a problem here; repaired texts have none", () => {
   for (const text of TEXTS.refused) {
     const doc = parse(text);
     assert.notEqual(doc.problem, "", text);
@@ -56,11 +56,14 @@ test("what the queue refuses is told here, and what is kept of it the queue take
   }
 });
 
-test("a list alone and unknown keys are told, and their points kept", () => {
+test("a bare list and unknown keys are reported; their points are kept", () => {
   const table = [
-    [JSON.stringify([RED]), "the hints are a list without version"],
-    [JSON.stringify({ version: 1, points: [RED], note: "x" }), "note is unknown"],
-    [JSON.stringify({ version: 1, points: [RED, 7], note: "x" }), "note is unknown (and 1 more)"],
+    [JSON.stringify([RED]), "the hints are a list without a version"],
+    [JSON.stringify({ version: 1, points: [RED], note: "x" }), "note is not a known key"],
+    [
+      JSON.stringify({ version: 1, points: [RED, 7], note: "x" }),
+      "note is not a known key (and 1 more)",
+    ],
   ];
   for (const [text, problem] of table) {
     const doc = parse(text);
@@ -68,10 +71,11 @@ test("a list alone and unknown keys are told, and their points kept", () => {
   }
 });
 
-test("texts of which nothing can be read", () => {
+test("unreadable texts", () => {
   const table = [
-    ["{", /not JSON/], ["hello", /not JSON/], ["7", /no object/], ["null", /no object/],
-    ['"text"', /no object/], ["{}", /version missing/],
+    ["{", /not JSON/], ["hello", /not JSON/], ["7", /not a JSON object/],
+    ["null", /not a JSON object/],
+    ['"text"', /not a JSON object/], ["{}", /version missing/],
     ['{"version": 2, "points": []}', /version 2/],
     ['{"version": "1", "points": []}', /version "1"/], ['{"version": true, "points": []}', /true/],
     ['{"version": 1}', /no list/], ['{"version": 1, "points": {}}', /no list/],
@@ -83,7 +87,7 @@ test("texts of which nothing can be read", () => {
   }
 });
 
-test("points that cannot be read are dropped and told by number", () => {
+test("invalid points are dropped and reported by number", () => {
   const table = [
     [7, /not an object/], [null, /not an object/], [[0.5, 0.5], /not an object/],
     [{}, /x is not a number/], [{ x: "0.5", y: 0.5, color: "#123456" }, /x is not a number/],
@@ -103,12 +107,13 @@ test("points that cannot be read are dropped and told by number", () => {
   }
 });
 
-test("values out of range are clamped and told", () => {
+test("values out of range are clamped and reported", () => {
   const table = [
     [{ x: -1 }, { x: 0 }, /x is out of range/], [{ y: 1.0001 }, { y: 1 }, /y is out of range/],
     [{ x: 1e300 }, { x: 1 }, /x/], [{ size: 0 }, { size: 1 }, /size/],
-    [{ size: 65 }, { size: LARGEST }, /size/], [{ size: "9" }, { size: SIZE }, /size/],
-    [{ size: null }, { size: SIZE }, /size/], [{ label: "sky" }, {}, /label is unknown/],
+    [{ size: 65 }, { size: MAX_SIZE }, /size/], [{ size: "9" }, { size: DEFAULT_SIZE }, /size/],
+    [{ size: null }, { size: DEFAULT_SIZE }, /size/],
+    [{ label: "sky" }, {}, /label is not a known key/],
   ];
   for (const [change, wanted, problem] of table) {
     const doc = parse(json([{ ...RED, ...change }]));
@@ -117,14 +122,14 @@ test("values out of range are clamped and told", () => {
   }
 });
 
-test("edges that are legal", () => {
+test("values at the limits are valid", () => {
   const points = [
     { x: 0, y: 0, color: "#000000", size: 1 }, { x: 1, y: 1, color: "#ffffff", size: 64 },
   ];
   assert.equal(parse(json(points)).problem, "");
   assert.deepEqual(parse(json(points)).points, points);
   assert.equal(parse(json([{ x: 0.5, y: 0.5, color: "#ABCDEF" }])).points[0].color, "#abcdef");
-  assert.equal(parse(json([{ x: 0.5, y: 0.5, color: "#abcdef" }])).points[0].size, SIZE);
+  assert.equal(parse(json([{ x: 0.5, y: 0.5, color: "#abcdef" }])).points[0].size, DEFAULT_SIZE);
 });
 
 test("several problems are counted", () => {
@@ -132,25 +137,26 @@ test("several problems are counted", () => {
 });
 
 test("too many points", () => {
-  const doc = parse(json(Array(MOST + 2).fill(RED)));
-  assert.equal(doc.points.length, MOST);
-  assert.match(doc.problem, new RegExp(`point ${MOST + 1}: more than ${MOST} \\(and 1 more\\)`));
+  const doc = parse(json(Array(MAX_POINTS + 2).fill(RED)));
+  assert.equal(doc.points.length, MAX_POINTS);
+  const problem = `point ${MAX_POINTS + 1}: more than ${MAX_POINTS} \\(and 1 more\\)`;
+  assert.match(doc.problem, new RegExp(problem));
 });
 
-test("odd values do not crash", () => {
+test("unusual values do not crash", () => {
   const odd = [0, true, [], {}, [RED], { version: 1, points: [RED] }, NaN, Symbol(), () => 1];
   for (const value of odd) assert.doesNotThrow(() => parse(value));
   assert.deepEqual(parse([RED]).points, [RED]);
   assert.deepEqual(parse({ version: 1, points: [RED] }).points, [RED]);
 });
 
-test("a text is kept as it came until it is edited", () => {
+test("a loaded text is kept unchanged until the first edit", () => {
   for (const text of ["", '{"version": 1, "points": []}', '{"version": 2}', json([RED, 7])]) {
     const state = create(text);
     assert.equal(textOf(state), text);
     assert.equal(textOf(select(state, 0)), text);
     assert.notEqual(textOf(add(state, 0.5, 0.5)), text);
-    assert.equal(textOf(undo(add(state, 0.5, 0.5))), text, "undo brings it back");
+    assert.equal(textOf(undo(add(state, 0.5, 0.5))), text, "undo restores it");
   }
   const edited = add(create('{"version": 2}'), 0.5, 0.5);
   assert.deepEqual([edited.problem, edited.readable, edited.points.length], ["", true, 1]);
@@ -158,27 +164,27 @@ test("a text is kept as it came until it is edited", () => {
 
 // --- Edits ---------------------------------------------------------------------------------------
 
-test("add selects, with the brush's colour and size", () => {
+test("add selects the point and uses the brush's color and size", () => {
   let state = add(create(""), 0.2, 0.3);
-  assert.deepEqual(state.points, [{ x: 0.2, y: 0.3, color: FIRST_COLOR, size: SIZE }]);
+  assert.deepEqual(state.points, [{ x: 0.2, y: 0.3, color: DEFAULT_COLOR, size: DEFAULT_SIZE }]);
   assert.equal(state.selected, 0);
   state = add(resize(recolor(select(state, -1), "#123456"), 7), 2, -2);
   assert.deepEqual(state.points[1], { x: 1, y: 0, color: "#123456", size: 7 });
-  assert.equal(state.points[0].color, FIRST_COLOR);
+  assert.equal(state.points[0].color, DEFAULT_COLOR);
 });
 
-test("no more than MOST", () => {
-  const full = create(json(Array(MOST).fill(RED)));
+test("at most MAX_POINTS can be added", () => {
+  const full = create(json(Array(MAX_POINTS).fill(RED)));
   assert.equal(add(full, 0.5, 0.5), full);
 });
 
-test("move keeps a point on the picture", () => {
+test("move clamps a point to the image", () => {
   const state = move(create(TWO), 0, -0.1, 1.7);
   assert.deepEqual(state.points[0], { ...RED, x: 0, y: 1 });
   assert.deepEqual(state.points[1], BLUE);
 });
 
-test("edits that change nothing leave no step", () => {
+test("edits that change nothing add no undo step", () => {
   const state = select(create(TWO), 0);
   assert.equal(move(state, 0, RED.x, RED.y), state);
   assert.equal(move(state, 9, 0, 0), state);
@@ -187,16 +193,16 @@ test("edits that change nothing leave no step", () => {
   assert.equal(recolor(state, RED.color).past.length, 0);
 });
 
-test("colour and size go to the selected point and the brush", () => {
+test("color and size apply to the selected point and the brush", () => {
   const state = resize(recolor(select(create(TWO), 1), "#010203"), 100);
-  assert.deepEqual(state.points, [RED, { ...BLUE, color: "#010203", size: LARGEST }]);
-  assert.deepEqual([state.color, state.size], ["#010203", LARGEST]);
+  assert.deepEqual(state.points, [RED, { ...BLUE, color: "#010203", size: MAX_SIZE }]);
+  assert.deepEqual([state.color, state.size], ["#010203", MAX_SIZE]);
   const brush = recolor(select(state, -1), "#ffffff");
   assert.equal(brush.points, state.points);
-  assert.equal(select(brush, 0).color, RED.color, "the brush takes the selected point's colour");
+  assert.equal(select(brush, 0).color, RED.color, "the brush gets the selected point's color");
 });
 
-test("remove keeps the selection on its point", () => {
+test("remove keeps another point selected", () => {
   const three = select(create(json([RED, BLUE, RED])), 1);
   const table = [[0, 0], [1, -1], [2, 1]];
   for (const [index, selected] of table) {
@@ -205,22 +211,22 @@ test("remove keeps the selection on its point", () => {
   }
 });
 
-test("choosing the next point", () => {
+test("neighbor selects the next point", () => {
   const three = create(json([RED, BLUE, RED]));
   const table = [
     [-1, 1, true, 0], [-1, -1, true, 2], [0, 1, true, 1], [2, 1, true, 0], [0, -1, true, 2],
     [-1, 1, false, 0], [-1, -1, false, 2], [1, 1, false, 2], [2, 1, false, -1], [0, -1, false, -1],
   ];
   for (const [selected, step, wrap, wanted] of table) {
-    const found = neighbour({ ...three, selected }, step, wrap);
+    const found = neighbor({ ...three, selected }, step, wrap);
     assert.equal(found, wanted, `${[selected, step, wrap]}`);
   }
-  assert.equal(neighbour(create(""), 1, true), -1);
+  assert.equal(neighbor(create(""), 1, true), -1);
 });
 
 // --- History -------------------------------------------------------------------------------------
 
-test("undo and redo walk through the edits", () => {
+test("undo and redo", () => {
   let state = create("");
   const texts = [textOf(state)];
   const edits = [
@@ -236,7 +242,7 @@ test("undo and redo walk through the edits", () => {
     state = undo(state);
     assert.equal(textOf(state), texts[at]);
   }
-  assert.equal(undo(state), state, "the first state stays");
+  assert.equal(undo(state), state, "the first state is kept");
   for (let at = 1; at < texts.length; at++) {
     state = redo(state);
     assert.equal(textOf(state), texts[at]);
@@ -244,7 +250,7 @@ test("undo and redo walk through the edits", () => {
   assert.equal(redo(state), state);
 });
 
-test("an edit after undo forgets what was undone", () => {
+test("an edit after undo clears redo", () => {
   const state = add(undo(add(create(""), 0.1, 0.1)), 0.2, 0.2);
   assert.equal(state.future.length, 0);
   assert.equal(redo(state), state);
@@ -252,24 +258,24 @@ test("an edit after undo forgets what was undone", () => {
 
 test("the history is bounded", () => {
   let state = create("");
-  for (let i = 0; i < HISTORY + 20; i++) state = add(state, i / 200, 0.5);
-  assert.equal(state.past.length, HISTORY);
-  for (let i = 0; i < HISTORY + 20; i++) state = undo(state);
+  for (let i = 0; i < MAX_HISTORY + 20; i++) state = add(state, i / 200, 0.5);
+  assert.equal(state.past.length, MAX_HISTORY);
+  for (let i = 0; i < MAX_HISTORY + 20; i++) state = undo(state);
   assert.equal(state.points.length, 20);
-  assert.equal(state.future.length, HISTORY);
+  assert.equal(state.future.length, MAX_HISTORY);
 });
 
-test("a gesture is one step", () => {
+test("a gesture is one undo step", () => {
   let state = begin(select(create(TWO), 0));
   for (let i = 1; i <= 10; i++) state = move(state, 0, i / 10, 0.5);
   assert.equal(state.past.length, 0);
   state = finish(state);
   assert.equal(state.past.length, 1);
   assert.equal(textOf(undo(state)), TWO);
-  assert.equal(begin(begin(state)).base.points, state.points, "beginning twice is beginning once");
+  assert.equal(begin(begin(state)).base.points, state.points, "begin is idempotent");
 });
 
-test("a gesture that comes back leaves no step and the text as it came", () => {
+test("a gesture without effect adds no step and keeps the text", () => {
   const text = json([RED]).replace("{", "{ ");
   let state = begin(create(text));
   state = move(state, 0, 0.9, 0.9);
@@ -278,37 +284,37 @@ test("a gesture that comes back leaves no step and the text as it came", () => {
   assert.equal(finish(state), state);
 });
 
-test("a gesture can be given up", () => {
+test("a gesture can be canceled", () => {
   const state = cancel(move(begin(create(TWO)), 0, 0.9, 0.9));
   assert.deepEqual([textOf(state), state.past.length, state.base], [TWO, 0, null]);
   assert.equal(cancel(cancel(add(begin(state), 0.5, 0.5))).selected, -1);
 });
 
-test("undo in the middle of a gesture ends it first", () => {
+test("undo during a gesture finishes it first", () => {
   const state = undo(move(begin(create(TWO)), 0, 0.9, 0.9));
   assert.deepEqual([textOf(state), state.base], [TWO, null]);
 });
 
-test("the selection does not point beyond the points", () => {
+test("the selection stays within the points", () => {
   assert.equal(undo(add(create(""), 0.5, 0.5)).selected, -1);
   assert.equal(load(select(create(TWO), 1), json([RED])).selected, -1);
   assert.equal(load(select(create(TWO), 0), json([RED])).selected, 0);
 });
 
-test("a value from the host", () => {
+test("load of a value from the host", () => {
   const fresh = create("");
   assert.equal(load(fresh, ""), fresh, "the same value changes nothing");
   const loaded = load(fresh, TWO);
-  assert.deepEqual([loaded.points.length, loaded.past.length], [2, 0], "loading is no edit");
+  assert.deepEqual([loaded.points.length, loaded.past.length], [2, 0], "loading is not an edit");
   const edited = add(loaded, 0.5, 0.5);
   const replaced = load(edited, "");
   assert.equal(replaced.points.length, 0);
-  assert.equal(undo(replaced).points.length, 3, "own edits stay at hand");
+  assert.equal(undo(replaced).points.length, 3, "earlier edits stay undoable");
   const held = load(move(begin(edited), 0, 0.9, 0.9), TWO);
-  assert.deepEqual([held.base, textOf(held)], [null, TWO], "it ends a gesture");
+  assert.deepEqual([held.base, textOf(held)], [null, TWO], "load ends a gesture");
 });
 
-test("states are not changed in place", () => {
+test("states are not mutated", () => {
   const freeze = (value) => {
     if (value && typeof value === "object") Object.values(Object.freeze(value)).forEach(freeze);
     return value;
@@ -322,14 +328,15 @@ test("states are not changed in place", () => {
   assert.equal(state.points.length, 1);
 });
 
-// --- Recent colours ------------------------------------------------------------------------------
+// --- Recent colors ------------------------------------------------------------------------------
 
-test("recent colours", () => {
+test("recent colors", () => {
   let list = [];
-  for (let i = 0; i < RECENT + 5; i++) list = pushRecent(list, `#0000${(16 + i).toString(16)}`);
-  assert.equal(list.length, RECENT);
+  for (let i = 0; i < MAX_RECENT + 5; i++) list = pushRecent(list, `#0000${(16 + i).toString(16)}`);
+  assert.equal(list.length, MAX_RECENT);
   const again = pushRecent(list, list[3]);
-  assert.deepEqual([again[0], again.length, new Set(again).size], [list[3], RECENT, RECENT]);
+  const facts = [again[0], again.length, new Set(again).size];
+  assert.deepEqual(facts, [list[3], MAX_RECENT, MAX_RECENT]);
   assert.deepEqual(parseRecent(JSON.stringify(list)), list);
   for (const text of [null, undefined, "", "{", "7", '{"a":1}', '["red",7,null]']) {
     assert.deepEqual(parseRecent(text), [], `${text}`);

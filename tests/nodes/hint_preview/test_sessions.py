@@ -132,10 +132,10 @@ def test_controls_of_the_page_count(post, body, session, photo):
 def test_suggestions_are_of_the_place_and_computed_once(
     post, body, mini_colorformer, monkeypatch, canvas
 ):
-    monkeypatch.setattr(canvas, "load", lambda *_, **__: mini_colorformer)
-    calls, guesses = [], canvas.suggestions.guesses
+    monkeypatch.setattr(canvas, "load_colorizer", lambda *_, **__: mini_colorformer)
+    calls, guesses = [], canvas.suggestions.predict_candidates
     monkeypatch.setattr(
-        canvas.suggestions, "guesses", lambda *given: calls.append(1) or guesses(*given)
+        canvas.suggestions, "predict_candidates", lambda *given: calls.append(1) or guesses(*given)
     )
     found = []
     for x, y in ((0.1, 0.1), (0.9, 0.9), (1, 1)):
@@ -155,12 +155,12 @@ def test_suggestions_without_a_color_memory_come_from_the_network_in_the_box(
 ):
     asked = []
     monkeypatch.setattr(
-        canvas, "load", lambda *given, **role: asked.append((given, role)) or mini_colorformer
+        canvas, "load_colorizer", lambda *args: asked.append(args) or mini_colorformer
     )
     options = {"mask": None, "resolution": 64, "finish": host.nodes.pointhint.Finish()}
     for base in (None, colorizer):
         canvas.open_session("1", pointhint, photo, base=base, **options).suggest(0.5, 0.5)
-    assert asked == [(("colorformer-nano", "auto"), {"role": "automatic"})] * 2
+    assert asked == [("colorformer-nano", "auto", "automatic")] * 2
     canvas.open_session("1", pointhint, photo, base=mini_colorformer, **options).suggest(0.5, 0.5)
     assert len(asked) == 2
 
@@ -175,27 +175,27 @@ def test_the_network_in_the_box_can_suggest(session):
 @pytest.mark.parametrize(
     "changes, told",
     [
-        ({"number": "7"}, "number is no whole number"),
-        ({"number": True}, "number is no whole number"),
-        ({"number": -1}, "number is no whole number"),
-        ({"number": 7.5}, "number is no whole number"),
-        ({"number": None}, "missing or unknown in the request: number"),
-        ({"more": 1}, "missing or unknown in the request: more"),
-        ({"node": 12}, "node is no text"),
-        ({"node": "1" * 1000}, "node is no text of at most"),
-        ({"session": "abc"}, "session is no name"),
-        ({"session": ["a"]}, "session is no name"),
-        ({"hints": [RED]}, "hints are no text"),
+        ({"number": "7"}, "number must be an integer"),
+        ({"number": True}, "number must be an integer"),
+        ({"number": -1}, "number must be an integer"),
+        ({"number": 7.5}, "number must be an integer"),
+        ({"number": None}, "missing or unknown keys: number"),
+        ({"more": 1}, "missing or unknown keys: more"),
+        ({"node": 12}, "node must be a string"),
+        ({"node": "1" * 1000}, "node must be a string of at most"),
+        ({"session": "abc"}, "session is not a session token"),
+        ({"session": ["a"]}, "session is not a session token"),
+        ({"hints": [RED]}, "hints must be a string"),
         ({"hints": "{"}, "the hints are not JSON"),
         ({"hints": written({**RED, "x": 2})}, "point 1: x is 2"),
         ({"hints": written(*[RED] * 1001)}, "there are 1001 hints; at most 1000"),
-        ({"controls": []}, "controls are no JSON object"),
-        ({"controls": {"strength": "1"}}, "strength is of the wrong type"),
-        ({"controls": {"strength": True}}, "strength is no number"),
-        ({"controls": {"strength": float("nan")}}, "strength is no number"),
+        ({"controls": []}, "controls must be a JSON object"),
+        ({"controls": {"strength": "1"}}, "strength has the wrong type"),
+        ({"controls": {"strength": True}}, "strength must be a number"),
+        ({"controls": {"strength": float("nan")}}, "strength must be a number"),
         ({"controls": {"strength": 2}}, "strength is 2; expected 0 to 1"),
         ({"controls": {"upsample": "magic"}}, "upsample is 'magic'"),
-        ({"controls": {"finish": "published"}}, "'finish' is no control"),
+        ({"controls": {"finish": "published"}}, "'finish' is not a control"),
     ],
 )
 def test_wrong_requests(post, body, changes, told):
@@ -220,7 +220,7 @@ def test_wrong_places(post, body, x):
 def test_bodies_that_are_no_json_object(post, data, session):
     status, _, told = post(PREVIEW, data, headers={"Content-Type": "application/json"})
     assert status == 400
-    assert "no JSON" in reason(told)
+    assert "JSON" in reason(told)
 
 
 def test_another_content_type_is_refused(post, body):
@@ -314,7 +314,7 @@ def test_nothing_is_computed_while_a_workflow_runs(post, body, pointhint, server
 
 
 def test_a_run_of_the_node_itself_is_not_waited_for(post, body, canvas):
-    with canvas.COMPUTING:
+    with canvas.COMPUTE_LOCK:
         assert post(PREVIEW, body())[0] == 409
     assert post(PREVIEW, body())[0] == 200
 
@@ -329,14 +329,14 @@ def test_a_workflow_that_begins_meanwhile(post, body, pointhint, server, monkeyp
     monkeypatch.setattr(pointhint, "preview", taken_away)
     status, _, data = post(PREVIEW, body())
     assert status == 409
-    assert "a workflow has begun" in reason(data)
-    assert not canvas.COMPUTING.locked()
+    assert "a workflow has started" in reason(data)
+    assert not canvas.COMPUTE_LOCK.locked()
 
 
 @pytest.mark.parametrize(
     "error, told",
     [
-        (RuntimeError("broken in /secret/path"), "could not be computed (RuntimeError)"),
+        (RuntimeError("broken in /secret/path"), "computation failed (RuntimeError)"),
         (torch.OutOfMemoryError("CUDA out of memory at /secret"), "out of memory; lower"),
         (MemoryError(), "out of memory; lower"),
         (ValueError("mini: the network gives colours that are NaN"), "colours that are NaN"),
@@ -350,14 +350,14 @@ def test_failures_are_told_in_a_sentence(post, body, pointhint, monkeypatch, can
     status, _, data = post(PREVIEW, body())
     assert status == 500
     assert told in reason(data)
-    assert not canvas.COMPUTING.locked()
+    assert not canvas.COMPUTE_LOCK.locked()
 
 
 def test_the_users_interrupt_is_left_for_the_workflow(
     host, post, body, mini_colorformer, canvas, monkeypatch
 ):
     """It may be asked for just when a preview begins."""
-    monkeypatch.setattr(canvas, "load", lambda *_, **__: mini_colorformer)
+    monkeypatch.setattr(canvas, "load_colorizer", lambda *_, **__: mini_colorformer)
     host.mm.interrupt_current_processing(True)
     try:
         assert post(PREVIEW, body())[0] == 200
@@ -455,7 +455,7 @@ def test_nodes_do_not_drop_each_others_requests(host, served, body, canvas, poin
 def test_the_pack_loads_without_a_server(host, monkeypatch):
     monkeypatch.delitem(sys.modules, "server", raising=False)
     assert host.bridge.routes() is None
-    assert not host.bridge.busy()
+    assert not host.bridge.queue_is_busy()
     host.nodes.extension()
 
 

@@ -1,4 +1,4 @@
-"""Color memories: what fits whom, fusion weights, files that come back whole or say why not."""
+"""Color memories: validation, fit to networks, fusion weights and files."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,20 @@ import torch
 from comfyui_colorist.model_defs import checkpoint
 from comfyui_colorist.model_defs.checkpoint import CheckpointError
 from comfyui_colorist.model_defs.spec import MemorySizes
-from comfyui_colorist.pipeline.color_memory import memory as memories
-from comfyui_colorist.pipeline.color_memory.memory import ColorMemory, Projection
+from comfyui_colorist.pipeline.color_memory.memory import (
+    ColorMemory,
+    Projection,
+    check_memory_fits,
+    export_npy,
+    identify_encoder,
+    import_npy,
+    load_memory,
+    sample_fusion_weights,
+    save_memory,
+)
 
 
-def made(entries=5, width=8, groups=4, encoder="e1", projection=True, seed=0, **provenance):
+def make_memory(entries=5, width=8, groups=4, encoder="e1", projection=True, seed=0, **provenance):
     random = torch.Generator().manual_seed(seed)
     return ColorMemory(
         keys=torch.randn(entries, width, generator=random),
@@ -23,7 +32,7 @@ def made(entries=5, width=8, groups=4, encoder="e1", projection=True, seed=0, **
     )
 
 
-# --- What a memory is --------------------------------------------------------------------------
+# --- Validation --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -35,17 +44,17 @@ def made(entries=5, width=8, groups=4, encoder="e1", projection=True, seed=0, **
         ((0, 8), (4, 0, 2), "expected keys"),
     ],
 )
-def test_shapes_that_cannot_be(keys, values, sentence):
+def test_invalid_shapes(keys, values, sentence):
     with pytest.raises(ValueError, match=sentence):
         ColorMemory(keys=torch.zeros(keys), values=torch.zeros(values), encoder="e")
 
 
-def test_numbers_that_are_none():
+def test_nan_and_infinite_values():
     for keys, values in (
         (torch.full((1, 2), float("nan")), torch.zeros(3, 1, 2)),
         (torch.zeros(1, 2), torch.full((3, 1, 2), float("inf"))),
     ):
-        with pytest.raises(ValueError, match="NaN or infinite numbers; build it again"):
+        with pytest.raises(ValueError, match="NaN or infinite values; build it again"):
             ColorMemory(keys=keys, values=values, encoder="e")
 
 
@@ -56,17 +65,17 @@ def test_numbers_that_are_none():
         (-20_000, 5, "keys up to 20000, which"),
         (1, 1e30, r"ab values up to 1e\+30; expected -128 to 128\.$"),
         (1, -129, r"ab values up to 129; expected -128 to 128\.$"),
-        (1, 200, r"ab values up to 200; .* \(they look like the 0 to 255 coding: subtract 128\)"),
+        (1, 200, r"ab values up to 200; .* \(they look like the 0 to 255 encoding: subtract 128\)"),
     ],
 )
-def test_numbers_that_no_network_can_use(key, ab, sentence):
+def test_values_out_of_range(key, ab, sentence):
     keys, values = torch.zeros(3, 2), torch.zeros(4, 3, 2)
     keys[1, 1], values[2, 1, 0] = key, ab
     with pytest.raises(ValueError, match=sentence):
         ColorMemory(keys=keys, values=values, encoder="e")
 
 
-def test_the_largest_numbers():
+def test_largest_allowed_values():
     values = torch.tensor([-128.0, 128]).expand(4, 3, 2)
     ColorMemory(keys=torch.full((3, 2), -1e4), values=values, encoder="e")
 
@@ -87,65 +96,77 @@ def test_projection_is_linear():
 
 
 def test_description():
-    assert made(photos=12).describe() == "5 entries of 4 colours, keys of width 8, 12 photos"
-    assert made().describe() == "5 entries of 4 colours, keys of width 8"
+    assert make_memory(photos=12).describe() == "5 entries of 4 colors, keys of width 8, 12 photos"
+    assert make_memory().describe() == "5 entries of 4 colors, keys of width 8"
 
 
-# --- Whom it fits ------------------------------------------------------------------------------
+# --- Fit to networks ---------------------------------------------------------------------------
 
 
-def test_fits_its_own_network_alone():
+def test_fits_only_its_own_network():
     sizes = MemorySizes(key_width=8, groups=4)
-    memories.refuse_unless_fits(made(), sizes, "e1", "net")
+    check_memory_fits(make_memory(), sizes, "e1", "net")
     for memory, its_sizes, encoder, sentence in (
         (
-            made(),
+            make_memory(),
             None,
             "",
             r"net has no color memory; choose a network with a color memory \(such as",
         ),
-        (made(width=9), sizes, "e1", "keys of width 9 and 4 groups; net needs width 8 and 4"),
-        (made(groups=3), sizes, "e1", "width 8 and 3 groups; .* Build a memory with net."),
-        (made(network="old"), sizes, "e2", r"built with the encoder of old \(e1\); net has anoth"),
-        (made(), sizes, "e2", "built with the encoder of another network"),
+        (
+            make_memory(width=9),
+            sizes,
+            "e1",
+            "keys of width 9 and 4 groups; net needs width 8 and 4",
+        ),
+        (make_memory(groups=3), sizes, "e1", "width 8 and 3 groups; .* Build a memory with net."),
+        (
+            make_memory(network="old"),
+            sizes,
+            "e2",
+            r"built with the encoder of old \(e1\), but net has",
+        ),
+        (make_memory(), sizes, "e2", "built with the encoder of another network"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            memories.refuse_unless_fits(memory, its_sizes, encoder, "net")
+            check_memory_fits(memory, its_sizes, encoder, "net")
 
 
-def test_fingerprint_names_the_training_not_the_precision(mini_colorformer_network):
+def test_encoder_identifier_depends_on_weights_not_precision(mini_colorformer_network):
     import copy
 
     encoder = copy.deepcopy(mini_colorformer_network.encoder)
-    name = memories.fingerprint(encoder)
+    name = identify_encoder(encoder)
     assert len(name) == 16
-    assert memories.fingerprint(copy.deepcopy(encoder).half()) == name
+    assert identify_encoder(copy.deepcopy(encoder).half()) == name
     with torch.no_grad():
         encoder.stages[0][0].norm1.bias.add_(0.01)
-    assert memories.fingerprint(encoder) != name
+    assert identify_encoder(encoder) != name
 
 
-def test_a_memory_changes_the_colours_and_nothing_else(mini_colorformer, mini_colorformer_config):
+def test_memory_changes_only_colors(mini_colorformer, mini_colorformer_config):
     photo = torch.rand(1, 64, 64, 1, generator=torch.Generator().manual_seed(0))
-    own = mini_colorformer.colorize(photo, resolution=64)
-    other = mini_colorformer.with_memory(made(encoder=mini_colorformer.encoder))
-    assert not torch.allclose(other.colorize(photo, resolution=64), own, atol=1e-3)
-    assert torch.equal(other.with_memory(None).colorize(photo, resolution=64), own)
-    assert torch.equal(mini_colorformer.colorize(photo, resolution=64), own)
-    network = mini_colorformer.placement.acquire(0).memory
+    original = mini_colorformer.colorize(photo, resolution=64)
+    other = mini_colorformer.with_memory(make_memory(encoder=mini_colorformer.encoder_id))
+    assert not torch.allclose(other.colorize(photo, resolution=64), original, atol=1e-3)
+    assert torch.equal(other.with_memory(None).colorize(photo, resolution=64), original)
+    assert torch.equal(mini_colorformer.colorize(photo, resolution=64), original)
+    network = mini_colorformer.device_manager.acquire(0).memory
     same = ColorMemory(
-        keys=network.keys.clone(), values=network.values.clone(), encoder=mini_colorformer.encoder
+        keys=network.keys.clone(),
+        values=network.values.clone(),
+        encoder=mini_colorformer.encoder_id,
     )
     again = mini_colorformer.with_memory(same).colorize(photo, resolution=64)
-    torch.testing.assert_close(again, own, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again, original, atol=1e-5, rtol=0)
 
 
 # --- Fusion weights ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spread", [0, 0.5, 0.9, 1])
-def test_fusion_weights_lead_in_turn(spread):
-    weights = memories.sample_fusion_weights(4, 8, seed=3, spread=spread)
+def test_each_group_leads_in_turn(spread):
+    weights = sample_fusion_weights(4, 8, seed=3, spread=spread)
     assert weights.shape == (8, 4)
     torch.testing.assert_close(weights.sum(1), torch.ones(8))
     leaders = weights.argmax(1).tolist()
@@ -154,10 +175,10 @@ def test_fusion_weights_lead_in_turn(spread):
         assert weights.max(1).values.tolist() == [1] * 8
 
 
-def test_fusion_weights_come_from_the_seed():
-    first, again, other = (memories.sample_fusion_weights(4, 4, seed, 0.5) for seed in (1, 1, 2))
+def test_fusion_weights_depend_on_the_seed():
+    first, again, other = (sample_fusion_weights(4, 4, seed, 0.5) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    longer = memories.sample_fusion_weights(4, 8, 1, 0.5)
+    longer = sample_fusion_weights(4, 8, 1, 0.5)
     assert torch.equal(longer[:4], first)
 
 
@@ -170,14 +191,14 @@ def test_fusion_weights_come_from_the_seed():
         (4, float("nan"), "spread is nan"),
     ],
 )
-def test_fusion_weights_that_cannot_be(count, spread, sentence):
+def test_invalid_fusion_weights(count, spread, sentence):
     with pytest.raises(ValueError, match=sentence):
-        memories.sample_fusion_weights(4, count, 0, spread)
+        sample_fusion_weights(4, count, 0, spread)
 
 
-def test_fusion_weights_of_a_negative_seed():
+def test_negative_seed():
     with pytest.raises(ValueError, match="seed is -1; expected 0 or more."):
-        memories.sample_fusion_weights(4, 4, -1, 0.5)
+        sample_fusion_weights(4, 4, -1, 0.5)
 
 
 # --- Files -------------------------------------------------------------------------------------
@@ -185,9 +206,9 @@ def test_fusion_weights_of_a_negative_seed():
 
 @pytest.mark.parametrize("projection", [True, False])
 def test_round_trip(tmp_path, projection):
-    before = made(projection=projection, photos=3, skipped=["ä.jpg"])
-    memories.save(before, tmp_path / "new" / "m.safetensors")
-    after = memories.load(tmp_path / "new" / "m.safetensors")
+    before = make_memory(projection=projection, photos=3, skipped=["ä.jpg"])
+    save_memory(before, tmp_path / "new" / "m.safetensors")
+    after = load_memory(tmp_path / "new" / "m.safetensors")
     assert torch.equal(after.keys, before.keys) and torch.equal(after.values, before.values)
     assert (after.encoder, after.provenance) == (before.encoder, before.provenance)
     assert (after.projection is None) == (not projection)
@@ -196,17 +217,17 @@ def test_round_trip(tmp_path, projection):
         assert torch.equal(after.projection.offset, before.projection.offset)
 
 
-def test_files_that_are_no_memories(tmp_path, mini_file):
+def test_files_that_are_not_memories(tmp_path, mini_file):
     path = tmp_path / "m.safetensors"
 
     def refused(sentence):
         with pytest.raises(CheckpointError, match=sentence):
-            memories.load(path)
+            load_memory(path)
 
     refused("no such file")
     path.write_bytes(mini_file.read_bytes())
-    refused("m.safetensors: holds no color memory. Build one")
-    memories.save(made(), path)
+    refused("m.safetensors: not a color memory. Build one")
+    save_memory(make_memory(), path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     refused("m.safetensors: damaged or truncated")
@@ -214,17 +235,40 @@ def test_files_that_are_no_memories(tmp_path, mini_file):
     path.write_bytes(checkpoint.to_bytes(state, info | {"version": 2}))
     refused("a color memory of version 2; this program reads version 1. Update it, or build")
     path.write_bytes(checkpoint.to_bytes(state, {k: info[k] for k in ("kind", "version")}))
-    refused(r"no usable color memory \('encoder'\)")
+    refused(r"not a usable color memory \('encoder'\)")
     path.write_bytes(checkpoint.to_bytes({"keys": state["keys"]}, info))
-    refused(r"no usable color memory \('values'\)")
+    refused(r"not a usable color memory \('values'\)")
     path.write_bytes(checkpoint.to_bytes(state | {"keys": state["keys"][:2]}, info))
-    refused("no usable color memory .the color memory has keys")
+    refused("not a usable color memory .the color memory has keys")
 
 
-def test_a_memory_is_no_network(tmp_path):
+@pytest.mark.parametrize(
+    ("state", "info", "sentence"),
+    [
+        ({"keys": torch.zeros(5, 8, dtype=torch.int64)}, {}, r"keys is \(5, 8\) of int64"),
+        ({"values": torch.zeros(4, 5, 2, dtype=torch.complex64)}, {}, "of complex64"),
+        ({"keys": torch.zeros(0, 8)}, {}, r"keys \(0, 8\)"),
+        ({"components": torch.zeros(())}, {}, r"components is \(\) of float32; expected 2"),
+        ({"offset": torch.full((8,), float("nan"))}, {}, "projection contains NaN"),
+        ({}, {"encoder": 3}, "its metadata has no encoder"),
+        ({}, {"provenance": []}, "a provenance that is not an object"),
+        ({}, {"provenance": {"photos": {"a": 1}}}, "'photos' in its metadata is a dict"),
+        ({}, {"provenance": {"network": 10**4000}}, "'network' in its metadata is a whole"),
+    ],
+)
+def test_malformed_memory_files(tmp_path, state, info, sentence):
+    path = tmp_path / "m.safetensors"
+    save_memory(make_memory(), path)
+    tensors, metadata = checkpoint.read(path)
+    path.write_bytes(checkpoint.to_bytes(tensors | state, metadata | info))
+    with pytest.raises(CheckpointError, match=f"^m.safetensors: .*{sentence}.*Build it again"):
+        load_memory(path)
+
+
+def test_memory_is_not_a_network(tmp_path):
     import comfyui_colorist
 
-    memories.save(made(), tmp_path / "m.safetensors")
+    save_memory(make_memory(), tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match="m.safetensors: a color memory, not a network"):
         comfyui_colorist.load(tmp_path / "m.safetensors")
 
@@ -234,15 +278,15 @@ def _written(path, data):
     return path
 
 
-# --- The published pair --------------------------------------------------------------------------
+# --- Official files ----------------------------------------------------------------------------
 
 
 def test_npy_round_trip(tmp_path):
-    before = made(projection=False)
+    before = make_memory(projection=False)
     colors, semantics = tmp_path / "color_embed.npy", tmp_path / "semantic_embed.npy"
-    memories.export_npy(before, colors, semantics)
+    export_npy(before, colors, semantics)
     assert np.load(colors).dtype == np.float64 and np.load(semantics).dtype == np.float32
-    after = memories.import_npy(colors, semantics, encoder="e1", network="net")
+    after = import_npy(colors, semantics, encoder="e1", network="net")
     assert torch.equal(after.keys, before.keys)
     assert torch.equal(after.values, before.values.round())
     assert after.provenance == {
@@ -251,26 +295,26 @@ def test_npy_round_trip(tmp_path):
     }
 
 
-def test_npy_files_that_cannot_be(tmp_path):
+def test_invalid_npy_files(tmp_path):
     good, bad = tmp_path / "good.npy", tmp_path / "bad.npy"
     np.save(good, np.zeros((4, 5, 2)))
 
     def refused(sentence):
         with pytest.raises(CheckpointError, match=sentence):
-            memories.import_npy(good, bad, encoder="e", network="n")
+            import_npy(good, bad, encoder="e", network="n")
 
-    refused("bad.npy: no .npy file of numbers")
+    refused("bad.npy: not a .npy file of numbers")
     bad.write_bytes(b"hello")
-    refused("bad.npy: no .npy file of numbers")
+    refused("bad.npy: not a .npy file of numbers")
     np.save(bad, np.zeros((5, 8), np.float32))
     bad.write_bytes(bad.read_bytes()[:-20])
-    refused("bad.npy: no .npy file of numbers")
+    refused("bad.npy: not a .npy file of numbers")
     with bad.open("wb") as file:  # says that it holds four million gigabytes
         header = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**6)}
         np.lib.format.write_array_header_1_0(file, header)
-    refused("bad.npy: no .npy file of numbers")
+    refused("bad.npy: not a .npy file of numbers")
     bad.write_bytes(b"PK\x03\x04 a broken archive")
-    refused("bad.npy: no .npy file of numbers")
+    refused("bad.npy: not a .npy file of numbers")
     with bad.open("wb") as file:
         np.savez(file, np.zeros((5, 8)))
     refused("bad.npy: expected an array of numbers with 2 dimensions")
@@ -282,8 +326,8 @@ def test_npy_files_that_cannot_be(tmp_path):
     refused(r"good.npy, bad.npy: the color memory has keys \(6, 8\)")
 
 
-def test_pickles_are_refused_not_run(tmp_path):
-    """An array of objects runs code when it is opened."""
+def test_pickles_are_rejected_without_running(tmp_path):
+    """Unpickling an array of objects runs code."""
     bad, ran = tmp_path / "bad.npy", tmp_path / "ran"
 
     class Trap:
@@ -292,6 +336,8 @@ def test_pickles_are_refused_not_run(tmp_path):
 
     np.save(bad, np.array([[Trap()]], dtype=object), allow_pickle=True)
     np.save(tmp_path / "good.npy", np.zeros((4, 1, 2)))
-    with pytest.raises(CheckpointError, match="bad.npy: no .npy file of numbers .*pickle"):
-        memories.import_npy(tmp_path / "good.npy", bad, encoder="e", network="n")
+    with pytest.raises(
+        CheckpointError, match="bad.npy: not a .npy file .*Python objects"
+    ):
+        import_npy(tmp_path / "good.npy", bad, encoder="e", network="n")
     assert not ran.exists()

@@ -1,4 +1,4 @@
-"""Photos come from folders and shards, in an order that a resumed run repeats."""
+"""Batches of photos from folders and shards: order, resuming, skipped photos."""
 
 import io
 import itertools
@@ -28,9 +28,15 @@ def folder(tmp_path):
     return tmp_path / "photos"
 
 
-def first(photos, count, batch=2, **settings):
-    source = batches.batches(photos, size=lambda step: 32, batch=batch, seed=3, **settings)
-    return [some.pictures[0] for some in itertools.islice(source, count)]
+CROP = batches.RandomCrop(lambda step: 32)
+
+
+def load_batches(photos, batch=2, **settings):
+    return batches.load_batches(photos, CROP, batch=batch, seed=3, **settings)
+
+
+def first_images(photos, count, **settings):
+    return [part.images[0] for part in itertools.islice(load_batches(photos, **settings), count)]
 
 
 def test_shard_equals_folder(folder, tmp_path):
@@ -45,98 +51,99 @@ def test_shard_equals_folder(folder, tmp_path):
 
 def test_batches_repeat_from_any_step(folder):
     photos = data_photos.Photos([folder])
-    unbroken = first(photos, 6)
-    resumed = first(photos, 2, start=4)
+    unbroken = first_images(photos, 6)
+    resumed = first_images(photos, 2, start=4)
     assert unbroken[0].shape == (2, 3, 32, 32) and unbroken[0].dtype == torch.uint8
     assert torch.equal(unbroken[4], resumed[0]) and torch.equal(unbroken[5], resumed[1])
     assert not torch.equal(unbroken[0], unbroken[5])
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize(("ranks", "threads"), [(1, 1), (1, 3), (2, 1), (4, 2)])
-def test_processes_and_threads_make_the_same_parts(folder, ranks, threads, parts):
-    """A part of a batch is the same photos, too: batch norm looks at it."""
+@pytest.mark.parametrize(("world_size", "threads"), [(1, 1), (1, 3), (2, 1), (4, 2)])
+def test_processes_and_threads_make_the_same_parts(folder, world_size, threads, parts):
+    """Parts of a batch hold the same photos, too: batch norm depends on them."""
     photos = data_photos.Photos([folder])
 
-    def made(rank, ranks, threads):
-        source = batches.batches(
-            photos, size=lambda step: 32, batch=8, seed=3,
-            rank=rank, ranks=ranks, parts=parts, threads=threads,
-        )  # fmt: skip
-        return [list(batch.parts(parts)) for batch in itertools.islice(source, 3)]
+    def first_parts(rank, world_size, threads):
+        source = load_batches(
+            photos, batch=8, rank=rank, world_size=world_size, parts=parts, threads=threads
+        )
+        return [list(batch.split(parts)) for batch in itertools.islice(source, 3)]
 
-    whole, shares = made(0, 1, 2), [made(rank, ranks, threads) for rank in range(ranks)]
+    single = first_parts(0, 1, 2)
+    by_rank = [first_parts(rank, world_size, threads) for rank in range(world_size)]
     for step, part in itertools.product(range(3), range(parts)):
-        one, many = whole[step][part], [share[step][part] for share in shares]
-        assert list(one.rows) == [row for some in many for row in some.rows]
-        assert one.names == [name for some in many for name in some.names]
-        assert torch.equal(one.pictures[0], torch.cat([some.pictures[0] for some in many]))
+        whole, shares = single[step][part], [steps[step][part] for steps in by_rank]
+        assert list(whole.rows) == [row for share in shares for row in share.rows]
+        assert whole.names == [name for share in shares for name in share.names]
+        assert torch.equal(whole.images[0], torch.cat([share.images[0] for share in shares]))
 
 
-def test_a_batch_that_cannot_be_shared(folder):
-    with pytest.raises(ValueError, match="batch of 2 photos cannot be shared evenly by 3"):
-        first(data_photos.Photos([folder]), 1, ranks=3)
+def test_a_batch_that_cannot_be_divided(folder):
+    with pytest.raises(ValueError, match="batch of 2 photos cannot be divided evenly over 3"):
+        first_images(data_photos.Photos([folder]), 1, world_size=3)
 
 
 def test_parts_of_a_batch(folder):
-    source = batches.batches(
-        data_photos.Photos([folder]), size=lambda step: 32, batch=8, seed=3, rank=1, ranks=2
-    )
-    batch = next(source)
-    parts = list(batch.parts(2))
+    batch = next(load_batches(data_photos.Photos([folder]), batch=8, rank=1, world_size=2))
+    parts = list(batch.split(2))
     assert [part.rows for part in parts] == [range(4, 6), range(6, 8)]
     assert sum((part.names for part in parts), []) == batch.names
-    assert torch.equal(torch.cat([part.pictures[0] for part in parts]), batch.pictures[0])
+    assert torch.equal(torch.cat([part.images[0] for part in parts]), batch.images[0])
 
 
 def test_batch_larger_than_all_photos(folder):
-    source = batches.batches(data_photos.Photos([folder]), size=lambda step: 32, batch=16, seed=3)
-    assert next(source).pictures[0].shape == (16, 3, 32, 32)
+    assert next(load_batches(data_photos.Photos([folder]), batch=16)).images[0].shape == (
+        16,
+        3,
+        32,
+        32,
+    )
 
 
 def test_unreadable_photo_is_named_and_replaced(folder, caplog):
     (folder / "broken.jpg").write_bytes(jpeg(9)[:60])
     with caplog.at_level(logging.WARNING):
-        assert len(first(data_photos.Photos([folder]), 3)) == 3
-    assert caplog.text.count("broken.jpg") == 1, "once, though each pass meets it"
+        assert len(first_images(data_photos.Photos([folder]), 3)) == 3
+    assert caplog.text.count("broken.jpg") == 1, "logged once, though each pass reads it"
 
 
-def test_photos_without_colour_teach_nothing(folder, caplog):
-    """As grey JPEG, and as a colour JPEG of a grey print."""
+def test_colorless_photos_are_replaced(folder, caplog):
+    """A gray JPEG, and a color JPEG of a gray print."""
     noise = Image.open(io.BytesIO(jpeg(7))).convert("L")
-    noise.save(folder / "grey.jpg")
+    noise.save(folder / "gray.jpg")
     noise.convert("RGB").save(folder / "print.jpg")
     with caplog.at_level(logging.WARNING):
-        source = batches.batches(
-            data_photos.Photos([folder]), size=lambda step: 32, batch=7, seed=3
-        )
+        photos = data_photos.Photos([folder])
+        source = load_batches(photos, batch=7)
         names = next(source).names + next(source).names
     assert set(names) == {f"sub/p{i}" for i in range(5)}
-    assert "grey.jpg: it has no colours" in caplog.text and "print.jpg" in caplog.text
+    assert len(photos.skipped) == 2 and not data_photos.Photos([folder]).skipped
+    assert "gray.jpg: it has no colors" in caplog.text and "print.jpg" in caplog.text
 
 
-def test_toned_prints_teach_nothing(folder):
-    """Sepia: each lightness has one colour."""
+def test_toned_prints_are_colorless():
+    """In sepia each lightness has one color."""
     rng = np.random.default_rng(0)
-    grey = Image.fromarray(rng.integers(0, 255, (12, 16), dtype=np.uint8)).resize((320, 240))
-    tones = (np.asarray(grey)[..., None] / 255) ** np.array([0.9, 1.0, 1.15]) * [255, 235, 190]
+    gray = Image.fromarray(rng.integers(0, 255, (12, 16), dtype=np.uint8)).resize((320, 240))
+    tones = (np.asarray(gray)[..., None] / 255) ** np.array([0.9, 1.0, 1.15]) * [255, 235, 190]
     buffer = io.BytesIO()
     Image.fromarray(tones.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    assert "as a toned print" in color_filter.colourless(Image.open(buffer))
-    assert color_filter.colourless(Image.open(io.BytesIO(jpeg(0)))) == ""
+    assert "a toned print" in color_filter.no_color_reason(Image.open(buffer))
+    assert color_filter.no_color_reason(Image.open(io.BytesIO(jpeg(0)))) == ""
 
 
 def test_few_usable_photos_among_many_are_not_repeated_in_a_row(tmp_path, monkeypatch):
-    """Were the next in order taken, all neighbours of a usable photo would become that one."""
+    """Replacing by the next in order would turn all neighbors of a usable photo into it."""
     for i in range(200):
         (tmp_path / f"{i:03d}.jpg").write_bytes(b"")
     image = Image.open(io.BytesIO(jpeg(0)))
 
-    def usable(photos, index, at_least):
+    def load_usable(photos, index, min_side):
         return image if index % 20 == 0 else None
 
-    monkeypatch.setattr(batches, "usable", usable)
-    source = batches.batches(data_photos.Photos([tmp_path]), size=lambda step: 32, batch=8, seed=3)
+    monkeypatch.setattr(data_photos.Photos, "load_usable", load_usable)
+    source = load_batches(data_photos.Photos([tmp_path]), batch=8)
     different = [len(set(next(source).names)) for _ in range(10)]
     assert sum(different) / 10 > 4.5  # of 10 usable photos, drawn 8 times: 5.7
     assert {int(name) % 20 for name in next(source).names} == {0}
@@ -146,7 +153,7 @@ def test_photos_of_one_name_in_two_folders(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "IMG_1.jpg").write_bytes(jpeg(0))
-        (tmp_path / name / "._IMG_1.jpg").write_bytes(b"what a Mac leaves behind")
+        (tmp_path / name / "._IMG_1.jpg").write_bytes(b"metadata of macOS")
     photos = data_photos.Photos([tmp_path])
     assert photos.keys == ["a/IMG_1", "b/IMG_1"] and photos.folders == ["a", "b"]
 
@@ -156,18 +163,18 @@ def test_photos_to_watch(folder, tmp_path):
     assert (len(photos), len(watched)) == (20, 5)
 
 
-def test_only_grey_photos(tmp_path):
+def test_only_gray_photos(tmp_path):
     Image.new("L", (40, 40), 99).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="not one of the photos could be read and has colour"):
-        first(data_photos.Photos([tmp_path]), 1)
+    with pytest.raises(ValueError, match="none of the photos is readable and colored"):
+        first_images(data_photos.Photos([tmp_path]), 1)
 
 
 def test_photos_are_upright_and_in_srgb():
-    """As all pictures that the pipeline reads."""
+    """Like all images that the pipeline reads."""
     image = Image.new("RGB", (40, 20), (200, 40, 40))
-    image.paste((30, 90, 200), (0, 0, 10, 20))  # what is left of a photo lies on its head
+    image.paste((30, 90, 200), (0, 0, 10, 20))  # left edge of the stored pixels
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotate by 90 degrees
     buffer = io.BytesIO()
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     image.save(buffer, "PNG", exif=exif, icc_profile=profile)
@@ -211,17 +218,19 @@ def test_refusals(tmp_path):
         tar.add(tmp_path / "empty", "empty")
     with pytest.raises(ValueError, match="a.tar.gz: compressed; unpack it"):
         data_photos.Photos([tmp_path / "a.tar.gz"])
-    (tmp_path / "b.tar").write_bytes(b"no tar file at all" * 50)
-    with pytest.raises(ValueError, match="b.tar: damaged, cut short, or no .tar file"):
+    (tmp_path / "b.tar").write_bytes(b"not a tar file" * 50)
+    with pytest.raises(ValueError, match="b.tar: damaged, truncated or not a .tar file"):
         data_photos.Photos([tmp_path / "b.tar"])
 
 
 def test_order_of_batches_is_pinned(folder, monkeypatch):
-    """Runs that were started earlier resume where they were: seed, epoch, place give the crop."""
+    """Runs of earlier versions resume: seed, epoch and position determine the crop."""
     photos = data_photos.Photos([folder])
     seen, crop = [], torch.zeros(3, 32, 32, dtype=torch.uint8)
     monkeypatch.setattr(
-        batches, "random_crop", lambda image, size, rng, smallest: seen.append(rng.random()) or crop
+        batches,
+        "random_crop",
+        lambda image, size, rng, min_scale: seen.append(rng.random()) or crop,
     )
-    first(photos, 1, threads=1)
-    assert seen[:2] == [np.random.default_rng([3, 0, place]).random() for place in range(2)]
+    first_images(photos, 1, threads=1)
+    assert seen[:2] == [np.random.default_rng([3, 0, position]).random() for position in range(2)]

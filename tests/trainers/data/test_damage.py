@@ -1,4 +1,4 @@
-"""Damage on the gray input: shapes and ranges, what it may not touch, repeatable."""
+"""Simulated damage: shape and range, untouched colors, repeatability."""
 
 import numpy as np
 import pytest
@@ -18,15 +18,15 @@ def rgb():
     return (photo + rng.normal(0, 4, photo.shape)).clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", list(damage.KINDS))
+@pytest.mark.parametrize("name", list(damage.DAMAGES))
 def test_each_kind_keeps_shape_and_range_and_changes_something(rgb, name):
     gray = (rgb @ np.array([0.299, 0.587, 0.114]) / 255).astype(np.float32)
     for seed in range(8):
         before = gray.copy()
-        result = damage.KINDS[name](gray, np.random.default_rng(seed))
+        result = damage.DAMAGES[name](gray, np.random.default_rng(seed))
         assert result.shape == gray.shape and result.dtype == np.float32
         assert np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
-        assert np.array_equal(gray, before), "the input is left alone"
+        assert np.array_equal(gray, before), "the input is unchanged"
         assert np.abs(result - gray).max() > 1e-3
 
 
@@ -45,7 +45,7 @@ def test_all_together_is_repeatable_and_keeps_the_colors(rgb):
         assert gray.shape == rgb.shape[:2] and gray.dtype == target.dtype == np.uint8
         changed = (target != rgb).any(axis=-1)
         ranges = target.max(axis=-1).astype(int) - target.min(axis=-1)
-        assert not ranges[changed].any(), "what is not the photo is a neutral border"
+        assert not ranges[changed].any(), "pixels outside the photo form a neutral border"
         seen.add(bool(changed.any()))
     assert seen == {True, False}
 
@@ -58,17 +58,19 @@ def test_border_is_neutral_and_leaves_most_of_the_photo(rgb):
         assert framed[outside].size == 0 or np.ptp(framed[outside], axis=-1).max() == 0
 
 
-def test_batches_hold_gray_input_beside_the_photos(photos):
-    """Undamaged photos keep their lightness; the share of damaged ones is what was asked for."""
+def test_batches_hold_gray_versions_beside_the_photos(photos):
+    """Undamaged photos keep their lightness, and the share of damaged ones is the given one."""
     opened = data_photos.Photos([photos])
-    options = {"size": lambda _: 32, "batch": 4, "seed": 3}
-    plain = next(batches.batches(opened, **options))
-    assert len(plain.pictures) == 1
-    whole = next(batches.batches(opened, **options, damaged=1e-9))
-    rgb, gray = whole.pictures
-    assert torch.equal(rgb, plain.pictures[0]) and gray.shape == (4, 1, 32, 32)
+
+    def first_images(probability):
+        crop = batches.RandomCrop(lambda _: 32, damage=probability)
+        return next(batches.load_batches(opened, crop, batch=4, seed=3)).images
+
+    (plain,) = first_images(0.0)
+    rgb, gray = first_images(1e-9)
+    assert torch.equal(rgb, plain) and gray.shape == (4, 1, 32, 32)
     L = color.lightness(rgb.float() / 255)
-    made = color.lightness(gray.expand(-1, 3, -1, -1).float() / 255)
-    assert (L - made).abs().max() < 0.5
-    damaged = next(batches.batches(opened, **options, damaged=1.0)).pictures[1]
+    gray_L = color.lightness(gray.expand(-1, 3, -1, -1).float() / 255)
+    assert (L - gray_L).abs().max() < 0.5
+    damaged = first_images(1.0)[1]
     assert (damaged != gray).flatten(1).any(1).sum() >= 3

@@ -1,5 +1,4 @@
-"""Shards that are read from front to back: the same photos for any number of processes, from any
-place on."""
+"""Streamed shards: the same photos for any number of processes, and from any position."""
 
 import io
 import itertools
@@ -11,7 +10,7 @@ import pytest
 import torch
 from comfyui_colorist.trainers.data import batches
 from comfyui_colorist.trainers.data import photos as data_photos
-from comfyui_colorist.trainers.data import shards as streams
+from comfyui_colorist.trainers.data import shards as shard_streams
 from PIL import Image
 
 pytest.importorskip("webdataset", reason="streams need WebDataset")
@@ -25,7 +24,7 @@ def jpeg(seed):
 
 
 def shard(path, numbers):
-    """As WebDataset writes them: other facts beside each photo."""
+    """Write a shard as WebDataset does: other files beside each photo."""
     with tarfile.open(path, "w") as tar:
         for number in numbers:
             for suffix, content in ((".jpg", jpeg(number)), (".json", b"{}")):
@@ -48,61 +47,66 @@ def opened(shards, **more):
     return data_photos.open_photos([str(shards / "s-{00..03}.tar")], stream=True, **more)
 
 
-def first(photos, count, **settings):
-    settings = {"batch": 8} | settings
-    source = batches.batches(photos, size=lambda step: 32, seed=3, **settings)
+def first(photos, count, batch=8, **settings):
+    crop = batches.RandomCrop(lambda step: 32)
+    source = batches.load_batches(photos, crop, batch=batch, seed=3, **settings)
     return list(itertools.islice(source, count))
 
 
 def test_names_with_braces_and_urls(shards):
     assert len(opened(shards).urls) == 4
     remote = data_photos.open_photos(["https://host/a-{0..9}.tar", "pipe:cat b.tar"])
-    assert isinstance(remote, streams.Shards) and remote.counted() == {"shards": 11}
+    assert isinstance(remote, shard_streams.Shards) and remote.counts() == {"shards": 11}
 
 
 def test_each_pass_gives_all_photos_of_a_stream_in_another_order(shards):
     source = opened(shards).read(1, 4, 0, (0, 0, 0))  # stream 1 of 4: the second shard
     keys = [key for _, key, _ in itertools.islice(source, 12)]
     passes = [keys[i : i + 4] for i in (0, 4, 8)]
-    assert all(sorted(one) == [f"some/00{i}" for i in (3, 4, 5, 6)] for one in passes)
-    assert len({tuple(one) for one in passes}) > 1
+    assert all(sorted(keys) == [f"some/00{i}" for i in (3, 4, 5, 6)] for keys in passes)
+    assert len(set(map(tuple, passes))) > 1
 
 
-def test_batches_go_on_from_their_places(shards):
+def test_batches_resume_from_their_positions(shards):
     unbroken = first(opened(shards), 12)
     for at in (1, 3, 7):
-        resumed = first(opened(shards), 2, start=at, places=unbroken[at - 1].places)
-        for one, other in zip(resumed, unbroken[at:], strict=False):
-            assert one.names == other.names and one.places == other.places
-            assert torch.equal(one.pictures[0], other.pictures[0])
+        positions = unbroken[at - 1].stream_positions
+        resumed = first(opened(shards), 2, start=at, stream_positions=positions)
+        for batch, expected in zip(resumed, unbroken[at:], strict=False):
+            assert batch.names == expected.names
+            assert batch.stream_positions == expected.stream_positions
+            assert torch.equal(batch.images[0], expected.images[0])
 
 
 def test_processes_make_the_same_parts(shards):
     whole = first(opened(shards), 3, parts=2)
-    shares = [first(opened(shards), 3, rank=rank, ranks=2, parts=2) for rank in range(2)]
+    by_rank = [first(opened(shards), 3, rank=rank, world_size=2, parts=2) for rank in range(2)]
     for step, batch in enumerate(whole):
-        parts = (some.parts(2) for some in (batch, *(share[step] for share in shares)))
-        for one, *many in zip(*parts, strict=True):
-            assert one.names == sum((some.names for some in many), [])
-            assert list(one.rows) == [row for some in many for row in some.rows]
+        splits = (item.split(2) for item in (batch, *(batches[step] for batches in by_rank)))
+        for part, *shares in zip(*splits, strict=True):
+            assert part.names == sum((share.names for share in shares), [])
+            assert list(part.rows) == [row for share in shares for row in share.rows]
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_processes_make_the_same_batches(shards, ranks):
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_make_the_same_batches(shards, world_size):
     whole = first(opened(shards), 4)
-    parts = [first(opened(shards), 4, rank=rank, ranks=ranks) for rank in range(ranks)]
-    for step, batch in enumerate(whole):
-        assert sum((part[step].names for part in parts), []) == batch.names
-        assert torch.equal(torch.cat([part[step].pictures[0] for part in parts]), batch.pictures[0])
-        assert {k: v for part in parts for k, v in part[step].places.items()} == batch.places
+    by_rank = [
+        first(opened(shards), 4, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    for batch, *shares in zip(whole, *by_rank, strict=True):
+        assert sum((share.names for share in shares), []) == batch.names
+        assert torch.equal(torch.cat([share.images[0] for share in shares]), batch.images[0])
+        positions = [share.stream_positions.items() for share in shares]
+        assert dict(itertools.chain(*positions)) == batch.stream_positions
 
 
-def test_processes_that_cannot_share(shards):
+def test_streams_that_cannot_be_divided(shards):
     with pytest.raises(ValueError, match="4 streams, which 8 processes cannot share evenly"):
-        first(opened(shards), 1, ranks=8)
+        first(opened(shards), 1, world_size=8)
 
 
-def test_damaged_shards_and_photos_are_passed_over(shards, tmp_path, caplog):
+def test_damaged_shards_and_photos_are_skipped(shards, tmp_path, caplog):
     cut = tmp_path / "cut.tar"
     cut.write_bytes((shards / "s-03.tar").read_bytes()[:9000])
     bad = tmp_path / "bad.tar"
@@ -112,16 +116,11 @@ def test_damaged_shards_and_photos_are_passed_over(shards, tmp_path, caplog):
         tar.addfile(member, io.BytesIO(b"none"))
     sources = [str(cut), str(tmp_path / "missing.tar"), str(bad), str(shards / "s-00.tar")]
     with caplog.at_level(logging.WARNING):
-        batch = first(data_photos.open_photos(sources, stream=True), 4, batch=1)
-    assert {"some/000", "some/001", "some/002"} <= {
-        name for some in batch for name in some.names
-    } | {
-        name
-        for some in first(data_photos.open_photos(sources, stream=True), 16, batch=1)
-        for name in some.names
-    }
-    assert "missing.tar: the rest is passed over" in caplog.text
-    assert "cut.tar: the rest is passed over" in caplog.text
+        batches = first(data_photos.open_photos(sources, stream=True), 16, batch=1)
+    names = {name for batch in batches for name in batch.names}
+    assert {"some/000", "some/001", "some/002"} <= names
+    assert "missing.tar: skipped the rest of the shard" in caplog.text
+    assert "cut.tar: skipped the rest of the shard" in caplog.text
 
 
 def test_no_photos(tmp_path):
@@ -158,21 +157,21 @@ def test_dots_in_names_and_all_formats(tmp_path):
     assert keys == set(data_photos.Photos([tmp_path / "a.tar"]).keys)
 
 
-def test_a_stream_without_colours_ends(tmp_path):
+def test_a_stream_without_colors_ends(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        grey = io.BytesIO()
-        Image.new("L", (40, 40), 90).save(grey, "JPEG")
+        gray = io.BytesIO()
+        Image.new("L", (40, 40), 90).save(gray, "JPEG")
         for i in range(3):
             member = tarfile.TarInfo(f"{i}.jpg")
-            member.size = len(grey.getvalue())
-            tar.addfile(member, io.BytesIO(grey.getvalue()))
-    with pytest.raises(ValueError, match="not one of the streamed photos could be read and has"):
+            member.size = len(gray.getvalue())
+            tar.addfile(member, io.BytesIO(gray.getvalue()))
+    with pytest.raises(ValueError, match="none of the streamed photos is readable and colored"):
         first(data_photos.open_photos([str(tmp_path / "a.tar")], stream=True), 1, batch=1)
 
 
-def test_other_streams_than_before_begin_anew(shards, caplog):
-    begun = first(opened(shards), 2)
+def test_streams_restart_when_their_number_changes(shards, caplog):
+    positions = first(opened(shards), 2)[-1].stream_positions
     with caplog.at_level(logging.WARNING):
-        (now,) = first(opened(shards), 1, batch=2, places=begun[-1].places)
-    assert "4 streams went on, and now there are 2: all begin anew" in caplog.text
-    assert torch.equal(now.pictures[0], first(opened(shards), 1, batch=2)[0].pictures[0])
+        (batch,) = first(opened(shards), 1, batch=2, stream_positions=positions)
+    assert "the saved run has 4 streams, this one 2: all streams restart" in caplog.text
+    assert torch.equal(batch.images[0], first(opened(shards), 1, batch=2)[0].images[0])

@@ -1,4 +1,4 @@
-"""VGG and Inception v3 in miniature and, where the libraries are at hand, beside their makers'."""
+"""VGG and Inception v3: miniatures and, where installed, the libraries that define them."""
 
 import importlib
 
@@ -13,7 +13,7 @@ BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
 
 def reference(name: str):
-    """A library to compare with; skips where it is not installed, or cannot be loaded."""
+    """Import a library to compare with; skip the test if it cannot be imported."""
     try:
         return importlib.import_module(name)
     except (ImportError, RuntimeError) as error:
@@ -21,7 +21,7 @@ def reference(name: str):
 
 
 def randomised(state, seed=0):
-    """Weights of a lively network: variances and gains near 1, everything else small."""
+    """Fill in place with random weights that keep activations near unit variance."""
     generator = torch.Generator().manual_seed(seed)
     for key, tensor in state.items():
         if key.endswith("num_batches_tracked"):
@@ -36,7 +36,7 @@ def randomised(state, seed=0):
 
 
 def vgg_layers(kind: str, norm: bool) -> nn.Sequential:
-    """torchvision's `features` with 2, 3, 4, 5, 6 channels; nothing in place."""
+    """Return torchvision's `features` with 2, 3, 4, 5, 6 channels and no in-place layers."""
     layers, before = [], 3
     for width, count in enumerate(BLOCKS[kind], start=2):
         for _ in range(count):
@@ -49,7 +49,7 @@ def vgg_layers(kind: str, norm: bool) -> nn.Sequential:
 
 
 def vgg_state(kind: str, norm: bool) -> dict[str, torch.Tensor]:
-    """A whole miniature classifier of 10 classes under torchvision's names."""
+    """Return a miniature classifier of 10 classes under torchvision's names."""
     parts = {
         "features": vgg_layers(kind, norm),
         "classifier": nn.ModuleDict(
@@ -60,7 +60,7 @@ def vgg_state(kind: str, norm: bool) -> dict[str, torch.Tensor]:
 
 
 def as_timm(state):
-    """The same under timm's names, whose first linear layers are convolutions."""
+    """Rename to timm, whose first linear layers are convolutions."""
     renamed = {}
     for key, tensor in state.items():
         if key == "classifier.0.weight":
@@ -78,7 +78,7 @@ E_BLOCK = {
     **{"branch3x3_2b": (3, 1), "branch3x3dbl_1": (1, 1), "branch3x3dbl_2": (3, 3)},
     **{"branch3x3dbl_3a": (1, 3), "branch3x3dbl_3b": (3, 1), "branch_pool": (1, 1)},
 }
-KERNELS = {  # of the convolutions of each kind of block, and what passes it by
+KERNELS = {  # kind of block -> kernels of its convolutions, and number of concatenated maps
     "A": (
         {
             **{"branch1x1": (1, 1), "branch5x5_1": (1, 1), "branch5x5_2": (5, 5)},
@@ -121,7 +121,7 @@ MIXED |= {"7a": "D", "7b": "E", "7c": "E"}
 
 
 def inception_state(classes: int) -> dict[str, torch.Tensor]:
-    """An Inception v3 whose every convolution has 2 channels, under torchvision's names."""
+    """Return an Inception v3 with 2 channels per convolution, under torchvision's names."""
     shapes, before = {}, 3
     for name, side in STEM.items():
         shapes[name], before = (2, before, side, side), 2
@@ -147,7 +147,7 @@ def rgb():
 
 @pytest.fixture
 def saved(tmp_path):
-    """Saves a state dict as a .pth file."""
+    """A function that saves a state dict as a .pth file."""
 
     def save(state, name="given.pth"):
         torch.save(state, tmp_path / name)
@@ -163,7 +163,7 @@ def saved(tmp_path):
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_vgg_maps_are_the_first_convolutions_of_the_blocks(kind, norm, rgb, saved):
     state = vgg_state(kind, norm)
-    network = feature_networks.vgg(saved(state))
+    network = feature_networks.load_vgg_features(saved(state))
     assert network.name == kind + "_bn" * norm
     whole = vgg_layers(kind, norm)
     whole.load_state_dict(
@@ -173,94 +173,94 @@ def test_vgg_maps_are_the_first_convolutions_of_the_blocks(kind, norm, rgb, save
         torch.tensor(v).view(1, 3, 1, 1)
         for v in (feature_networks.IMAGENET_MEAN, [0.229, 0.224, 0.225])
     )
-    x, expected, new = (rgb - mean) / std, [], True
+    x, expected, first_of_block = (rgb - mean) / std, [], True
     for layer in whole.eval():
         x = layer(x)
-        if new:
+        if first_of_block:
             expected.append(x)
-        new = isinstance(layer, nn.MaxPool2d)
+        first_of_block = isinstance(layer, nn.MaxPool2d)
     maps = network(rgb)
     assert [m.shape[1] for m in maps] == [2, 3, 4, 5, 6]
-    for made, wanted in zip(maps, expected, strict=False):
-        torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
-    assert len(network.features) == network.taps[-1] + 1  # nothing behind the last map
+    for actual, wanted in zip(maps, expected, strict=False):
+        torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5)
+    assert len(network.features) == network.taps[-1] + 1  # no layers after the last map
 
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_vgg_classifier_reads_both_namings(norm, rgb, saved):
     state = vgg_state("vgg16", norm)
-    ours = feature_networks.classifier(saved(state))
-    theirs = feature_networks.classifier(saved(as_timm(state), "timm.pth"))
+    ours = feature_networks.load_classifier(saved(state))
+    theirs = feature_networks.load_classifier(saved(as_timm(state), "timm.pth"))
     logits = ours(rgb)
     assert logits.shape == (2, 10) and logits.std() > 0.01
     assert torch.equal(theirs(rgb), logits)
     torch.testing.assert_close(ours(rgb[1:]), logits[1:], rtol=1e-4, atol=1e-5)
 
 
-def test_networks_stay_as_they_are(rgb, saved):
-    """In eval mode and without gradients of their own; files from before 2018 count no batches."""
+def test_networks_stay_frozen(rgb, saved):
+    """Eval mode, float32, no parameter gradients; files from before 2018 lack batch counters."""
     state = {k: t for k, t in vgg_state("vgg16", True).items() if "num_batches" not in k}
-    network = feature_networks.vgg(saved({k: t.half() for k, t in state.items()})).train()
+    network = feature_networks.load_vgg_features(
+        saved({k: t.half() for k, t in state.items()})
+    ).train()
     assert not any(module.training for module in network.modules())
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in network.parameters())
-    picture = rgb.requires_grad_()
-    sum(m.mean() for m in network(picture)).backward()
-    assert picture.grad.abs().sum() > 0
+    image = rgb.requires_grad_()
+    sum(m.mean() for m in network(image)).backward()
+    assert image.grad.abs().sum() > 0
 
 
 def test_other_networks_are_refused(saved):
     with pytest.raises(CheckpointError, match="this is vgg19; expected ImageNet weights of vgg16"):
-        feature_networks.vgg(saved(vgg_state("vgg19", False)), ("vgg16",))
-    with pytest.raises(CheckpointError, match="neither VGG-16, VGG-19 nor Inception v3"):
-        feature_networks.classifier(saved({"conv1.weight": torch.zeros(1)}))
+        feature_networks.load_vgg_features(saved(vgg_state("vgg19", False)), ("vgg16",))
+    with pytest.raises(CheckpointError, match="not a VGG-16, VGG-19 or Inception v3"):
+        feature_networks.load_classifier(saved({"conv1.weight": torch.zeros(1)}))
     maps = {k: t for k, t in vgg_state("vgg16", False).items() if k.startswith("features")}
-    with pytest.raises(CheckpointError, match="vgg16 without the tensor 'classifier.0.weight'"):
-        feature_networks.classifier(saved(maps))
+    with pytest.raises(CheckpointError, match="the vgg16 lacks the tensor 'classifier.0.weight'"):
+        feature_networks.load_classifier(saved(maps))
     with pytest.raises(CheckpointError, match="this is vgg16; expected an Inception v3"):
-        feature_networks.inception(saved(maps))
+        feature_networks.load_inception(saved(maps))
     maps.pop("features.5.weight")
-    with pytest.raises(CheckpointError, match="neither"):
-        feature_networks.vgg(saved(maps))
+    with pytest.raises(CheckpointError, match="not a VGG-16"):
+        feature_networks.load_vgg_features(saved(maps))
 
 
 # --- Inception -------------------------------------------------------------------------------
 
 
-def test_inception_tells_fid_from_imagenet(rgb, saved):
+def test_inception_distinguishes_fid_from_imagenet(rgb, saved):
     state = inception_state(1008)
-    fid = feature_networks.inception(saved(state))
+    fid = feature_networks.load_inception(saved(state))
     assert fid.name == "inception_fid"
-    plain = feature_networks.inception(saved(inception_state(1000), "plain.pth"))
+    plain = feature_networks.load_inception(saved(inception_state(1000), "plain.pth"))
     assert plain.name == "inception_v3 (ImageNet)"
     features = fid(rgb)
     assert features.shape == (2, 12)
     torch.testing.assert_close(fid(rgb[1:]), features[1:], rtol=1e-4, atol=1e-5)
     shared = {k: t for k, t in state.items() if not k.startswith("fc.")}
     shared |= {k: t[:1000] for k, t in state.items() if k.startswith("fc.")}
-    other = feature_networks.inception(saved(shared, "shared.pth"))(
-        rgb
-    )  # means and a maximum differ
+    other = feature_networks.load_inception(saved(shared, "shared.pth"))(rgb)  # other pools
     assert (other - features).abs().max() > 1e-2
     with pytest.raises(CheckpointError, match="1008 classes are not ImageNet's"):
-        feature_networks.classifier(saved(state))
+        feature_networks.load_classifier(saved(state))
     with pytest.raises(CheckpointError, match="without its last layer"):
-        feature_networks.inception(saved({k: t for k, t in state.items() if "fc." not in k}))
+        feature_networks.load_inception(saved({k: t for k, t in state.items() if "fc." not in k}))
     state.pop("Mixed_6c.branch1x1.conv.weight")
     with pytest.raises(
-        CheckpointError, match="inception_fid without the tensor 'blocks.Mixed_6c.branch1x1"
+        CheckpointError, match="the inception_fid lacks the tensor 'blocks.Mixed_6c.branch1x1"
     ):
-        feature_networks.inception(saved(state))
+        feature_networks.load_inception(saved(state))
 
 
 @pytest.mark.parametrize(("fid", "corner"), [(True, 1.0), (False, 4 / 9)])
-def test_mean_of_fid_does_not_count_what_is_padded(fid, corner):
-    made = feature_networks.InceptionBlock((("mean",),), {}, "", fid=fid)(torch.ones(1, 1, 5, 5))
-    assert made[0, 0, 0, 0].item() == pytest.approx(corner)
-    assert made[0, 0, 2, 2].item() == pytest.approx(1)
+def test_average_pools_of_fid_leave_out_the_padding(fid, corner):
+    pooled = feature_networks.InceptionBlock((("mean",),), {}, "", fid=fid)(torch.ones(1, 1, 5, 5))
+    assert pooled[0, 0, 0, 0].item() == pytest.approx(corner)
+    assert pooled[0, 0, 2, 2].item() == pytest.approx(1)
 
 
 def test_inception_classifier(rgb, saved):
-    network = feature_networks.classifier(saved(inception_state(1000)))
+    network = feature_networks.load_classifier(saved(inception_state(1000)))
     logits = network(rgb)
     assert logits.shape == (2, 1000) and logits.std() > 1e-3
     assert torch.equal(network(rgb), logits)
@@ -272,11 +272,11 @@ def test_resize_and_crop(rgb):
     assert torch.equal(feature_networks.resize_and_crop(ramp, 256, 224), ramp[..., 16:240, 38:262])
 
 
-# --- Beside their makers' --------------------------------------------------------------------
+# --- Original libraries ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_vgg_is_torchvision_s(norm, rgb, saved):
+def test_vgg_equals_torchvision(norm, rgb, saved):
     vision = reference("torchvision").models.vgg
     cfg = [w for width, n in enumerate(BLOCKS["vgg16"], 2) for w in (*[width] * n, "M")]
     state = vgg_state("vgg16", norm)
@@ -287,61 +287,60 @@ def test_vgg_is_torchvision_s(norm, rgb, saved):
     model.load_state_dict(state, assign=True)
     seen = vision.VGG16_Weights.IMAGENET1K_V1.transforms()(rgb)
     expected = model.eval()(seen)
-    torch.testing.assert_close(feature_networks.classifier(saved(state))(rgb), expected)
+    torch.testing.assert_close(feature_networks.load_classifier(saved(state))(rgb), expected)
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_vgg_is_timm_s(norm, saved):
+def test_vgg_equals_timm(norm, saved):
     timm = reference("timm.models.vgg")
     cfg = [w for width, n in enumerate(BLOCKS["vgg19"], 2) for w in (*[width] * n, "M")]
     layer = nn.BatchNorm2d if norm else None
     model = timm.VGG(cfg, num_classes=10, mlp_ratio=0.01, norm_layer=layer).eval()
     state = randomised(model.state_dict())
-    picture = torch.rand(
-        1, 3, 256, 256, generator=torch.Generator().manual_seed(0)
-    )  # at which nothing is scaled
-    seen = (picture[..., 16:240, 16:240] - 0.45) / 0.2
-    network = feature_networks.classifier(saved(state))
-    network.mean, network.std = torch.tensor(0.45), torch.tensor(0.2)
-    torch.testing.assert_close(network(picture), model(seen), rtol=1e-4, atol=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 256, 256, generator=generator)  # a size that is not resized
+    normalized = (image[..., 16:240, 16:240] - 0.45) / 0.2
+    network = feature_networks.load_classifier(saved(state))
+    network.normalize.mean, network.normalize.std = torch.tensor(0.45), torch.tensor(0.2)
+    torch.testing.assert_close(network(image), model(normalized), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture
-def handed(monkeypatch):
-    """Hands a state dict over as if it had been read from a file: these are large."""
+def unsaved(monkeypatch):
+    """A function that passes off a large state dict as the content of a file."""
 
-    def hand(state):
+    def replace_read(state):
         monkeypatch.setattr(feature_networks.checkpoint, "read", lambda path: (dict(state), {}))
-        return "handed.pth"
+        return "unsaved.pth"
 
-    return hand
+    return replace_read
 
 
-def test_features_are_pytorch_fid_s(rgb, handed, monkeypatch):
+def test_features_equal_pytorch_fid(rgb, unsaved, monkeypatch):
     vision, fid = reference("torchvision").models, reference("pytorch_fid.inception")
     plain = vision.Inception3(num_classes=1008, aux_logits=False, init_weights=False)
     state = randomised(plain.state_dict())
     monkeypatch.setattr(fid, "load_state_dict_from_url", lambda *_, **__: state)
     model = fid.InceptionV3().eval()
-    features = feature_networks.inception(handed(state))(rgb)
+    features = feature_networks.load_inception(unsaved(state))(rgb)
     assert features.shape == (2, 2048) and features.std() > 0.05
     torch.testing.assert_close(features, model(rgb)[0].flatten(1), rtol=1e-4, atol=1e-5)
 
 
-def test_inception_classifier_is_torchvision_s_and_timm_s(rgb, handed):
+def test_inception_classifier_equals_torchvision_and_timm(rgb, unsaved):
     vision, timm = reference("torchvision").models, reference("timm")
-    model = vision.Inception3(init_weights=False).eval()  # as its weights: normalised for -1..1
+    model = vision.Inception3(init_weights=False).eval()  # its weights expect inputs in -1..1
     state = randomised(model.state_dict())
-    made = feature_networks.classifier(handed(state))(rgb)
+    logits = feature_networks.load_classifier(unsaved(state))(rgb)
     seen = vision.Inception_V3_Weights.IMAGENET1K_V1.transforms()(rgb)
     model.transform_input = True
-    torch.testing.assert_close(made, model(seen), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(logits, model(seen), rtol=1e-3, atol=1e-4)
     other = timm.create_model("inception_v3", aux_logits=True).eval()
     other.load_state_dict(state)
     seen = 2 * feature_networks.resize_and_crop(rgb, 342, 299) - 1
-    torch.testing.assert_close(made, other(seen)[0], rtol=1e-3, atol=1e-4)
-    assert set(other.state_dict()) == set(state)  # the namings are one
-    picture = F.interpolate(rgb, (299, 299), mode="bilinear")
-    features = feature_networks.inception(handed(state))(rgb)
-    expected = other.forward_head(other.forward_features(2 * picture - 1)[0], pre_logits=True)
+    torch.testing.assert_close(logits, other(seen)[0], rtol=1e-3, atol=1e-4)
+    assert set(other.state_dict()) == set(state)  # both use the same names
+    resized = F.interpolate(rgb, (299, 299), mode="bilinear")
+    features = feature_networks.load_inception(unsaved(state))(rgb)
+    expected = other.forward_head(other.forward_features(2 * resized - 1)[0], pre_logits=True)
     torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)

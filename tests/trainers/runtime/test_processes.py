@@ -1,4 +1,4 @@
-"""Two processes train as one does at the same batch: all four trainers, under a launcher."""
+"""Two processes give the results of one at the same batch: all four trainers, with a launcher."""
 
 import json
 import subprocess
@@ -12,16 +12,16 @@ SCRIPT = """
 import importlib, json, runpy, sys
 root, jobs = sys.argv[1:]
 runpy.run_path(root + "/trainers/_standalone.py")["package"]()
-common = importlib.import_module("comfyui_colorist.trainers.runtime.settings")
+command_line = importlib.import_module("comfyui_colorist.trainers.runtime.command_line")
 for name, flags in json.loads(jobs):
     trainer = importlib.import_module("comfyui_colorist.trainers.train_" + name)
-    trainer.main(common.parse(trainer.Config, trainer.PRESETS, flags))
+    trainer.main(command_line.parse(trainer.Config, trainer.PRESETS, flags))
 """
 
 
 @pytest.fixture(scope="module")
 def jobs(photos, mini_file, mini_colorformer_file, mini_exemplar_file, mini_pointhint_file):
-    """Trainer -> flags: everything that draws, and everything that looks at a whole batch."""
+    """Trainer -> flags for everything that draws random numbers or depends on a whole batch."""
     every = [
         "--photos",
         *[photos] * 4,
@@ -67,19 +67,21 @@ def jobs(photos, mini_file, mini_colorformer_file, mini_exemplar_file, mini_poin
 
 
 def start(root, jobs, out, processes):
-    given = [[name, [*flags, "--out", str(out / name)]] for name, flags in jobs.items()]
+    arguments = [[name, [*flags, "--out", str(out / name)]] for name, flags in jobs.items()]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     script = out / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, *launcher * (processes > 1), script, root, json.dumps(given)]
+    command = [sys.executable, *launcher * (processes > 1), script, root, json.dumps(arguments)]
     return subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
 
 
 def losses(out):
     lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
-    # The gradient's norm of a miniature grows the last digit of a loss to its second.
-    told = {"seconds", "photos_per_second", "waiting", "peak_mib", "gradient"}
-    return [{k: v for k, v in line.items() if k not in told} for line in lines if "seconds" in line]
+    # The gradient norm of a miniature amplifies rounding from the last digit to the second.
+    skipped = {"seconds", "photos_per_second", "waiting", "peak_mib", "gradient"}
+    return [
+        {k: v for k, v in line.items() if k not in skipped} for line in lines if "seconds" in line
+    ]
 
 
 def test_two_processes_train_as_one(root, jobs, tmp_path, monkeypatch):
@@ -90,8 +92,8 @@ def test_two_processes_train_as_one(root, jobs, tmp_path, monkeypatch):
         out.mkdir()
         runs[processes] = start(root, jobs, out, processes)
     for run in runs.values():
-        said = run.communicate()[1]
-        assert run.returncode == 0, said[-3000:]
+        stderr = run.communicate()[1]
+        assert run.returncode == 0, stderr[-3000:]
     for name in jobs:
         one, two = (losses(tmp_path / str(n) / name) for n in (1, 2))
         assert [line["step"] for line in one] == [line["step"] for line in two]

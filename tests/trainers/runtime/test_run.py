@@ -1,4 +1,4 @@
-"""The engine room: reports, checkpoints that survive everything, several processes."""
+"""Runs of a trainer: log, resume after any interruption, settings, batch norm, metadata."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ import torch
 from comfyui_colorist.model_defs import checkpoint, ddcolor
 from comfyui_colorist.trainers import train_ddcolor
 from comfyui_colorist.trainers.runtime import distributed, ema, provenance
-from comfyui_colorist.trainers.runtime import settings as common_settings
+from comfyui_colorist.trainers.runtime.command_line import parse
 from safetensors.torch import load_file
 
 
@@ -77,7 +77,7 @@ def wait_for(condition, process, seconds=120):
             return
         time.sleep(0.02)
     process.kill()
-    raise AssertionError("the run does not get on")
+    raise AssertionError("the run makes no progress")
 
 
 def test_killed_and_resumed_run_equals_unbroken_run(root, mini_file, photos, tmp_path):
@@ -95,7 +95,7 @@ def test_killed_and_resumed_run_equals_unbroken_run(root, mini_file, photos, tmp
     assert last.wait() == 0 and whole.wait() == 0
     assert same_files(tmp_path / "whole", tmp_path / "broken") == []
     steps = [line["step"] for line in lines(tmp_path / "broken") if "pixel" in line]
-    assert steps == list(range(2, 41, 2)), "each step is told once"
+    assert steps == list(range(2, 41, 2)), "each step is logged once"
 
 
 def test_killed_between_two_renamings(photos, tmp_path, mini_preset):
@@ -113,12 +113,14 @@ def test_killed_between_two_renamings(photos, tmp_path, mini_preset):
 
 def test_a_damaged_state_is_refused(photos, tmp_path, mini_preset):
     (tmp_path / "state.safetensors").write_bytes(b"what")
-    with pytest.raises(ValueError, match="no state of a run .* Give another --out, or remove it"):
+    with pytest.raises(
+        ValueError, match="not a training state .* Give another --out, or remove the"
+    ):
         train_ddcolor.main(settings(photos, tmp_path))
 
 
-def test_streams_go_on_where_they_were(photos, tmp_path, mini_preset):
-    """Shards are read from front to back; the state keeps how far."""
+def test_streams_resume_where_they_stopped(photos, tmp_path, mini_preset):
+    """The state holds the position in each shard."""
     import tarfile
 
     for i in range(2):
@@ -134,34 +136,35 @@ def test_streams_go_on_where_they_were(photos, tmp_path, mini_preset):
     assert same_files(tmp_path / "whole", tmp_path / "broken") == []
 
 
-# --- Asked to stop ---------------------------------------------------------------------------
+# --- Signals ---------------------------------------------------------------------------------
 
 
 def test_sigterm_saves_and_stops(photos, tmp_path, mini_preset, monkeypatch, caplog):
-    """As Ctrl-C does, and as clusters do before they take a machine away."""
-    real = ema.Average.update
+    """Clusters send it before they reclaim a machine; Ctrl-C does the same."""
+    real, handler = ema.WeightAverage.update_parameters, signal.getsignal(signal.SIGTERM)
 
-    def update(self, network, step):
-        real(self, network, step)
-        if step == 2:
+    def update(self, network):
+        real(self, network)
+        if self.n_averaged == 4:  # one more than the steps
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(ema.Average, "update", update)
+    monkeypatch.setattr(ema.WeightAverage, "update_parameters", update)
     config = settings(photos, tmp_path / "broken", save_every=100, steps=6)
     with caplog.at_level(logging.WARNING):
         train_ddcolor.main(config)
-    assert "SIGTERM: saves and stops" in caplog.text
+    assert "SIGTERM: saving and stopping" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) is handler
     assert checkpoint.read_info(tmp_path / "broken" / "state.safetensors")["step"] == 3
-    monkeypatch.setattr(ema.Average, "update", real)
+    monkeypatch.setattr(ema.WeightAverage, "update_parameters", real)
     train_ddcolor.main(config)
     train_ddcolor.main(settings(photos, tmp_path / "whole", save_every=100, steps=6))
     assert same_files(tmp_path / "whole", tmp_path / "broken") == []
 
 
-# --- Told ------------------------------------------------------------------------------------
+# --- Log -------------------------------------------------------------------------------------
 
 
-def test_what_a_run_tells(tmp_path, photos, mini_preset):
+def test_log_samples_and_curves(tmp_path, photos, mini_preset):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = settings(photos, tmp_path, photos=(str(photos),) * 4, held_out=2)
@@ -182,7 +185,7 @@ def test_what_a_run_tells(tmp_path, photos, mini_preset):
     assert curves.Tags()["images"] == ["held out"]
 
 
-def test_other_settings_are_told_when_a_run_goes_on(photos, tmp_path, mini_preset, caplog):
+def test_changed_settings_are_logged_on_resume(photos, tmp_path, mini_preset, caplog):
     train_ddcolor.main(settings(photos, tmp_path, steps=2))
     with caplog.at_level(logging.WARNING):
         train_ddcolor.main(settings(photos, tmp_path, learning_rate=1e-5))
@@ -190,20 +193,20 @@ def test_other_settings_are_told_when_a_run_goes_on(photos, tmp_path, mini_prese
     assert "steps was" not in caplog.text
 
 
-def test_missing_libraries_are_named(photos, tmp_path, monkeypatch):
+def test_missing_packages_are_named(photos, tmp_path, monkeypatch):
     real = distributed.importlib.util.find_spec
     monkeypatch.setattr(
         distributed.importlib.util, "find_spec", lambda name: None if name == "tqdm" else real(name)
     )
     with pytest.raises(ValueError, match="training needs tqdm: pip install tqdm"):
-        distributed.accelerator(settings(photos, tmp_path, architecture="ddcolor-nano"))
+        distributed.create_accelerator(settings(photos, tmp_path, architecture="ddcolor-nano"))
 
 
 # --- Parts and processes ---------------------------------------------------------------------
 
 
-def test_shared_batch_norm_is_batch_norm(tmp_path):
-    """With one process, where both can be computed: result, gradient, running statistics."""
+def test_all_reduce_batch_norm_is_batch_norm(tmp_path):
+    """With one process: result, gradient, running statistics."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -213,14 +216,14 @@ def test_shared_batch_norm_is_batch_norm(tmp_path):
         torch.nn.init.uniform_(plain.weight, 0.5, 2, generator=generator)
         shared = torch.nn.BatchNorm2d(4)
         shared.load_state_dict(plain.state_dict())
-        shared.__class__ = distributed.SharedBatchNorm
+        shared.__class__ = distributed.AllReduceBatchNorm2d
         x = (3 + 2 * torch.randn(5, 4, 6, 7, generator=generator)).requires_grad_()
-        want, made = plain(x), shared(x)
-        torch.testing.assert_close(made, want)
-        weight = torch.randn(want.shape, generator=generator)
-        (expected,) = torch.autograd.grad((want * weight).sum(), x)
-        (found,) = torch.autograd.grad((made * weight).sum(), x)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        expected, result = plain(x), shared(x)
+        torch.testing.assert_close(result, expected)
+        weight = torch.randn(expected.shape, generator=generator)
+        (expected_gradient,) = torch.autograd.grad((expected * weight).sum(), x)
+        (gradient,) = torch.autograd.grad((result * weight).sum(), x)
+        torch.testing.assert_close(gradient, expected_gradient, atol=1e-5, rtol=1e-4)
         for name, buffer in plain.named_buffers():
             torch.testing.assert_close(shared.get_buffer(name), buffer)
     finally:
@@ -248,13 +251,13 @@ def test_settings_are_checked(photos, tmp_path, changes, message):
 def test_metadata_keeps_no_folders_and_no_secrets(tmp_path):
     sources = ("town/photos/", "https://host/a.tar?Signature=SECRET", "pipe:aws s3 cp s3://b/c -")
     config = settings(tmp_path, tmp_path, architecture="ddcolor-nano", photos=sources)
-    kept = provenance.jsonable(config)
+    kept = provenance.portable_settings(config)
     assert kept["photos"] == ["photos", "a.tar", "pipe:"]
     assert str(tmp_path) not in json.dumps(kept)
 
 
-def test_launched_processes_that_do_not_meet_are_refused(photos, tmp_path, monkeypatch):
-    """Each would train alone, in the same folder."""
+def test_launched_processes_that_do_not_find_each_other_are_rejected(photos, tmp_path, monkeypatch):
+    """Each would train alone and write the same files."""
     import accelerate
 
     class Alone:
@@ -265,11 +268,13 @@ def test_launched_processes_that_do_not_meet_are_refused(photos, tmp_path, monke
 
     monkeypatch.setattr(accelerate, "Accelerator", Alone)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="a launcher started 2 processes, which do not find each"):
-        distributed.accelerator(settings(photos, tmp_path, architecture="ddcolor-nano"))
+    with pytest.raises(
+        ValueError, match="a launcher started 2 processes, but they do not find each"
+    ):
+        distributed.create_accelerator(settings(photos, tmp_path, architecture="ddcolor-nano"))
 
 
-def test_spectral_norm_would_destroy_weights_that_never_had_it(photos, tmp_path):
+def test_spectral_norm_is_rejected_for_weights_trained_without_it(photos, tmp_path):
     config = settings(
         photos, tmp_path, weights="ddcolor-nano", architecture="", spectral_norm=True, crop=(32,)
     )
@@ -279,13 +284,13 @@ def test_spectral_norm_would_destroy_weights_that_never_had_it(photos, tmp_path)
     assert spec.resolution == 320, "as the file says"
 
 
-def test_finetuning_begins_with_what_the_weights_can_do(photos, tmp_path):
-    """The sheet and the scores of step 0 are those of the network as it was."""
+def test_finetuning_logs_samples_of_the_initial_weights(photos, tmp_path):
+    """As step 0."""
     flags = ["--preset", "finetune", "--weights", "ddcolor-nano", "--device", "cpu"]
     flags += ["--photos", *[str(photos)] * 4, "--out", str(tmp_path), "--held-out", "1"]
     flags += ["--steps", "1", "--batch", "1", "--crop", "64", "--learning-rate", "0"]
     flags += ["--discriminator-width", "4", "--average", "0"]
-    config = common_settings.parse(train_ddcolor.Config, train_ddcolor.PRESETS, flags)
+    config = parse(train_ddcolor.Config, train_ddcolor.PRESETS, flags)
     train_ddcolor.main(config)
     scores = [line for line in lines(tmp_path) if "held_out_psnr" in line]
     assert [line["step"] for line in scores] == [0, 1]
@@ -293,5 +298,5 @@ def test_finetuning_begins_with_what_the_weights_can_do(photos, tmp_path):
 
 
 def test_a_batch_that_cannot_be_divided(photos, tmp_path):
-    with pytest.raises(ValueError, match="accumulate is 2, into which a batch of 3 photos cannot"):
+    with pytest.raises(ValueError, match="accumulate is 2, but a batch of 3 photos cannot"):
         settings(photos, tmp_path, architecture="ddcolor-nano", batch=3, accumulate=2)

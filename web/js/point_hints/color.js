@@ -1,8 +1,8 @@
 /**
- * Colour for the point-hint canvas: sRGB hex <-> CIE Lab, gamut, and the ab plane. Pure.
+ * Color for the point-hint canvas: sRGB hex <-> CIE Lab, gamut, and the ab plane. Pure.
  *
- * White point D65 and the matrix of ops/color.py, so that the canvas and the engine agree.
- * L is 0..100, a and b are Lab units, r, g and b are 0..1 unless a name says hex or byte.
+ * Uses the white point D65 and the matrix of ops/color.py, so that the canvas agrees with Python.
+ * L is 0..100, a and b are in Lab units, r, g and b in 0..1 unless a name says hex or byte.
  */
 
 const RGB_TO_XYZ = [
@@ -15,17 +15,17 @@ const TO_WHITE = RGB_TO_XYZ.map((row) => {
   return row.map((value) => value / white);
 });
 const FROM_WHITE = inverse(TO_WHITE);
-const EPSILON = 216 / 24389; // CIE 15:2004: below it f is a line
+const EPSILON = 216 / 24389; // CIE 15:2004: f is linear below it
 const KAPPA = 24389 / 27;
-const SLACK = 1e-6; // linear light that still counts as inside sRGB
+const GAMUT_TOLERANCE = 1e-6; // in linear light
 const PLANE_MARGIN = 1.06;
 const HEX = /^#?([0-9a-f]{6})$/i;
 const SHORT_HEX = /^#?([0-9a-f]{3})$/i;
 
-/** sRGB bytes -> linear light. */
+/** sRGB byte -> linear light. */
 const LINEAR = Float64Array.from({ length: 256 }, (_, byte) => decode(byte / 255));
 
-/** L of the 256 neutral greys. */
+/** L of the 256 neutral levels. */
 export const GRAY_L = Float64Array.from(LINEAR, (y) => 116 * f(y) - 16);
 
 function inverse([[a, b, c], [d, e, g], [h, i, j]]) {
@@ -55,7 +55,7 @@ function fInverse(t) {
 }
 
 /**
- * What a person typed -> "#rrggbb" in lower case, or null. Takes #rgb and a missing "#".
+ * Parses typed text to "#rrggbb" in lower case, or null. Accepts #rgb and a missing "#".
  * @param {unknown} text
  * @returns {string | null}
  */
@@ -95,7 +95,7 @@ export function hexToLab(hex) {
 }
 
 /**
- * L of an sRGB pixel.
+ * Returns L of an sRGB pixel.
  * @param {number} r byte
  * @param {number} g byte
  * @param {number} b byte
@@ -111,13 +111,15 @@ function labToLinear(L, a, b) {
   return FROM_WHITE.map((m) => m[0] * x + m[1] * y + m[2] * z);
 }
 
-/** Whether sRGB can show Lab (L, a, b). */
+const isDisplayable = (value) => value >= -GAMUT_TOLERANCE && value <= 1 + GAMUT_TOLERANCE;
+
+/** Returns true if Lab (L, a, b) is inside the sRGB gamut. */
 export function inGamut(L, a, b) {
-  return labToLinear(L, a, b).every((value) => value >= -SLACK && value <= 1 + SLACK);
+  return labToLinear(L, a, b).every(isDisplayable);
 }
 
 /**
- * The largest t in 0..1 with (L, t a, t b) inside sRGB: chroma is reduced, L and hue are kept.
+ * Returns the largest t in 0..1 with (L, t a, t b) inside sRGB: reduces chroma, keeps L and hue.
  */
 export function gamutScale(L, a, b) {
   if (inGamut(L, a, b)) return 1;
@@ -131,7 +133,7 @@ export function gamutScale(L, a, b) {
 }
 
 /**
- * Lab -> sRGB inside 0..1, chroma reduced only where it must be.
+ * Converts Lab to sRGB in 0..1; reduces chroma only outside the gamut.
  * @returns {[number, number, number]}
  */
 export function labToRgb(L, a, b) {
@@ -139,15 +141,15 @@ export function labToRgb(L, a, b) {
   return labToLinear(L, t * a, t * b).map((value) => Math.min(1, Math.max(0, encode(value))));
 }
 
-/** Lab -> "#rrggbb", as labToRgb. */
+/** Converts Lab to "#rrggbb", as labToRgb. */
 export function labToHex(L, a, b) {
   return bytesToHex(labToRgb(L, a, b).map((value) => Math.round(value * 255)));
 }
 
 /**
- * A hint as the picture shows it: its chroma at the lightness below it.
+ * Returns the color of a hint in the result: its chroma at the lightness of the photo.
  * @param {string} hex "#rrggbb" of the hint
- * @param {number} L of the picture there
+ * @param {number} L of the photo at the hint
  */
 export function shownColor(hex, L) {
   const [, a, b] = hexToLab(hex);
@@ -155,7 +157,7 @@ export function shownColor(hex, L) {
 }
 
 /**
- * A colour without chroma, as light as `hex`.
+ * Returns the gray with the lightness of `hex`.
  * @param {string} hex "#rrggbb"
  */
 export function neutral(hex) {
@@ -163,8 +165,8 @@ export function neutral(hex) {
 }
 
 /**
- * Half the side of the smallest square about ab = 0 that holds every colour of lightness L.
- * At least 12, so that black and white keep a plane to look at.
+ * Returns half the side of the smallest square about ab = 0 that holds every color of lightness L;
+ * at least 12, so that the plane of black and white is not empty.
  * @param {number} L
  */
 export function planeExtent(L) {
@@ -178,8 +180,8 @@ export function planeExtent(L) {
 }
 
 /**
- * The ab plane at lightness L, a to the right and b upwards, as RGBA bytes of side x side pixels.
- * Colours that sRGB cannot show are transparent.
+ * Returns the ab plane at lightness L, a to the right and b upwards, as RGBA bytes of side x side
+ * pixels. Colors outside sRGB are transparent.
  * @param {number} L
  * @param {number} side in pixels
  * @param {number} extent a and b at the edges (planeExtent)
@@ -191,19 +193,19 @@ export function planeRaster(L, side, extent) {
     for (let column = 0; column < side; column++) {
       const [a, b] = planeToAb((column + 0.5) / side, (row + 0.5) / side, extent);
       const linear = labToLinear(L, a, b);
-      if (linear.some((value) => value < -SLACK || value > 1 + SLACK)) continue;
-      const at = (row * side + column) * 4;
+      if (!linear.every(isDisplayable)) continue;
+      const offset = (row * side + column) * 4;
       for (let channel = 0; channel < 3; channel++) {
-        pixels[at + channel] = Math.round(encode(Math.max(0, linear[channel])) * 255);
+        pixels[offset + channel] = Math.round(encode(Math.max(0, linear[channel])) * 255);
       }
-      pixels[at + 3] = 255;
+      pixels[offset + 3] = 255;
     }
   }
   return pixels;
 }
 
 /**
- * A place on the plane (0..1 from its top left) -> [a, b].
+ * Converts a position on the plane (0..1 from its top left) to [a, b].
  * @returns {[number, number]}
  */
 export function planeToAb(u, v, extent) {
@@ -211,10 +213,10 @@ export function planeToAb(u, v, extent) {
 }
 
 /**
- * [a, b] -> a place on the plane, kept on it.
+ * Converts [a, b] to a position on the plane, clamped to it.
  * @returns {[number, number]}
  */
 export function abToPlane(a, b, extent) {
-  const keep = (value) => Math.min(1, Math.max(0, value));
-  return [keep((a / extent + 1) / 2), keep((1 - b / extent) / 2)];
+  const clamp = (value) => Math.min(1, Math.max(0, value));
+  return [clamp((a / extent + 1) / 2), clamp((1 - b / extent) / 2)];
 }

@@ -1,8 +1,8 @@
-/** Small builders of page elements for the point-hint canvas, and its icons. */
+/** Builders of page elements for the point-hint canvas, and its icons. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Path data on a board of 16 x 16, drawn with a line; a leading "!" fills the path instead. */
+/** Path data in a 16 x 16 view box, stroked; paths with a leading "!" are filled instead. */
 const ICONS = {
   undo: ["M5.5 3.5 2.5 6.5l3 3", "M2.5 6.5h6.8a3.7 3.7 0 0 1 0 7.4H6"],
   redo: ["M10.5 3.5l3 3-3 3", "M13.5 6.5H6.7a3.7 3.7 0 0 0 0 7.4H10"],
@@ -24,8 +24,8 @@ const ICONS = {
 };
 
 /**
- * An element with properties, data and children. Keys: `class`, `dataset`, `aria-*` and other
- * attributes with a hyphen, event handlers as `onclick`; the rest are properties.
+ * Creates an element. `class`, `dataset`, `role` and names with a hyphen become attributes; all
+ * other keys, such as `onclick`, become properties.
  * @param {string} tag
  * @param {Record<string, any>} [props]
  * @param {...(Node | string)} children
@@ -58,24 +58,24 @@ export function icon(name) {
 }
 
 /**
- * A button with an icon or a word on it.
- * @param {string} action its name for style and tests: data-action
- * @param {string} title tooltip and spoken name
+ * Creates a button with an icon or a text label.
+ * @param {string} action value of data-action, for style and tests
+ * @param {string} title tooltip and accessible name
  * @param {() => void} onclick
- * @param {string} [word] shown instead of the icon
+ * @param {string} [label] shown instead of the icon
  * @returns {HTMLButtonElement}
  */
-export function button(action, title, onclick, word) {
+export function button(action, title, onclick, label) {
   const props = { type: "button", title, dataset: { action }, "aria-label": title, onclick };
-  return el("button", props, word ?? icon(action));
+  return el("button", props, label ?? icon(action));
 }
 
-/** Sets text only where it differs, so that screen readers do not repeat it. */
+/** Sets the text of an element if it differs, so that screen readers do not repeat it. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Adds the style sheet to the page, once. */
+/** Adds the style sheet to the page once. */
 export function addStyle() {
   const href = new URL("./point_hints.css", import.meta.url).href;
   if (document.querySelector('link[data-colorist="hints"]')) return;

@@ -1,170 +1,170 @@
 /**
- * What one point-hint canvas shows and edits. Holds the state, tells the host of finished edits,
- * and asks for a new frame; the parts of the widget read it and call its methods.
+ * The model of one point-hint canvas: holds its state, reports finished edits to the host and
+ * requests new frames. The parts of the widget read it and call its methods.
  */
 
 import { hexToLab } from "./color.js";
-import * as state from "./state.js";
 import * as geometry from "./geometry.js";
 import { lightnessAt } from "./image_data.js";
+import * as state from "./state.js";
 
-const STORAGE = "colorist.hints.recent";
-const NOTICE = 5000; // ms that a passing message stays
+const STORAGE_KEY = "colorist.hints.recent";
+const NOTICE_MS = 5000;
 
 /**
  * @param {object} options
- * @param {(text: string) => void} options.onText a finished edit: the new value
- * @param {() => void} options.onEdit points changed, perhaps in the middle of a gesture
- * @param {() => void} options.invalidate asks for a new frame
+ * @param {(text: string) => void} options.onText receives the new value after a finished edit
+ * @param {() => void} options.onEdit the points or the selection changed, also during a gesture
+ * @param {() => void} options.invalidate requests a new frame
  */
 export function createEditor({ onText, onEdit, invalidate }) {
-  let now = state.create();
-  let text = state.textOf(now);
-  let timer = null;
+  let current = state.create();
+  let text = state.textOf(current);
+  let noticeTimer = null;
 
   const editor = {
     view: geometry.FIT,
-    board: { width: 1, height: 1 },
+    viewport: { width: 1, height: 1 },
     /** @type {{photo: any, result: any, reference: any}} */
-    pictures: { photo: null, result: null, reference: null },
-    resolution: geometry.WORKING,
+    images: { photo: null, result: null, reference: null },
+    resolution: geometry.DEFAULT_RESOLUTION,
     mode: "result",
     comparing: false,
     showPoints: true,
-    /** @type {null | "photo" | "result" | "reference"} what the eyedropper picks from */
+    /** @type {null | "photo" | "result" | "reference"} source image of the eyedropper */
     picking: null,
     panel: "color",
     hovered: -1,
-    cross: null,
+    crosshair: null,
     locked: false,
     suggested: [],
-    recent: state.parseRecent(stored()),
+    recent: state.parseRecent(storedRecent()),
     notice: "",
-    live: { kind: "none", message: "" },
+    previewStatus: { kind: "none", message: "" },
 
     get state() {
-      return now;
+      return current;
     },
 
-    /** The value as saved. */
+    /** The value to save. */
     get text() {
       return text;
     },
 
-    /** A value from the host. */
+    /** Loads a value from the host. */
     load(value) {
       text = state.textOf(state.parse(value));
-      set(state.load(now, text), false);
+      set(state.load(current, text), false);
     },
 
-    /** A state made by a function of state.js. */
+    /** Applies a state that a function of state.js has returned. */
     apply(next) {
-      if (next !== now) set(next, true);
+      if (next !== current) set(next, true);
     },
 
-    /** Plain fields of the editor. */
+    /** Assigns plain fields of the editor. */
     change(fields) {
       Object.assign(editor, fields);
       invalidate();
     },
 
-    /** A message that passes. */
-    say(message) {
-      clearTimeout(timer);
-      timer = setTimeout(() => editor.change({ notice: "" }), NOTICE);
+    /** Shows a message for NOTICE_MS. */
+    notify(message) {
+      clearTimeout(noticeTimer);
+      noticeTimer = setTimeout(() => editor.change({ notice: "" }), NOTICE_MS);
       editor.change({ notice: message });
     },
 
-    /** The colour of the brush was chosen: it is worth keeping. */
-    remember(color) {
+    /** Adds a color to the recent colors. */
+    addRecent(color) {
       editor.recent = state.pushRecent(editor.recent, color);
       try {
-        localStorage.setItem(STORAGE, JSON.stringify(editor.recent));
+        localStorage.setItem(STORAGE_KEY, JSON.stringify(editor.recent));
       } catch {
-        // private window: recent colours last as long as the page
+        // in a private window, recent colors last as long as the page
       }
       invalidate();
     },
 
-    /** Sets the colour in one step. */
-    choose(color) {
-      editor.apply(state.recolor(now, color));
-      editor.remember(color);
+    /** Sets the color in one undoable step. */
+    setColor(color) {
+      editor.apply(state.recolor(current, color));
+      editor.addRecent(color);
     },
 
-    /** Which picture is shown: of the eyedropper, else by the view. */
+    /** Returns which image is shown: the eyedropper's source, else as the mode says. */
     shown() {
       if (editor.picking) return editor.picking;
       const result = (editor.mode === "result") !== editor.comparing;
-      return result && editor.pictures.result ? "result" : "photo";
+      return result && editor.images.result ? "result" : "photo";
     },
 
-    /** Size in which the shown picture is laid out. */
+    /** Returns the size that determines the layout of the shown image. */
     size() {
-      const { photo, reference } = editor.pictures;
-      const picture = editor.picking === "reference" ? reference : photo;
-      return picture ?? { width: 4, height: 3 };
+      const { photo, reference } = editor.images;
+      const image = editor.picking === "reference" ? reference : photo;
+      return image ?? { width: 4, height: 3 };
     },
 
     frame() {
-      const view = geometry.clampView(editor.view, editor.size(), editor.board);
-      return geometry.frame(view, editor.size(), editor.board);
+      const view = geometry.clampView(editor.view, editor.size(), editor.viewport);
+      return geometry.frame(view, editor.size(), editor.viewport);
     },
 
     setView(view) {
-      editor.change({ view: geometry.clampView(view, editor.size(), editor.board) });
+      editor.change({ view: geometry.clampView(view, editor.size(), editor.viewport) });
     },
 
-    /** Zooms about a place of the board, by default its middle. */
-    zoom(factor, px = editor.board.width / 2, py = editor.board.height / 2) {
-      const { view, board } = editor;
-      editor.setView(geometry.zoomAbout(view, factor, px, py, editor.size(), board));
+    /** Zooms about a viewport pixel, by default the center. */
+    zoom(factor, px = editor.viewport.width / 2, py = editor.viewport.height / 2) {
+      const { view, viewport } = editor;
+      editor.setView(geometry.zoomAbout(view, factor, px, py, editor.size(), viewport));
     },
 
-    /** Selects a point and brings it onto the board. */
+    /** Selects a point and scrolls it into view. */
     select(index) {
-      editor.apply(state.select(now, index));
-      const point = now.points[index];
+      editor.apply(state.select(current, index));
+      const point = current.points[index];
       if (point) editor.reveal(point.x, point.y);
     },
 
     reveal(x, y) {
-      editor.setView(geometry.reveal(editor.view, x, y, editor.size(), editor.board));
+      editor.setView(geometry.reveal(editor.view, x, y, editor.size(), editor.viewport));
     },
 
-    /** L that the colour plane shows: below the selected point, else of the brush's colour. */
-    planeL() {
-      const point = now.points[now.selected];
-      if (point) return lightnessAt(editor.pictures.photo, point.x, point.y);
-      return hexToLab(now.color)[0];
+    /** Returns L of the color plane: of the photo at the selected point, else of the brush. */
+    planeLightness() {
+      const point = current.points[current.selected];
+      if (point) return lightnessAt(editor.images.photo, point.x, point.y);
+      return hexToLab(current.color)[0];
     },
 
     dispose() {
-      clearTimeout(timer);
+      clearTimeout(noticeTimer);
     },
   };
 
   function set(next, byUser) {
-    if (byUser && editor.locked && next.points !== now.points) return;
-    const edited = next.points !== now.points || next.raw !== now.raw;
-    const moved = next.selected !== now.selected;
-    now = next;
-    if (edited || moved) editor.cross = null;
+    if (byUser && editor.locked && next.points !== current.points) return;
+    const edited = next.points !== current.points || next.raw !== current.raw;
+    const selectionMoved = next.selected !== current.selected;
+    current = next;
+    if (edited || selectionMoved) editor.crosshair = null;
     if (edited) editor.hovered = -1;
-    if (byUser && !now.base && state.textOf(now) !== text) {
-      text = state.textOf(now);
+    if (byUser && !current.base && state.textOf(current) !== text) {
+      text = state.textOf(current);
       onText(text);
     }
-    if (edited || moved) onEdit();
+    if (edited || selectionMoved) onEdit();
     invalidate();
   }
 
   return editor;
 }
 
-function stored() {
+function storedRecent() {
   try {
-    return localStorage.getItem(STORAGE);
+    return localStorage.getItem(STORAGE_KEY);
   } catch {
     return null;
   }

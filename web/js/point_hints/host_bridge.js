@@ -1,37 +1,38 @@
 /**
- * Between the point-hint canvas and the host: which picture lies upstream, the numbers beside the
- * canvas, and the requests to the node's own routes. Knows the host's objects, not its modules.
+ * The interface between the point-hint canvas and the host: upstream images, the controls beside
+ * the canvas, and requests to the routes of the pack. It uses the host's objects, not its modules.
  */
 
 const SUBGRAPH_INPUT = -10; // origin_id of a link that comes from outside its subgraph
 const BYPASSED = 4; // node.mode
-const HOPS = 64;
-const RETRY = 1500; // ms until a request that met a busy queue is tried once more without an event
+const MAX_HOPS = 64;
+const RETRY_MS = 1500; // delay of the one retry after a busy queue
 const CONTROLS = ["strength", "saturation", "chroma_ceiling", "keep_color", "upsample"];
 const WATCHED = [...CONTROLS, "resolution"];
 
-export const RUN_ONCE = "Run once to see colours live";
-const QUEUE = "Waiting for the queue";
+export const RUN_ONCE_MESSAGE = "Run once to see live colors";
+const QUEUE_MESSAGE = "Waiting for the queue";
 
-// --- Upstream picture ----------------------------------------------------------------------------
+// --- Upstream images -----------------------------------------------------------------------------
 
 function linkOf(graph, id) {
   if (id === null || id === undefined) return null;
   return graph?.links?.get?.(id) ?? graph?.links?.[id] ?? graph?.getLink?.(id) ?? null;
 }
 
-/** The node in whose place a subgraph stands, looked for in all graphs of a workflow. */
-function hostOf(root, subgraph) {
+/** Returns the node that stands for a subgraph, searched in all graphs of a workflow. */
+function subgraphNode(root, subgraph) {
   const graphs = [root, ...(root?.subgraphs?.values?.() ?? [])];
   for (const graph of graphs) {
-    const found = (graph?.nodes ?? graph?._nodes ?? []).find((node) => node.subgraph === subgraph);
-    if (found) return found;
+    const nodes = graph?.nodes ?? graph?._nodes ?? [];
+    const match = nodes.find((node) => node.subgraph === subgraph);
+    if (match) return match;
   }
   return null;
 }
 
-/** The input whose link a node hands on unchanged, or null when it makes something of its own. */
-function handedOn(node, type) {
+/** Returns the input that a node passes on unchanged, or null if the node computes its output. */
+function passthroughInput(node, type) {
   const inputs = node.inputs ?? [];
   if (node.type === "Reroute") return inputs[0] ?? null;
   if (node.mode !== BYPASSED) return null;
@@ -39,24 +40,25 @@ function handedOn(node, type) {
 }
 
 /**
- * The node that makes what an input gets, through reroutes, bypassed nodes and subgraphs.
+ * Returns the node and slot that produce the value of an input; follows reroutes, bypassed nodes
+ * and subgraphs.
  * @param {any} node
  * @param {string} name of the input
  * @param {any} root graph of the workflow
- * @returns {{node: any, slot: number} | null} null when nothing is linked
+ * @returns {{node: any, slot: number} | null} null if nothing is linked
  */
 export function originOf(node, name, root) {
   let graph = node.graph;
   let input = node.inputs?.find((slot) => slot.name === name);
-  for (let hop = 0; hop < HOPS && input; hop++) {
+  for (let hop = 0; hop < MAX_HOPS && input; hop++) {
     let link = linkOf(graph, input.link);
     if (!link) return null;
     if (Number(link.origin_id) === SUBGRAPH_INPUT) {
-      const host = hostOf(root, graph);
-      const called = graph.inputs?.[link.origin_slot]?.name;
-      const slots = host?.inputs;
-      input = slots?.find((slot) => slot.name === called) ?? slots?.[link.origin_slot];
-      graph = host?.graph;
+      const outer = subgraphNode(root, graph);
+      const inputName = graph.inputs?.[link.origin_slot]?.name;
+      const slots = outer?.inputs;
+      input = slots?.find((slot) => slot.name === inputName) ?? slots?.[link.origin_slot];
+      graph = outer?.graph;
       continue;
     }
     let from = graph.getNodeById(link.origin_id);
@@ -66,62 +68,63 @@ export function originOf(node, name, root) {
       from = link && graph.getNodeById(link.origin_id);
     }
     if (!from) return null;
-    const on = handedOn(from, link.type);
-    if (!on) return { node: from, slot: link.origin_slot };
-    input = on;
+    const next = passthroughInput(from, link.type);
+    if (!next) return { node: from, slot: link.origin_slot };
+    input = next;
   }
   return null;
 }
 
-/** The node alone. */
+/** Returns the node of `originOf`, or null. */
 export function upstreamNode(node, name, root) {
   return originOf(node, name, root)?.node ?? null;
 }
 
-/** The host's key for a node's outputs. */
+/** Returns the outputs of a node, which the host stores by execution id. */
 function outputsOf(node, root, outputs) {
-  const inside = node.graph && node.graph !== root && node.graph.id;
-  return outputs?.[inside ? `${node.graph.id}:${node.id}` : String(node.id)];
+  const inSubgraph = node.graph && node.graph !== root && node.graph.id;
+  return outputs?.[inSubgraph ? `${node.graph.id}:${node.id}` : String(node.id)];
 }
 
 /**
- * The picture that a node shows, before or after a run.
+ * Returns the image that a node displays, before or after a run.
  * @param {any} node
  * @param {any} root graph of the workflow
  * @param {Record<string, any>} outputs app.nodeOutputs
- * @returns {{key: string, file?: any, image?: HTMLImageElement, loaded: boolean} | null}
- *   key: changes with the picture; loaded: it is a file of the input folder, just as it is sent on
+ * @returns {{key: string, file?: any, image?: HTMLImageElement, isInput: boolean} | null}
+ *   key: changes with the image; isInput: a file of the input folder, which is exactly what the
+ *   node outputs
  */
-export function shownPicture(node, root, outputs) {
+export function displayedImage(node, root, outputs) {
   if (!node) return null;
   const file = outputsOf(node, root, outputs)?.images?.[0];
   if (file?.filename) {
     const { filename, subfolder = "", type = "output" } = file;
     const key = `${node.id} ${type} ${subfolder} ${filename}`;
-    return { key, file: { filename, subfolder, type }, loaded: type === "input" };
+    return { key, file: { filename, subfolder, type }, isInput: type === "input" };
   }
   const image = node.imgs?.[0];
   if (!image?.src) return null;
-  return { key: `${node.id} ${image.src.replace(/[?&]rand=[^&]*/, "")}`, image, loaded: false };
+  return { key: `${node.id} ${image.src.replace(/[?&]rand=[^&]*/, "")}`, image, isInput: false };
 }
 
 /**
- * Query of the host's /view for a file.
+ * Returns the path and query of the host's /view route for a file.
  * @param {{filename: string, subfolder?: string, type?: string}} file
  */
 export function viewPath({ filename, subfolder = "", type = "output" }) {
   return `/view?${new URLSearchParams({ filename, subfolder, type })}`;
 }
 
-// --- Numbers beside the canvas -------------------------------------------------------------------
+// --- Controls beside the canvas ------------------------------------------------------------------
 
-/** Whether a widget's value comes over a link. */
+/** Returns true if the value of a widget comes over a link. */
 export function isLinked(node, name) {
   return (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
 }
 
 /**
- * Values of the finishing widgets that are no links.
+ * Returns the values of the postprocessing widgets that are not linked.
  * @param {any} node
  * @returns {Record<string, number | string>}
  */
@@ -135,41 +138,41 @@ export function controls(node) {
 }
 
 /**
- * Calls `heard` when one of the widgets beside the canvas changes that the result depends on.
+ * Calls `onChange` when a widget changes that the result depends on.
  * @param {any} node
- * @param {() => void} heard
- * @returns {() => void} undoes it
+ * @param {() => void} onChange
+ * @returns {() => void} stops watching
  */
-export function watchControls(node, heard) {
-  const undone = [];
+export function watchControls(node, onChange) {
+  const restores = [];
   for (const widget of node.widgets ?? []) {
     if (!WATCHED.includes(widget.name)) continue;
-    const before = widget.callback;
+    const original = widget.callback;
     const chained = function (...args) {
-      const answer = before?.apply(this, args);
-      heard();
-      return answer;
+      const result = original?.apply(this, args);
+      onChange();
+      return result;
     };
     widget.callback = chained;
-    undone.push(() => {
-      if (widget.callback === chained) widget.callback = before;
+    restores.push(() => {
+      if (widget.callback === chained) widget.callback = original;
     });
   }
-  return () => undone.forEach((undo) => undo());
+  return () => restores.forEach((restore) => restore());
 }
 
 // --- Routes --------------------------------------------------------------------------------------
 
-let counter = 0;
+let lastNumber = 0;
 
-/** Rises over the life of the page and of those after it, as a session may outlive one. */
+/** Returns a rising number, also across page loads, because sessions may outlive a page. */
 function nextNumber() {
-  counter = Math.max(counter + 1, Date.now());
-  return counter;
+  lastNumber = Math.max(lastNumber + 1, Date.now());
+  return lastNumber;
 }
 
-/** The sentence of an error reply. */
-async function sentence(response) {
+/** Returns the message of an error response. */
+async function errorMessage(response) {
   try {
     return String((await response.json()).error ?? "").slice(0, 300);
   } catch {
@@ -178,22 +181,23 @@ async function sentence(response) {
 }
 
 /**
- * Live preview: one request under way at most, the newest waiting one replaces the one before.
+ * Client of the preview route: sends one request at a time; a newer request replaces the waiting
+ * one.
  *
  * @param {object} options
  * @param {(route: string, init: RequestInit) => Promise<Response>} options.fetchApi
- * @param {(blob: Blob, request: any) => void} options.onPicture
- * @param {(kind: "ok" | "busy" | "gone" | "refused" | "offline", sentence: string) => void}
- *   options.onState busy: waits until the queue is idle; gone: the session is not known
- * @param {() => boolean} options.isHidden true while nobody looks: nothing is asked
- * @param {(run: () => void, ms: number) => any} [options.later]
- * @param {(id: any) => void} [options.forget]
+ * @param {(blob: Blob, request: any) => void} options.onImage
+ * @param {(kind: "ok" | "busy" | "gone" | "refused" | "offline", message: string) => void}
+ *   options.onStatus busy: waits for the queue; gone: the session is unknown
+ * @param {() => boolean} options.isHidden true while the page is hidden: nothing is sent
+ * @param {(run: () => void, ms: number) => any} [options.setTimer]
+ * @param {(id: any) => void} [options.clearTimer]
  */
-export function createPreview({
-  fetchApi, onPicture, onState, isHidden, later = setTimeout, forget = clearTimeout,
+export function createPreviewClient({
+  fetchApi, onImage, onStatus, isHidden, setTimer = setTimeout, clearTimer = clearTimeout,
 }) {
   let waiting = null;
-  let running = null; // AbortController of the request under way
+  let running = null; // AbortController of the request in progress
   let busy = false;
   let retried = false;
   let timer = null;
@@ -202,89 +206,89 @@ export function createPreview({
   async function pump() {
     if (running || busy || !waiting || isHidden()) return;
     const request = waiting;
-    const mine = epoch;
+    const startEpoch = epoch;
     waiting = null;
     running = new AbortController();
     const { signal } = running;
-    let kind = "offline", text = "The host does not answer", blob = null;
+    let kind = "offline", message = "The host does not respond", blob = null;
     try {
       const body = JSON.stringify({ ...request, number: nextNumber() });
       const headers = { "Content-Type": "application/json" };
       const init = { method: "POST", body, headers, signal };
-      const reply = await fetchApi("/colorist/hints/preview", init);
-      if (reply.status === 200) [kind, text, blob] = ["ok", "", await reply.blob()];
-      else if (reply.status === 204) [kind, text] = ["ok", ""];
-      else if (reply.status === 404) [kind, text] = ["gone", RUN_ONCE];
-      else if (reply.status === 409) [kind, text] = ["busy", QUEUE];
+      const response = await fetchApi("/colorist/hints/preview", init);
+      if (response.status === 200) [kind, message, blob] = ["ok", "", await response.blob()];
+      else if (response.status === 204) [kind, message] = ["ok", ""];
+      else if (response.status === 404) [kind, message] = ["gone", RUN_ONCE_MESSAGE];
+      else if (response.status === 409) [kind, message] = ["busy", QUEUE_MESSAGE];
       else {
-        [kind, text] = ["refused", await sentence(reply)];
-        text ||= `The host answers ${reply.status}`;
+        [kind, message] = ["refused", await errorMessage(response)];
+        message ||= `The host responds with status ${response.status}`;
       }
     } catch {
-      // network or abort: told below unless the request is no longer wanted
+      // network error or abort: reported below unless the request is no longer wanted
     }
-    if (mine !== epoch) return;
+    if (startEpoch !== epoch) return;
     running = null;
     if (kind === "busy") {
       waiting ??= request;
       busy = true;
-      if (!retried) timer = later(idle, RETRY);
+      if (!retried) timer = setTimer(onIdle, RETRY_MS);
       retried = true;
     } else retried = false;
-    if (blob) onPicture(blob, request);
-    onState(kind, text);
+    if (blob) onImage(blob, request);
+    onStatus(kind, message);
     if (kind === "gone") waiting = null;
     pump();
   }
 
-  function idle() {
-    forget(timer);
+  function onIdle() {
+    clearTimer(timer);
     timer = null;
     busy = false;
     pump();
   }
 
   return {
-    /** Asks for the result of {node, session, hints, controls}. */
+    /** Requests a preview for {node, session, hints, controls}. */
     request(request) {
       waiting = request;
-      if (busy) onState("busy", QUEUE);
+      if (busy) onStatus("busy", QUEUE_MESSAGE);
       else pump();
     },
-    /** What the host says about its queue: nothing is asked while it works. */
-    queue(remaining) {
+    /** The host reports the length of its queue; nothing is sent while it is busy. */
+    setQueueLength(remaining) {
       if (remaining > 0) busy = true;
       else {
         retried = false;
-        idle();
+        onIdle();
       }
     },
-    /** The tab is looked at again. */
+    /** The page is visible again. */
     wake: pump,
-    /** Drops everything asked for. */
+    /** Drops all requests. */
     stop() {
       epoch++;
       running?.abort();
-      forget(timer);
+      clearTimer(timer);
       [waiting, running, timer] = [null, null, null];
     },
   };
 }
 
 /**
- * Colours that an automatic engine sees at a place; null when it cannot be asked now.
+ * Requests likely colors at a position of the photo.
  * @param {(route: string, init: RequestInit) => Promise<Response>} fetchApi
  * @param {{node: string, session: string, x: number, y: number}} request
  * @param {AbortSignal} signal
- * @returns {Promise<string[] | null>}
+ * @returns {Promise<string[] | null>} null if they are not available now
  */
-export async function suggestions(fetchApi, request, signal) {
+export async function fetchSuggestions(fetchApi, request, signal) {
   try {
     const headers = { "Content-Type": "application/json" };
     const init = { method: "POST", body: JSON.stringify(request), headers, signal };
-    const reply = await fetchApi("/colorist/hints/suggest", init);
-    if (reply.status !== 200) return null;
-    const { colors } = await reply.json();
+    const response = await fetchApi("/colorist/hints/suggest", init);
+    if (response.status !== 200) return null;
+    const { colors } = await response.json();
     return Array.isArray(colors) ? colors.filter((c) => /^#[0-9a-f]{6}$/i.test(c)).slice(0, 8) : [];
   } catch {
     return null;
@@ -292,11 +296,12 @@ export async function suggestions(fetchApi, request, signal) {
 }
 
 /**
- * What a run says: {session, width, height, resolution, picture, result, reference}, or null.
+ * Returns the message of a run {session, width, height, resolution, photo, result, reference}, or
+ * null.
  * @param {any} output of the node
  */
 export function sessionOf(output) {
   const info = output?.colorist_hints?.[0];
-  const known = typeof info?.session === "string" && info.width > 0 && info.height > 0;
-  return known ? info : null;
+  const valid = typeof info?.session === "string" && info.width > 0 && info.height > 0;
+  return valid ? info : null;
 }

@@ -1,37 +1,38 @@
-/** Pictures of the point-hint canvas: loading them, and what their pixels say. */
+/** Images of the point-hint canvas: loading, gray version, and colors at a position. */
 
 import { GRAY_L, bytesToHex, lightness } from "./color.js";
 
-const SIDE = 1280; // longest side whose pixels are kept
-const STEPS = 8192;
+const MAX_SIDE = 1280; // longest side of the stored pixels
+const STEPS = 8192; // resolution of the table from L to gray levels
+const DEFAULT_L = 60; // without an image
 
 /**
- * @typedef {object} Picture
+ * @typedef {object} CanvasImage
  * @property {number} width of the original, in pixels
  * @property {number} height
- * @property {HTMLCanvasElement} color its pixels, at most SIDE wide and high
+ * @property {HTMLCanvasElement} color its pixels, at most MAX_SIDE wide and high
  * @property {HTMLCanvasElement} gray the same without chroma
- * @property {Uint8Array} level grey of each pixel, 0..255
+ * @property {Uint8Array} levels gray level of each pixel, 0..255
  * @property {CanvasRenderingContext2D} pixels context of `color`
  */
 
-/** L in STEPS steps -> the nearest grey byte; made when first asked for. */
-let greys = null;
+/** Step of L -> nearest gray level; filled on first use. */
+let grayTable = null;
 
-function grayBytes() {
-  if (greys) return greys;
-  greys = new Uint8Array(STEPS + 1);
+function grayLevels() {
+  if (grayTable) return grayTable;
+  grayTable = new Uint8Array(STEPS + 1);
   let byte = 0;
   for (let step = 0; step <= STEPS; step++) {
     const L = (100 * step) / STEPS;
     while (byte < 255 && GRAY_L[byte + 1] - L <= L - GRAY_L[byte]) byte++;
-    greys[step] = byte;
+    grayTable[step] = byte;
   }
-  return greys;
+  return grayTable;
 }
 
 /**
- * Loads an image of the host.
+ * Loads an image from the host.
  * @param {string} url
  * @returns {Promise<HTMLImageElement>}
  */
@@ -44,15 +45,15 @@ export async function loadImage(url) {
 }
 
 /**
- * A picture and its grey one.
+ * Copies an image to canvases, in color and in gray.
  * @param {CanvasImageSource & {naturalWidth?: number, naturalHeight?: number}} source
- * @returns {Picture | null} null for an image without pixels
+ * @returns {CanvasImage | null} null for an image without pixels
  */
-export function makePicture(source) {
+export function createCanvasImage(source) {
   const width = source.naturalWidth ?? source.width;
   const height = source.naturalHeight ?? source.height;
   if (!width || !height) return null;
-  const scale = Math.min(1, SIDE / Math.max(width, height));
+  const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
   const color = document.createElement("canvas");
   color.width = Math.max(1, Math.round(width * scale));
   color.height = Math.max(1, Math.round(height * scale));
@@ -60,45 +61,45 @@ export function makePicture(source) {
   pixels.imageSmoothingQuality = "high";
   pixels.drawImage(source, 0, 0, color.width, color.height);
   const data = pixels.getImageData(0, 0, color.width, color.height);
-  const level = desaturate(data.data);
+  const levels = desaturate(data.data);
   const gray = document.createElement("canvas");
   gray.width = color.width;
   gray.height = color.height;
   gray.getContext("2d").putImageData(data, 0, 0);
-  return { width, height, color, gray, level, pixels };
+  return { width, height, color, gray, levels, pixels };
 }
 
-/** Makes RGBA bytes grey in place; returns their levels. Transparent pixels become opaque. */
+/** Makes RGBA bytes gray and opaque, in place; returns the gray levels. */
 function desaturate(bytes) {
-  const table = grayBytes();
-  const level = new Uint8Array(bytes.length / 4);
-  let last = -1, shown = 0;
-  for (let at = 0, index = 0; at < bytes.length; at += 4, index++) {
-    const r = bytes[at], g = bytes[at + 1], b = bytes[at + 2];
-    const key = (r << 16) | (g << 8) | b;
-    if (key !== last) {
-      last = key;
-      shown = r === g && g === b ? r : table[Math.round((lightness(r, g, b) / 100) * STEPS)];
+  const table = grayLevels();
+  const levels = new Uint8Array(bytes.length / 4);
+  let lastColor = -1, level = 0;
+  for (let offset = 0, index = 0; offset < bytes.length; offset += 4, index++) {
+    const r = bytes[offset], g = bytes[offset + 1], b = bytes[offset + 2];
+    const color = (r << 16) | (g << 8) | b;
+    if (color !== lastColor) {
+      lastColor = color;
+      level = r === g && g === b ? r : table[Math.round((lightness(r, g, b) / 100) * STEPS)];
     }
-    level[index] = shown;
-    bytes[at] = bytes[at + 1] = bytes[at + 2] = shown;
-    bytes[at + 3] = 255;
+    levels[index] = level;
+    bytes[offset] = bytes[offset + 1] = bytes[offset + 2] = level;
+    bytes[offset + 3] = 255;
   }
-  return level;
+  return levels;
 }
 
-const pixel = (part, length) => Math.min(length - 1, Math.max(0, Math.floor(part * length)));
+const toPixel = (part, length) => Math.min(length - 1, Math.max(0, Math.floor(part * length)));
 
-/** L of a picture at a place in 0..1; 60 where there is none. */
-export function lightnessAt(picture, x, y) {
-  if (!picture) return 60;
-  const { width, height } = picture.gray;
-  return GRAY_L[picture.level[pixel(y, height) * width + pixel(x, width)]];
+/** Returns L of an image at x, y in 0..1; DEFAULT_L without an image. */
+export function lightnessAt(image, x, y) {
+  if (!image) return DEFAULT_L;
+  const { width, height } = image.gray;
+  return GRAY_L[image.levels[toPixel(y, height) * width + toPixel(x, width)]];
 }
 
-/** "#rrggbb" of a picture at a place in 0..1. */
-export function colorAt(picture, x, y) {
-  const { width, height } = picture.color;
-  const [r, g, b] = picture.pixels.getImageData(pixel(x, width), pixel(y, height), 1, 1).data;
+/** Returns "#rrggbb" of an image at x, y in 0..1. */
+export function colorAt(image, x, y) {
+  const { width, height } = image.color;
+  const [r, g, b] = image.pixels.getImageData(toPixel(x, width), toPixel(y, height), 1, 1).data;
   return bytesToHex([r, g, b]);
 }

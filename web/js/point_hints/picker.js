@@ -1,4 +1,4 @@
-/** Colour chooser of the point-hint canvas: ab plane, hex, swatches, size, eyedropper. */
+/** Color picker of the point-hint canvas: ab plane, hex, swatches, size, eyedropper. */
 
 import {
   abToPlane, gamutScale, hexToLab, labToHex, neutral, parseHex, planeExtent, planeRaster, planeToAb,
@@ -7,51 +7,51 @@ import {
 import { button, el, setText } from "./dom.js";
 import * as state from "./state.js";
 
-const SIDE = 120; // CSS pixels of the plane
-const FINE = 2; // raster pixels per CSS pixel
+const RASTER_SIDE = 240; // pixels of the ab plane, at 2 per CSS pixel
 const SOURCES = { photo: "Photo", result: "Result", reference: "Reference" };
 
 /**
- * @param {ReturnType<import("./editor.js").createEditor>} editor
- * @param {() => void} focusBoard
+ * @param {ReturnType<typeof import("./editor.js").createEditor>} editor
+ * @param {() => void} focusViewport
  */
-export function createPicker(editor, focusBoard) {
+export function createPicker(editor, focusViewport) {
   let extent = 100;
-  let drawn = ""; // what the plane's raster shows
+  let drawnKey = ""; // lightness and color that the plane shows
   let raster = null;
 
   // --- Plane ---
 
   const plane = el("canvas", {
-    class: "plane", width: SIDE * FINE, height: SIDE * FINE, tabIndex: 0, role: "slider",
-    "aria-label": "Hue and chroma", title: "Hue and chroma that can be shown at this lightness",
+    class: "plane", width: RASTER_SIDE, height: RASTER_SIDE, tabIndex: 0, role: "slider",
+    "aria-label": "Hue and chroma",
+    title: "Hue and chroma; shows the colors that exist at this lightness",
     "aria-valuemin": "0", "aria-valuemax": "360",
   });
   const context = plane.getContext("2d");
 
   function drawPlane() {
-    const L = Math.round(editor.planeL());
+    const L = Math.round(editor.planeLightness());
     const { color } = editor.state;
     const key = `${L} ${color}`;
-    if (key === drawn) return;
-    if (!drawn.startsWith(`${L} `)) {
+    if (key === drawnKey) return;
+    if (!drawnKey.startsWith(`${L} `)) {
       extent = planeExtent(L);
-      raster = new ImageData(planeRaster(L, SIDE * FINE, extent), SIDE * FINE, SIDE * FINE);
+      raster = new ImageData(planeRaster(L, RASTER_SIDE, extent), RASTER_SIDE, RASTER_SIDE);
     }
-    drawn = key;
+    drawnKey = key;
     context.putImageData(raster, 0, 0);
-    const middle = (SIDE * FINE) / 2;
+    const center = RASTER_SIDE / 2;
     context.strokeStyle = "#8888";
     context.lineWidth = 1;
     context.beginPath();
-    context.moveTo(middle, 0);
-    context.lineTo(middle, 2 * middle);
-    context.moveTo(0, middle);
-    context.lineTo(2 * middle, middle);
+    context.moveTo(center, 0);
+    context.lineTo(center, 2 * center);
+    context.moveTo(0, center);
+    context.lineTo(2 * center, center);
     context.stroke();
     const [, a, b] = hexToLab(color);
     const t = gamutScale(L, a, b);
-    const [u, v] = abToPlane(t * a, t * b, extent).map((part) => part * SIDE * FINE);
+    const [u, v] = abToPlane(t * a, t * b, extent).map((part) => part * RASTER_SIDE);
     for (const [radius, style] of [[12, "#000"], [10, "#fff"], [7, shownColor(color, L)]]) {
       context.fillStyle = style;
       context.beginPath();
@@ -72,7 +72,7 @@ export function createPicker(editor, focusBoard) {
   }
 
   function setAb(a, b) {
-    const L = editor.planeL();
+    const L = editor.planeLightness();
     const t = gamutScale(L, a, b);
     editor.apply(state.recolor(editor.state, labToHex(L, t * a, t * b)));
   }
@@ -94,7 +94,7 @@ export function createPicker(editor, focusBoard) {
     event.stopPropagation();
     if (!dragging) return;
     dragging = false;
-    done();
+    finishEdit();
   };
   for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) {
     plane.addEventListener(type, endDrag);
@@ -110,41 +110,43 @@ export function createPicker(editor, focusBoard) {
     const size = event.shiftKey ? 10 : 2;
     setAb(a + step[0] * size, b + step[1] * size);
   });
-  plane.addEventListener("blur", () => editor.remember(editor.state.color));
+  plane.addEventListener("blur", () => editor.addRecent(editor.state.color));
 
-  function done() {
+  function finishEdit() {
     editor.apply(state.finish(editor.state));
-    editor.remember(editor.state.color);
+    editor.addRecent(editor.state.color);
   }
 
   // --- Fields ---
 
-  const swatch = el("span", { class: "swatch big", title: "How it looks there" });
+  const swatch = el("span", { class: "swatch big", title: "Color at the lightness of the photo" });
   const hex = el("input", {
-    class: "hex", type: "text", spellcheck: false, maxLength: 9, "aria-label": "Colour as hex",
-    title: "Colour as hex; only hue and chroma count",
+    class: "hex", type: "text", spellcheck: false, maxLength: 9, "aria-label": "Color as hex",
+    title: "Color as hex; only hue and chroma are used",
   });
   hex.addEventListener("change", () => {
     const color = parseHex(hex.value);
-    if (color) editor.choose(color);
-    else editor.say("A colour is #rrggbb");
+    if (color) editor.setColor(color);
+    else editor.notify("Enter a color as #rrggbb");
     hex.value = editor.state.color;
   });
-  const gray = button("neutral", "Neutral grey", () => editor.choose(neutral(editor.state.color)));
-  const dropper = button("pick", "Pick a colour from a picture (I)", () => {
+  const gray = button("neutral", "Neutral gray", () => {
+    editor.setColor(neutral(editor.state.color));
+  });
+  const eyedropper = button("pick", "Pick a color from an image (I)", () => {
     if (editor.picking) editor.change({ picking: null });
     else editor.startPicking();
-    focusBoard();
+    focusViewport();
   });
   const remove = button("remove", "Remove the point (Delete)", () => {
     editor.apply(state.remove(editor.state, editor.state.selected));
   });
 
   const size = el("input", {
-    type: "range", min: state.SMALLEST, max: 32, step: 1, class: "size",
-    "aria-label": "Point size", title: "Size in pixels of the network's working image",
+    type: "range", min: state.MIN_SIZE, max: 32, step: 1, class: "size",
+    "aria-label": "Point size", title: "Size in pixels of the working image",
   });
-  const sizeShown = el("span", { class: "value" });
+  const sizeValue = el("span", { class: "value" });
   size.addEventListener("input", () => {
     editor.apply(state.resize(state.begin(editor.state), Number(size.value)));
   });
@@ -155,29 +157,29 @@ export function createPicker(editor, focusBoard) {
   const suggested = el("div", { class: "swatches", dataset: { list: "suggested" } });
   const recent = el("div", { class: "swatches", dataset: { list: "recent" } });
 
-  function fill(list, colors, what) {
+  function fill(list, colors, label) {
     const key = colors.join();
     if (list.dataset.colors === key) return;
     list.dataset.colors = key;
     list.replaceChildren(...colors.map((color) => {
-      const one = button("swatch", `${what} ${color}`, () => editor.choose(color), "");
-      one.className = "swatch";
-      one.dataset.color = color;
-      one.style.background = color;
-      return one;
+      const element = button("swatch", `${label} ${color}`, () => editor.setColor(color), "");
+      element.className = "swatch";
+      element.dataset.color = color;
+      element.style.background = color;
+      return element;
     }));
   }
 
   // --- Eyedropper ---
 
   const sources = Object.entries(SOURCES).map(([name, word]) => {
-    const one = button(`pick-${name}`, `Pick from the ${name}`, () => {
+    const pick = () => {
       editor.change({ picking: name });
-      focusBoard();
-    }, word);
-    return one;
+      focusViewport();
+    };
+    return button(`pick-${name}`, `Pick from the ${name}`, pick, word);
   });
-  const cancel = button("pick-cancel", "Leave the eyedropper (Escape)", () => {
+  const cancel = button("pick-cancel", "Close the eyedropper (Escape)", () => {
     editor.change({ picking: null });
   }, "Cancel");
   const segments = el("div", { class: "segments" }, ...sources);
@@ -187,8 +189,8 @@ export function createPicker(editor, focusBoard) {
     el("div", { class: "row" }, el("span", { class: "label" }, text), ...rest);
   const suggestedRow = label("Likely", suggested);
   const element = el("div", { class: "panel picker" }, plane, el("div", { class: "fields" },
-    el("div", { class: "row" }, swatch, hex, gray, dropper, remove),
-    label("Size", size, sizeShown), suggestedRow, label("Recent", recent), pickRow,
+    el("div", { class: "row" }, swatch, hex, gray, eyedropper, remove),
+    label("Size", size, sizeValue), suggestedRow, label("Recent", recent), pickRow,
   ));
 
   return {
@@ -196,25 +198,25 @@ export function createPicker(editor, focusBoard) {
     update() {
       element.hidden = editor.panel !== "color";
       if (element.hidden) return;
-      const { state: now } = editor;
-      const chosen = now.points[now.selected];
+      const { state: current } = editor;
+      const selected = current.points[current.selected];
       drawPlane();
-      swatch.style.background = shownColor(now.color, editor.planeL());
-      if (document.activeElement !== hex) hex.value = now.color;
-      size.max = String(Math.max(32, now.size));
-      size.value = String(now.size);
-      setText(sizeShown, String(now.size));
-      remove.disabled = !chosen || editor.locked;
-      dropper.setAttribute("aria-pressed", String(Boolean(editor.picking)));
-      dropper.disabled = !editor.canPick();
-      fill(suggested, editor.suggested, "Likely colour");
-      fill(recent, editor.recent, "Recent colour");
+      swatch.style.background = shownColor(current.color, editor.planeLightness());
+      if (document.activeElement !== hex) hex.value = current.color;
+      size.max = String(Math.max(32, current.size));
+      size.value = String(current.size);
+      setText(sizeValue, String(current.size));
+      remove.disabled = !selected || editor.locked;
+      eyedropper.setAttribute("aria-pressed", String(Boolean(editor.picking)));
+      eyedropper.disabled = !editor.canPick();
+      fill(suggested, editor.suggested, "Likely color");
+      fill(recent, editor.recent, "Recent color");
       suggestedRow.hidden = Boolean(editor.picking) || !editor.suggested.length;
       pickRow.hidden = !editor.picking;
-      sources.forEach((one, index) => {
+      sources.forEach((source, index) => {
         const name = Object.keys(SOURCES)[index];
-        one.disabled = !editor.pictures[name];
-        one.setAttribute("aria-pressed", String(editor.picking === name));
+        source.disabled = !editor.images[name];
+        source.setAttribute("aria-pressed", String(editor.picking === name));
       });
     },
   };

@@ -1,53 +1,53 @@
 /**
- * What a canvas learns from the host: the picture upstream, the last run, the live preview and
- * suggested colours. Nothing here runs by itself: all follows an event of the page or the host.
+ * Keeps a canvas up to date with the host: upstream images, the last run, live previews and color
+ * suggestions. It never polls; everything follows an event of the page or the host.
  */
 
 import {
-  RUN_ONCE, controls, createPreview, isLinked, sessionOf, shownPicture, suggestions, upstreamNode,
-  viewPath,
+  RUN_ONCE_MESSAGE, controls, createPreviewClient, displayedImage, fetchSuggestions, isLinked,
+  sessionOf, upstreamNode, viewPath,
 } from "./host_bridge.js";
-import { createRuns, fitOf } from "./staleness.js";
-import { loadImage, makePicture } from "./image_data.js";
-import { serialise } from "./state.js";
+import { createRunTracker, dependencyKeys } from "./staleness.js";
+import { createCanvasImage, loadImage } from "./image_data.js";
+import { serialize } from "./state.js";
 
-const LATER = [0, 300, 1500]; // ms after a change upstream: hosts load pictures on their own time
-const SUGGEST = 350; // ms without a move
-const ASPECT = 0.02; // of a side, by which two pictures of the same photo may differ
-const CHANGES = ["graphChanged", "execution_cached", "reconnected"];
+const REFRESH_DELAYS = [0, 300, 1500]; // ms; hosts load upstream images at unknown times
+const SUGGESTION_DELAY = 350; // ms without a change
+const ASPECT_TOLERANCE = 0.02; // relative difference of aspect ratios of the same photo
+const REFRESH_EVENTS = ["graphChanged", "execution_cached", "reconnected"];
 
-/** Execution id of the node that made a session: "5:12" inside a subgraph. */
-const makers = new Map();
-const MAKERS = 200;
+/** Session -> execution id of its node, such as "5:12" inside a subgraph. */
+const executionIds = new Map();
+const MAX_EXECUTION_IDS = 200;
 
 /**
  * @param {any} node
- * @param {string} name of the hints' widget
+ * @param {string} name of the hints widget
  * @param {{app: any, api: any}} host
- * @param {ReturnType<import("./editor.js").createEditor>} editor
+ * @param {ReturnType<typeof import("./editor.js").createEditor>} editor
  */
-export function createLive(node, name, { app, api }, editor) {
-  let session = null; // of the last run, with `chosen` and `made`: what it was made of
-  let keys = { photo: null, reference: null }; // what pictures were made of
-  let asked = ""; // last preview request
-  let working = false; // the host's queue
-  let ordered = 0; // results asked for
-  let newest = 0; // the one that is shown
-  let place = ""; // where suggestions were asked for
-  let suggesting = null;
-  let suggestTimer = null;
-  let timers = [];
+export function createPreviewController(node, name, { app, api }, editor) {
+  let session = null; // of the last run, with its inputKey and outputKey
+  let imageKeys = { photo: null, reference: null }; // of the images that are shown or loading
+  let lastRequest = ""; // key of the last preview request
+  let queueBusy = false;
+  let loadCount = 0; // results requested
+  let displayedLoad = 0; // number of the result that is shown
+  let suggestionKey = ""; // of the last suggestion request
+  let suggestionAbort = null;
+  let suggestionTimer = null;
+  let refreshTimers = [];
   let connected = false;
 
   const fetchApi = (route, init) => api.fetchApi(route, init);
-  const preview = createPreview({
+  const client = createPreviewClient({
     fetchApi,
     isHidden: () => document.hidden,
-    onPicture: showResult,
-    onState(kind, message) {
+    onImage: showResult,
+    onStatus(kind, message) {
       if (kind === "gone" && session) session.gone = true;
-      if (kind === "offline") asked = ""; // asked again at the next event
-      editor.change({ live: { kind, message } });
+      if (kind === "offline") lastRequest = ""; // retry at the next event
+      editor.change({ previewStatus: { kind, message } });
     },
   });
 
@@ -55,178 +55,185 @@ export function createLive(node, name, { app, api }, editor) {
   const upstream = (input) => {
     const from = node.graph && upstreamNode(node, input, root());
     if (!from) return null;
-    return shownPicture(from, root(), app.nodeOutputs) ?? { key: `${from.id}`, loaded: false };
+    return displayedImage(from, root(), app.nodeOutputs) ?? { key: `${from.id}`, isInput: false };
   };
-  const fit = () => fitOf(node, root(), app.nodeOutputs);
+  const currentKeys = () => dependencyKeys(node, root(), app.nodeOutputs);
   const isCurrent = () => {
     if (!session) return false;
-    const { chosen, made } = fit();
-    return session.chosen === chosen && session.made === made;
+    const { inputKey, outputKey } = currentKeys();
+    return session.inputKey === inputKey && session.outputKey === outputKey;
   };
   const isLive = () => isCurrent() && !session.gone;
 
-  // --- Pictures ---
+  // --- Images ---
 
-  /** Loads what a slot shows when it is not what it shows already. */
+  /** Loads the image of a slot if it has changed. */
   async function show(slot, source) {
     const key = source?.key ?? null;
-    if (keys[slot] === key) return;
-    keys[slot] = key;
-    let picture = null;
+    if (imageKeys[slot] === key) return;
+    imageKeys[slot] = key;
+    let canvasImage = null;
     try {
       const image = source && (source.image ?? await loadImage(api.apiURL(viewPath(source.file))));
       if (image && !image.complete) await image.decode();
-      picture = image ? makePicture(image) : null;
-      if (keys[slot] !== key) return; // a newer one is under way
+      canvasImage = image ? createCanvasImage(image) : null;
+      if (imageKeys[slot] !== key) return; // a newer image is loading
     } catch {
-      if (keys[slot] !== key) return;
-      keys[slot] = null; // tried again at the next event
+      if (imageKeys[slot] !== key) return;
+      imageKeys[slot] = null; // retry at the next event
     }
-    editor.pictures = { ...editor.pictures, [slot]: picture };
+    editor.images = { ...editor.images, [slot]: canvasImage };
     if (slot === "photo") editor.setView(editor.view);
-    if (!editor.pictures[editor.picking]) editor.picking = null;
+    if (!editor.images[editor.picking]) editor.picking = null;
     editor.change({});
   }
 
-  const hasPicture = (source) => (source?.file || source?.image ? source : null);
+  const ifLoadable = (source) => (source?.file || source?.image ? source : null);
 
-  /** The photo: upstream's own where it is just what is sent, else what the last run sent back. */
+  /** Returns the upstream image if it is what the node receives, else the one of the last run. */
   function photoSource() {
     const above = upstream("image");
-    if (!isCurrent()) return hasPicture(above);
-    const { picture } = session;
-    if (above?.loaded && !session.odd) return above;
-    return picture ? { key: `run ${picture.filename}`, file: picture } : hasPicture(above);
+    if (!isCurrent()) return ifLoadable(above);
+    const { photo } = session;
+    if (above?.isInput && !session.differs) return above;
+    return photo ? { key: `run ${photo.filename}`, file: photo } : ifLoadable(above);
   }
 
-  /** The run's own where the reference shows nothing itself. */
+  /** Returns the upstream reference, else the one of the last run. */
   function referenceSource() {
     const above = upstream("reference");
     const file = above && isCurrent() && session.reference;
-    return hasPicture(above) ?? (file ? { key: `run ${file.filename}`, file } : null);
+    return ifLoadable(above) ?? (file ? { key: `run ${file.filename}`, file } : null);
   }
 
   async function showResult(source) {
-    const current = session;
-    const mine = ++ordered;
+    const requestedBy = session;
+    const number = ++loadCount;
     let bitmap = null;
     try {
       bitmap = source instanceof Blob ? await createImageBitmap(source) : await loadImage(source);
     } catch {
       return;
     }
-    const wanted = connected && current === session && mine > newest && isCurrent();
-    const picture = wanted && makePicture(bitmap);
+    const wanted = connected && requestedBy === session && number > displayedLoad && isCurrent();
+    const result = wanted && createCanvasImage(bitmap);
     bitmap.close?.();
-    if (!picture) return;
-    newest = mine;
-    editor.change({ pictures: { ...editor.pictures, result: picture } });
+    if (!result) return;
+    displayedLoad = number;
+    editor.change({ images: { ...editor.images, result } });
   }
 
   // --- Runs ---
 
-  /** A run of this node is done. */
+  /** A run of this node has finished. */
   function executed(output) {
     const info = sessionOf(output);
     if (!info) return;
-    const now = fit();
-    const { chosen, told } = runs.current() ?? { chosen: now.chosen, told: "" };
-    session = { ...info, chosen, made: now.made, gone: false, odd: false };
-    asked = told === content() ? question() : ""; // else the run knew other points
-    preview.stop();
-    const live = { kind: "ok", message: "" };
-    editor.change({ live, resolution: info.resolution || editor.resolution, mode: "result" });
-    lookSoon(); // not at once: the node's execution id comes with the event after this call
+    const keys = currentKeys();
+    const snapshot = runs.current() ?? { inputKey: keys.inputKey, content: "" };
+    const { outputKey } = keys;
+    session = { ...info, inputKey: snapshot.inputKey, outputKey, gone: false, differs: false };
+    // otherwise the points have changed since the run was queued
+    lastRequest = snapshot.content === requestContent() ? requestKey() : "";
+    client.stop();
+    const previewStatus = { kind: "ok", message: "" };
+    editor.change({
+      previewStatus, resolution: info.resolution || editor.resolution, mode: "result",
+    });
+    refreshSoon(); // not at once: the execution id of the node comes with a later event
     if (info.result) showResult(api.apiURL(viewPath(info.result)));
   }
 
-  /** Looks what lies upstream now. */
-  function look() {
+  /** Compares the canvas with the current graph. */
+  function refresh() {
     if (!connected) return;
     editor.locked = isLinked(node, name);
     show("photo", photoSource()).then(checkAspect);
     show("reference", referenceSource());
     if (!isCurrent()) {
-      preview.stop();
-      asked = ""; // what is shown goes; asked again should the session fit again
-      const pictures = { ...editor.pictures, result: null };
-      editor.change({ pictures, live: { kind: "none", message: "" }, suggested: [] });
+      client.stop();
+      lastRequest = ""; // the result disappears; request it again if the session matches again
+      const images = { ...editor.images, result: null };
+      editor.change({ images, previewStatus: { kind: "none", message: "" }, suggested: [] });
     }
-    ask();
-    suggest();
+    request();
+    requestSuggestions();
   }
 
-  /** A loader may sit before something that crops: then the run's own picture counts. */
+  /** Switches to the image of the run if the upstream image is cropped before it reaches us. */
   function checkAspect() {
-    const { photo } = editor.pictures;
-    if (!photo || !isCurrent() || session.odd) return;
-    const off = (photo.width * session.height) / (photo.height * session.width) - 1;
-    if (Math.abs(off) <= ASPECT) return;
-    session.odd = true;
+    const { photo } = editor.images;
+    if (!photo || !isCurrent() || session.differs) return;
+    const deviation = (photo.width * session.height) / (photo.height * session.width) - 1;
+    if (Math.abs(deviation) <= ASPECT_TOLERANCE) return;
+    session.differs = true;
     show("photo", photoSource());
   }
 
-  function lookSoon() {
-    timers.forEach(clearTimeout);
-    timers = LATER.map((ms) => setTimeout(look, ms));
+  function refreshSoon() {
+    refreshTimers.forEach(clearTimeout);
+    refreshTimers = REFRESH_DELAYS.map((ms) => setTimeout(refresh, ms));
   }
 
   // --- Requests ---
 
-  const nodeId = () => makers.get(session.session) ?? String(node.id);
-  const content = () => JSON.stringify([serialise(editor.state.points), controls(node)]);
-  const question = () => `${session?.session} ${content()}`;
-  const take = () => ({ chosen: fit().chosen, told: content() });
-  let runs = createRuns(take);
+  const executionId = () => executionIds.get(session.session) ?? String(node.id);
+  const requestContent = () => JSON.stringify([serialize(editor.state.points), controls(node)]);
+  const requestKey = () => `${session?.session} ${requestContent()}`;
+  const snapshot = () => ({ inputKey: currentKeys().inputKey, content: requestContent() });
+  let runs = createRunTracker(snapshot);
 
-  /** Asks for a preview when what it would show has changed and somebody looks at it. */
-  function ask() {
+  /** Requests a preview if it would differ from the last one and is visible. */
+  function request() {
     if (!isLive() || editor.locked || !editor.state.readable || editor.mode !== "result") return;
-    const key = question();
-    if (key === asked) return;
-    asked = key;
-    const hints = serialise(editor.state.points);
-    preview.request({ node: nodeId(), session: session.session, hints, controls: controls(node) });
+    const key = requestKey();
+    if (key === lastRequest) return;
+    lastRequest = key;
+    client.request({
+      node: executionId(), session: session.session, hints: serialize(editor.state.points),
+      controls: controls(node),
+    });
   }
 
-  /** Asks for colours at the selected point, once it rests. */
-  function suggest() {
+  /** Requests colors for the selected point once it has stopped moving. */
+  function requestSuggestions() {
     const point = editor.state.points[editor.state.selected];
     const key = point && isLive() ? `${session.session} ${point.x} ${point.y}` : "";
-    if (key === place) return;
-    place = key;
-    clearTimeout(suggestTimer);
-    suggesting?.abort();
+    if (key === suggestionKey) return;
+    suggestionKey = key;
+    clearTimeout(suggestionTimer);
+    suggestionAbort?.abort();
     if (editor.suggested.length) editor.change({ suggested: [] });
-    if (key) suggestTimer = setTimeout(() => fetchSuggestions(point, key), SUGGEST);
+    if (key) suggestionTimer = setTimeout(() => loadSuggestions(point, key), SUGGESTION_DELAY);
   }
 
-  async function fetchSuggestions({ x, y }, key) {
-    if (document.hidden || working || !isLive()) {
-      place = ""; // asked again at the next look
+  async function loadSuggestions({ x, y }, key) {
+    if (document.hidden || queueBusy || !isLive()) {
+      suggestionKey = ""; // retry at the next refresh
       return;
     }
-    suggesting = new AbortController();
-    const request = { node: nodeId(), session: session.session, x, y };
-    const colors = await suggestions(fetchApi, request, suggesting.signal);
-    if (key !== place) return;
+    suggestionAbort = new AbortController();
+    const body = { node: executionId(), session: session.session, x, y };
+    const colors = await fetchSuggestions(fetchApi, body, suggestionAbort.signal);
+    if (key !== suggestionKey) return;
     if (colors) editor.change({ suggested: colors });
-    else place = "";
+    else suggestionKey = "";
   }
 
   // --- Events ---
 
   function onExecuted(event) {
     const info = sessionOf(event.detail?.output);
-    if (info) makers.set(info.session, String(event.detail.node));
-    if (makers.size > MAKERS) makers.delete(makers.keys().next().value);
-    lookSoon();
+    if (info) executionIds.set(info.session, String(event.detail.node));
+    const [oldest] = executionIds.keys();
+    if (executionIds.size > MAX_EXECUTION_IDS) executionIds.delete(oldest);
+    refreshSoon();
   }
 
   function onQueued(event) {
     const { number, batchCount } = event.detail ?? {};
     runs.queued(number < 0, batchCount ?? 1);
-    lookSoon();
+    refreshSoon();
   }
 
   function onStart() {
@@ -236,46 +243,46 @@ export function createLive(node, name, { app, api }, editor) {
   function onStatus(event) {
     const remaining = event.detail?.exec_info?.queue_remaining;
     if (!Number.isFinite(remaining)) return;
-    const done = working && !remaining;
-    working = remaining > 0;
-    runs.length(remaining);
-    preview.queue(remaining);
-    if (done) lookSoon();
+    const finished = queueBusy && !remaining;
+    queueBusy = remaining > 0;
+    runs.setQueueLength(remaining);
+    client.setQueueLength(remaining);
+    if (finished) refreshSoon();
   }
 
   function onVisible() {
     if (document.hidden) return;
-    preview.wake();
-    look();
+    client.wake();
+    refresh();
   }
 
   return {
     executed,
-    look,
-    lookSoon,
-    ask,
-    /** The host puts a prompt together. */
-    note: () => runs.note(),
-    /** Points or selection changed. */
+    refresh,
+    refreshSoon,
+    request,
+    /** The host is putting a prompt together. */
+    recordPrompt: () => runs.record(),
+    /** The points or the selection have changed. */
     edited() {
-      ask();
-      suggest();
+      request();
+      requestSuggestions();
     },
-    /** What the status line says, or "". */
+    /** Returns the text for the status line, or "". */
     message() {
-      if (editor.live.message) return editor.live.message;
-      if (!editor.pictures.photo) return "Link a photo, or run once to see it";
-      return isLive() ? "Live" : RUN_ONCE;
+      if (editor.previewStatus.message) return editor.previewStatus.message;
+      if (!editor.images.photo) return "Connect a photo, or run once to see it";
+      return isLive() ? "Live" : RUN_ONCE_MESSAGE;
     },
     isLive: () => Boolean(isLive()),
-    /** What a canvas that takes this one's place should know. */
-    get memory() {
-      return { session, kept: runs.kept };
+    /** State for the canvas that replaces this one. */
+    get saved() {
+      return { session, runs: runs.saved };
     },
-    set memory(value) {
+    set saved(value) {
       session = value.session;
-      runs = createRuns(take, ...value.kept);
-      asked = ""; // the points may be others now
+      runs = createRunTracker(snapshot, ...value.runs);
+      lastRequest = ""; // the points may have changed
       if (session) editor.resolution = session.resolution || editor.resolution;
     },
     connect() {
@@ -285,9 +292,9 @@ export function createLive(node, name, { app, api }, editor) {
       api.addEventListener("promptQueued", onQueued);
       api.addEventListener("execution_start", onStart);
       api.addEventListener("status", onStatus);
-      CHANGES.forEach((event) => api.addEventListener(event, lookSoon));
+      REFRESH_EVENTS.forEach((event) => api.addEventListener(event, refreshSoon));
       document.addEventListener("visibilitychange", onVisible);
-      lookSoon();
+      refreshSoon();
     },
     dispose() {
       connected = false;
@@ -295,12 +302,12 @@ export function createLive(node, name, { app, api }, editor) {
       api.removeEventListener("promptQueued", onQueued);
       api.removeEventListener("execution_start", onStart);
       api.removeEventListener("status", onStatus);
-      CHANGES.forEach((event) => api.removeEventListener(event, lookSoon));
+      REFRESH_EVENTS.forEach((event) => api.removeEventListener(event, refreshSoon));
       document.removeEventListener("visibilitychange", onVisible);
-      timers.forEach(clearTimeout);
-      clearTimeout(suggestTimer);
-      suggesting?.abort();
-      preview.stop();
+      refreshTimers.forEach(clearTimeout);
+      clearTimeout(suggestionTimer);
+      suggestionAbort?.abort();
+      client.stop();
     },
   };
 }

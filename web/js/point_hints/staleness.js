@@ -1,125 +1,124 @@
 /**
- * Which run's session fits the graph: what a result depends on besides the points and the controls
- * beside the canvas, as it was when that run was queued.
+ * Detects whether the session of a run still matches the graph: compares everything the result
+ * depends on, except hint points and controls, with the time when the run was queued.
  */
 
-import { isLinked, originOf, shownPicture } from "./host_bridge.js";
+import { displayedImage, isLinked, originOf } from "./host_bridge.js";
 
-const PICTURES = ["image", "mask"];
-const MADE_BY = ["pointhint", "colorizer", "mask"]; // their nodes' own settings count
-const CARRIERS = ["IMAGE", "MASK"]; // types of link along which a picture is looked for
-const NODES = 64; // looked at upstream
-const NOTES = 200;
+const IMAGE_INPUTS = ["image", "mask"];
+const PRODUCER_INPUTS = ["pointhint", "colorizer", "mask"]; // settings of their nodes matter
+const IMAGE_TYPES = ["IMAGE", "MASK"]; // link types that are followed upstream to find an image
+const MAX_NODES = 64; // visited upstream
+const MAX_SNAPSHOTS = 200;
 
 /**
- * @typedef {{chosen: string, made: string}} Fit
- *   chosen: links, settings and photos, which count as they were when a run was queued;
- *   made: pictures that nodes upstream make while they run, which count as a run left them
+ * @typedef {{inputKey: string, outputKey: string}} DependencyKeys
+ *   inputKey: links, settings and user files; compared with the time when the run was queued;
+ *   outputKey: images that upstream nodes produce while they run; compared with the end of the run
  */
 
-/** A widget's value; not one that the host draws anew for every run. */
+/** Returns the widget values of a node, except those that change with every run. */
 function settings(node) {
   return (node.widgets ?? []).filter((widget) => !widget.linkedWidgets?.length)
     .filter((widget) => !/^control_(after|before)_generate$/.test(widget.name))
     .map(({ value }) => (typeof value === "object" ? JSON.stringify(value) : value) ?? null);
 }
 
-/** Whether a shown picture was chosen by a person, not made in a run. */
-function isChosen(node, { file, image }) {
+/** Returns true if the user chose the displayed image, false if a run produced it. */
+function isUserFile(node, { file, image }) {
   const type = file?.type ?? /[?&]type=(\w+)/.exec(image?.src ?? "")?.[1];
   const source = !(node.inputs ?? []).some((input) => input.link != null);
   return type === "input" || (type === "output" && source);
 }
 
-/** Nodes above an input, up to the nearest with a chosen picture, and the pictures they show. */
+/** Collects the nodes above an input, up to the nearest user files, and their images. */
 function trace(node, name, root, outputs) {
-  const path = [], chosen = [], made = [];
-  const waiting = [originOf(node, name, root)];
-  const known = new Set();
-  while (waiting.length && path.length < NODES) {
-    const origin = waiting.shift();
+  const path = [], userFiles = [], produced = [];
+  const queue = [originOf(node, name, root)];
+  const visited = new Set();
+  while (queue.length && path.length < MAX_NODES) {
+    const origin = queue.shift();
     if (!origin) continue;
     const { node: above, slot } = origin;
     path.push([above.id, slot, above.mode ?? 0]);
-    if (known.has(above)) continue;
-    known.add(above);
-    const shown = shownPicture(above, root, outputs);
-    if (shown && isChosen(above, shown)) {
-      chosen.push(shown.key);
+    if (visited.has(above)) continue;
+    visited.add(above);
+    const displayed = displayedImage(above, root, outputs);
+    if (displayed && isUserFile(above, displayed)) {
+      userFiles.push(displayed.key);
       continue;
     }
-    if (shown) made.push(shown.key);
-    const slots = (above.inputs ?? []).filter(({ type }) => CARRIERS.includes(type));
-    waiting.push(...slots.map((input) => originOf(above, input.name, root)));
+    if (displayed) produced.push(displayed.key);
+    const slots = (above.inputs ?? []).filter(({ type }) => IMAGE_TYPES.includes(type));
+    queue.push(...slots.map((input) => originOf(above, input.name, root)));
   }
-  return { path, chosen, made };
+  return { path, userFiles, produced };
 }
 
 /**
- * What the graph asks for now.
+ * Returns the keys of everything the node's result depends on in the current graph.
  * @param {any} node
  * @param {any} root graph of the workflow
  * @param {Record<string, any>} outputs app.nodeOutputs
- * @returns {Fit}
+ * @returns {DependencyKeys}
  */
-export function fitOf(node, root, outputs) {
-  if (!node.graph) return { chosen: "", made: "" };
-  const chosen = [], made = [];
-  for (const name of PICTURES) {
-    const found = trace(node, name, root, outputs);
-    chosen.push([found.path, found.chosen]);
-    made.push(found.made);
+export function dependencyKeys(node, root, outputs) {
+  if (!node.graph) return { inputKey: "", outputKey: "" };
+  const inputs = [], produced = [];
+  for (const name of IMAGE_INPUTS) {
+    const upstream = trace(node, name, root, outputs);
+    inputs.push([upstream.path, upstream.userFiles]);
+    produced.push(upstream.produced);
   }
-  for (const name of MADE_BY) {
+  for (const name of PRODUCER_INPUTS) {
     const origin = originOf(node, name, root);
-    chosen.push(origin && [origin.node.id, origin.slot, origin.node.mode ?? 0,
+    inputs.push(origin && [origin.node.id, origin.slot, origin.node.mode ?? 0,
       settings(origin.node)]);
   }
   const resolution = node.widgets?.find((widget) => widget.name === "resolution");
   const from = isLinked(node, "resolution") ? originOf(node, "resolution", root) : null;
-  chosen.push(from ? [from.node.id, from.slot, settings(from.node)] : resolution?.value ?? null);
-  return { chosen: JSON.stringify(chosen), made: JSON.stringify(made) };
+  inputs.push(from ? [from.node.id, from.slot, settings(from.node)] : resolution?.value ?? null);
+  return { inputKey: JSON.stringify(inputs), outputKey: JSON.stringify(produced) };
 }
 
 /**
- * What was noted when each run was queued, found again when that run starts. The host tells of the
- * start by an id that the page did not see before, so runs are matched by their order.
- * @template Note
- * @param {() => Note} take what is worth noting now
- * @param {Note[]} [notes] of a canvas that was in this one's place
- * @param {Note | null} [running]
+ * Keeps a snapshot for each queued run until the run starts. The host reports starts by an id that
+ * the page has not seen before, so runs are matched by their order.
+ * @template Snapshot
+ * @param {() => Snapshot} takeSnapshot
+ * @param {Snapshot[]} [snapshots] of a canvas that this one replaces
+ * @param {Snapshot | null} [running]
  */
-export function createRuns(take, notes = [], running = null) {
-  let length = 0; // of the host's queue, with the run that is under way
-  let noted = false; // since the last run was queued
+export function createRunTracker(takeSnapshot, snapshots = [], running = null) {
+  let queueLength = 0; // of the host, including the running prompt
+  let recorded = false; // since the last run was queued
 
   return {
-    /** A prompt is put together. */
-    note() {
-      notes = [...notes, take()].slice(-NOTES);
-      noted = true;
+    /** A prompt is being put together. */
+    record() {
+      snapshots = [...snapshots, takeSnapshot()].slice(-MAX_SNAPSHOTS);
+      recorded = true;
     },
-    /** Prompts were queued: behind those that wait, or before them. */
+    /** `count` prompts were queued, at the end or at the front. */
     queued(front, count) {
-      if (!noted) notes.push(take()); // a front end that did not ask the widget
-      noted = false;
-      if (front) notes.unshift(...notes.splice(-count));
+      if (!recorded) snapshots.push(takeSnapshot()); // this front end did not ask the widget
+      recorded = false;
+      if (front) snapshots.unshift(...snapshots.splice(-count));
     },
-    /** What the host says about its queue. */
-    length(remaining) {
-      length = remaining;
+    setQueueLength(remaining) {
+      queueLength = remaining;
       if (!remaining) running = null;
     },
-    /** A run starts. Notes of prompts that never came into the queue are dropped. */
+    /** A run has started. Drops snapshots of prompts that never entered the queue. */
     started() {
-      notes = notes.slice(-Math.max(1, length));
-      running = notes.shift() ?? take();
+      snapshots = snapshots.slice(-Math.max(1, queueLength));
+      running = snapshots.shift() ?? takeSnapshot();
     },
-    /** The note of the run under way, or null when it started before this page looked. */
-    current: () => running ?? notes.shift() ?? null,
-    /** For a canvas that takes this one's place. */
-    get kept() {
-      return [notes, running];
+    /** Returns the snapshot of the current run; null if it started before this page was open. */
+    current: () => running ?? snapshots.shift() ?? null,
+    /** Arguments for the tracker of a canvas that replaces this one. */
+    get saved() {
+      return [snapshots, running];
     },
   };
 }

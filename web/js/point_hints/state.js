@@ -1,31 +1,31 @@
 /**
  * State of the point-hint canvas: the document (points), its history and the brush. Pure.
  *
- * The document's text is the only truth that is saved. A text that came from outside is given back
- * unchanged until somebody edits: what cannot be read is never overwritten silently.
+ * The text of the document is what is saved. A text from outside is returned unchanged until the
+ * first edit, so that unreadable content is never overwritten silently.
  *
- * @typedef {{x: number, y: number, color: string, size: number}} Point x, y in 0..1 of the picture
+ * @typedef {{x: number, y: number, color: string, size: number}} Point x, y in 0..1 of the image
  * @typedef {{points: Point[], raw: string | null, problem: string, readable: boolean}} Doc
- *   raw: the text as it came, null once edited; problem: what is wrong with it; readable: false
- *   when nothing of it could be read
+ *   raw: the loaded text, null once edited; problem: why it is invalid, or ""; readable: false if
+ *   nothing of it could be read
  * @typedef {Doc & {selected: number, color: string, size: number, past: Doc[], future: Doc[],
- *   base: Doc | null}} State base: the document before a gesture that is under way
+ *   base: Doc | null}} State base: the document before the current gesture
  */
 
 import { parseHex } from "./color.js";
 
 export const VERSION = 1;
-export const MOST = 1000;
-export const SIZE = 2;
-export const SMALLEST = 1;
-export const LARGEST = 64;
-export const HISTORY = 100;
-export const RECENT = 12;
-export const FIRST_COLOR = "#a8704c";
+export const MAX_POINTS = 1000;
+export const DEFAULT_SIZE = 2;
+export const MIN_SIZE = 1;
+export const MAX_SIZE = 64;
+export const MAX_HISTORY = 100;
+export const MAX_RECENT = 12;
+export const DEFAULT_COLOR = "#a8704c";
 const DECIMALS = 1e5;
 const KEYS = ["x", "y", "color", "size"];
 const COLOR = /^#[0-9a-f]{6}$/i;
-const SPACE = /[\x1c-\x1f\x85]|[^\S\ufeff]/; // what Python takes for white space
+const SPACE = /[\x1c-\x1f\x85]|[^\S\ufeff]/; // white space by the rules of Python
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
@@ -33,38 +33,39 @@ const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 // --- Text ----------------------------------------------------------------------------------------
 
 /**
- * The text of a saved value, which is untrusted.
+ * Parses a saved value, which is untrusted.
  * @param {unknown} text
  * @returns {Doc}
  */
 export function parse(text) {
   if (text === null || text === undefined) text = "";
   if (typeof text !== "string") text = JSON.stringify(text) ?? "";
-  const [found, around] = readable(text);
-  if (!found) return { points: [], raw: text, problem: around, readable: false };
+  const [list, envelopeProblem] = readPointList(text);
+  if (!list) return { points: [], raw: text, problem: envelopeProblem, readable: false };
   const points = [];
-  const wrong = around ? [around] : [];
-  found.forEach((value, index) => {
-    const [point, what] = readPoint(value);
-    if (what) wrong.push(`point ${index + 1}: ${what}`);
-    if (point && points.length < MOST) points.push(point);
-    else if (point) wrong.push(`point ${index + 1}: more than ${MOST}`);
+  const problems = envelopeProblem ? [envelopeProblem] : [];
+  list.forEach((value, index) => {
+    const [point, problem] = readPoint(value);
+    if (problem) problems.push(`point ${index + 1}: ${problem}`);
+    if (point && points.length < MAX_POINTS) points.push(point);
+    else if (point) problems.push(`point ${index + 1}: more than ${MAX_POINTS}`);
   });
-  const more = wrong.length > 1 ? ` (and ${wrong.length - 1} more)` : "";
-  return { points, raw: text, problem: wrong.length ? wrong[0] + more : "", readable: true };
+  const more = problems.length > 1 ? ` (and ${problems.length - 1} more)` : "";
+  const problem = problems.length ? problems[0] + more : "";
+  return { points, raw: text, problem, readable: true };
 }
 
-/** A text without what editors and people put around it, as the queue reads it. */
-function trimmed(text) {
+/** Removes byte order mark and white space, as the Python parser does. */
+function trim(text) {
   let start = text.startsWith("\ufeff") ? 1 : 0, end = text.length;
   while (start < end && SPACE.test(text[start])) start++;
   while (end > start && SPACE.test(text[end - 1])) end--;
   return text.slice(start, end);
 }
 
-/** [list of points or null, what is wrong about it or ""]. */
-function readable(text) {
-  const inner = trimmed(text);
+/** Returns [list of points or null, problem or ""]. */
+function readPointList(text) {
+  const inner = trim(text);
   if (!inner) return [[], ""];
   let value;
   try {
@@ -72,18 +73,18 @@ function readable(text) {
   } catch {
     return [null, "the hints are not JSON"];
   }
-  if (Array.isArray(value)) return [value, "the hints are a list without version"];
-  if (typeof value !== "object" || value === null) return [null, "the hints are no object"];
+  if (Array.isArray(value)) return [value, "the hints are a list without a version"];
+  if (typeof value !== "object" || value === null) return [null, "the hints are not a JSON object"];
   if (value.version !== VERSION) {
-    const shown = (JSON.stringify(value.version) ?? "missing").slice(0, 20);
-    return [null, `the hints have version ${shown}; this canvas knows version ${VERSION}`];
+    const version = (JSON.stringify(value.version) ?? "missing").slice(0, 20);
+    return [null, `the hints have version ${version}; this canvas supports version ${VERSION}`];
   }
   if (!Array.isArray(value.points)) return [null, "the hints have no list of points"];
   const unknown = Object.keys(value).find((key) => key !== "version" && key !== "points");
-  return [value.points, unknown === undefined ? "" : `${unknown.slice(0, 20)} is unknown`];
+  return [value.points, unknown === undefined ? "" : `${unknown.slice(0, 20)} is not a known key`];
 }
 
-/** [point or null, what is wrong or ""]: out of range is clamped, unreadable is dropped. */
+/** Returns [point or null, problem or ""]. Clamps values out of range. */
 function readPoint(value) {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return [null, "not an object"];
@@ -93,12 +94,12 @@ function readPoint(value) {
   }
   const { color } = value;
   if (typeof color !== "string" || !COLOR.test(color)) return [null, "color is not #rrggbb"];
-  const size = value.size === undefined ? SIZE : value.size;
-  const side = isNumber(size) ? size : SIZE;
+  const size = value.size === undefined ? DEFAULT_SIZE : value.size;
+  const side = isNumber(size) ? size : DEFAULT_SIZE;
   const point = makePoint(value.x, value.y, color.toLowerCase(), side);
   const unknown = Object.keys(value).find((key) => !KEYS.includes(key));
-  if (unknown !== undefined) return [point, `${unknown.slice(0, 20)} is unknown`];
-  if (!isNumber(size) || size < SMALLEST || size > LARGEST) return [point, "size is out of range"];
+  if (unknown !== undefined) return [point, `${unknown.slice(0, 20)} is not a known key`];
+  if (!isNumber(size) || size < MIN_SIZE || size > MAX_SIZE) return [point, "size is out of range"];
   for (const key of ["x", "y"]) {
     if (value[key] < 0 || value[key] > 1) return [point, `${key} is out of range`];
   }
@@ -106,12 +107,12 @@ function readPoint(value) {
 }
 
 /**
- * A point inside its ranges, rounded as it is saved.
+ * Creates a point, clamped to its ranges and rounded for saving.
  * @returns {Point}
  */
-export function makePoint(x, y, color, size = SIZE) {
+export function makePoint(x, y, color, size = DEFAULT_SIZE) {
   const round = (value) => Math.round(clamp(value, 0, 1) * DECIMALS) / DECIMALS;
-  const side = Math.round(clamp(size, SMALLEST, LARGEST) * 100) / 100;
+  const side = Math.round(clamp(size, MIN_SIZE, MAX_SIZE) * 100) / 100;
   return { x: round(x), y: round(y), color, size: side };
 }
 
@@ -119,17 +120,17 @@ export function makePoint(x, y, color, size = SIZE) {
  * @param {Point[]} points
  * @returns {string} compact JSON, always the same for the same points
  */
-export function serialise(points) {
+export function serialize(points) {
   const list = points.map(({ x, y, color, size }) => ({ x, y, color, size }));
   return JSON.stringify({ version: VERSION, points: list });
 }
 
 /**
- * What is saved: the text as it came, until it is edited.
+ * Returns the text to save: the loaded text until the first edit.
  * @param {Doc} doc
  */
 export function textOf(doc) {
-  return doc.raw ?? serialise(doc.points);
+  return doc.raw ?? serialize(doc.points);
 }
 
 // --- History -------------------------------------------------------------------------------------
@@ -140,22 +141,23 @@ export function textOf(doc) {
  */
 export function create(text = "") {
   return {
-    ...parse(text), selected: -1, color: FIRST_COLOR, size: SIZE, past: [], future: [], base: null,
+    ...parse(text), selected: -1, color: DEFAULT_COLOR, size: DEFAULT_SIZE, past: [], future: [],
+    base: null,
   };
 }
 
 /** @returns {Doc} */
-function docOf({ points, raw, problem, readable: known }) {
-  return { points, raw, problem, readable: known };
+function docOf({ points, raw, problem, readable }) {
+  return { points, raw, problem, readable };
 }
 
-const pushed = (list, doc) => [...list, doc].slice(-HISTORY);
+const pushBounded = (list, doc) => [...list, doc].slice(-MAX_HISTORY);
 
 /** @returns {State} */
 function withPoints(state, points, selected = state.selected) {
   const next = { ...state, points, selected, raw: null, problem: "", readable: true };
   if (state.base) return next;
-  return { ...next, past: pushed(state.past, docOf(state)), future: [] };
+  return { ...next, past: pushBounded(state.past, docOf(state)), future: [] };
 }
 
 /** @returns {State} */
@@ -165,7 +167,7 @@ function withDoc(state, doc) {
 }
 
 /**
- * A text from the host (load, its undo, paste). An own edit stays undoable.
+ * Loads a text from the host (workflow, undo, paste). Earlier edits stay undoable.
  * @param {State} state
  * @param {unknown} text
  * @returns {State}
@@ -174,11 +176,11 @@ export function load(state, text) {
   const doc = parse(text);
   if (doc.raw === textOf(state) && !state.base) return state;
   const edited = state.past.length > 0 || state.future.length > 0;
-  const past = edited ? pushed(state.past, state.base ?? docOf(state)) : [];
+  const past = edited ? pushBounded(state.past, state.base ?? docOf(state)) : [];
   return { ...withDoc(state, doc), past, future: [] };
 }
 
-/** Starts a gesture: edits until `finish` become one step of the history. */
+/** Starts a gesture: all edits until `finish` become one undo step. */
 export function begin(state) {
   return state.base ? state : { ...state, base: docOf(state) };
 }
@@ -187,70 +189,70 @@ export function begin(state) {
 export function finish(state) {
   if (!state.base) return state;
   const { base } = state;
-  if (serialise(base.points) === serialise(state.points) && base.readable) {
+  if (serialize(base.points) === serialize(state.points) && base.readable) {
     return { ...state, ...base, base: null };
   }
-  return { ...state, base: null, past: pushed(state.past, base), future: [] };
+  return { ...state, base: null, past: pushBounded(state.past, base), future: [] };
 }
 
-/** Ends a gesture as if it had not been. */
+/** Reverts a gesture. */
 export function cancel(state) {
   return state.base ? withDoc(state, state.base) : state;
 }
 
 /** @param {State} state */
 export function undo(state) {
-  const settled = finish(state);
-  const doc = settled.past.at(-1);
-  if (!doc) return settled;
-  const future = pushed(settled.future, docOf(settled));
-  return { ...withDoc(settled, doc), past: settled.past.slice(0, -1), future };
+  const finished = finish(state);
+  const doc = finished.past.at(-1);
+  if (!doc) return finished;
+  const future = pushBounded(finished.future, docOf(finished));
+  return { ...withDoc(finished, doc), past: finished.past.slice(0, -1), future };
 }
 
 /** @param {State} state */
 export function redo(state) {
-  const settled = finish(state);
-  const doc = settled.future.at(-1);
-  if (!doc) return settled;
-  const past = pushed(settled.past, docOf(settled));
-  return { ...withDoc(settled, doc), past, future: settled.future.slice(0, -1) };
+  const finished = finish(state);
+  const doc = finished.future.at(-1);
+  if (!doc) return finished;
+  const past = pushBounded(finished.past, docOf(finished));
+  return { ...withDoc(finished, doc), past, future: finished.future.slice(0, -1) };
 }
 
 // --- Edits ---------------------------------------------------------------------------------------
 
-/** Adds a point of the brush's colour and size and selects it; nothing when MOST are there. */
+/** Adds a point with the brush's color and size and selects it, up to MAX_POINTS. */
 export function add(state, x, y) {
-  if (state.points.length >= MOST) return state;
+  if (state.points.length >= MAX_POINTS) return state;
   const points = [...state.points, makePoint(x, y, state.color, state.size)];
   return withPoints(state, points, points.length - 1);
 }
 
-function replaced(state, index, change) {
+function updatePoint(state, index, change) {
   const point = state.points[index];
   if (!point) return state;
   const next = { ...point, ...change };
-  const made = makePoint(next.x, next.y, next.color, next.size);
-  if (KEYS.every((key) => made[key] === point[key])) return state;
-  return withPoints(state, state.points.map((old, at) => (at === index ? made : old)));
+  const updated = makePoint(next.x, next.y, next.color, next.size);
+  if (KEYS.every((key) => updated[key] === point[key])) return state;
+  return withPoints(state, state.points.map((old, at) => (at === index ? updated : old)));
 }
 
-/** Moves a point; it stays on the picture. */
+/** Moves a point, clamped to the image. */
 export function move(state, index, x, y) {
-  return replaced(state, index, { x, y });
+  return updatePoint(state, index, { x, y });
 }
 
-/** Sets the brush's colour, and that of the selected point. */
+/** Sets the color of the brush and of the selected point. */
 export function recolor(state, color) {
-  return replaced({ ...state, color }, state.selected, { color });
+  return updatePoint({ ...state, color }, state.selected, { color });
 }
 
-/** Sets the brush's size, and that of the selected point. */
+/** Sets the size of the brush and of the selected point. */
 export function resize(state, size) {
   const side = makePoint(0, 0, state.color, size).size;
-  return replaced({ ...state, size: side }, state.selected, { size: side });
+  return updatePoint({ ...state, size: side }, state.selected, { size: side });
 }
 
-/** Removes a point; the selection stays on its point. */
+/** Removes a point; another selected point stays selected. */
 export function remove(state, index) {
   if (!state.points[index]) return state;
   const points = state.points.filter((_, at) => at !== index);
@@ -260,12 +262,12 @@ export function remove(state, index) {
   return withPoints(state, points, selected);
 }
 
-/** Replaces all points: import, clear, and "keep what can be read". */
+/** Replaces all points, for import, clearing and repair. */
 export function replaceAll(state, points) {
-  return withPoints(state, points.slice(0, MOST), -1);
+  return withPoints(state, points.slice(0, MAX_POINTS), -1);
 }
 
-/** Selects a point (-1: none); the brush takes its colour and size. */
+/** Selects a point (-1: none) and copies its color and size to the brush. */
 export function select(state, index) {
   const point = state.points[index];
   if (!point) return state.selected === -1 ? state : { ...state, selected: -1 };
@@ -273,10 +275,10 @@ export function select(state, index) {
 }
 
 /**
- * The point `step` places after the selected one, or -1 beyond the ends (unless `wrap`).
+ * Returns the index `step` after the selected point, or -1 beyond the ends unless `wrap`.
  * @returns {number}
  */
-export function neighbour(state, step, wrap) {
+export function neighbor(state, step, wrap) {
   const count = state.points.length;
   if (!count) return -1;
   const start = state.selected < 0 ? (step > 0 ? -1 : count) : state.selected;
@@ -285,7 +287,7 @@ export function neighbour(state, step, wrap) {
   return next >= 0 && next < count ? next : -1;
 }
 
-// --- Recent colours ------------------------------------------------------------------------------
+// --- Recent colors ------------------------------------------------------------------------------
 
 /**
  * @param {string[]} list newest first
@@ -293,18 +295,18 @@ export function neighbour(state, step, wrap) {
  * @returns {string[]}
  */
 export function pushRecent(list, color) {
-  return [color, ...list.filter((other) => other !== color)].slice(0, RECENT);
+  return [color, ...list.filter((other) => other !== color)].slice(0, MAX_RECENT);
 }
 
 /**
- * Recent colours from storage, which is untrusted.
+ * Parses recent colors from storage, which is untrusted.
  * @param {unknown} text
  * @returns {string[]}
  */
 export function parseRecent(text) {
   try {
     const list = JSON.parse(String(text ?? "[]"));
-    return Array.isArray(list) ? list.map(parseHex).filter(Boolean).slice(0, RECENT) : [];
+    return Array.isArray(list) ? list.map(parseHex).filter(Boolean).slice(0, MAX_RECENT) : [];
   } catch {
     return [];
   }

@@ -1,56 +1,56 @@
-/** Drawing of the point-hint canvas: one frame at most per screen refresh, and none when idle. */
+/** Rendering of the point-hint canvas: at most one frame per screen refresh, none when idle. */
 
 import { shownColor } from "./color.js";
-import { HANDLE, footprint, toBoard } from "./geometry.js";
+import { HANDLE_RADIUS, footprint, toViewport } from "./geometry.js";
 import { lightnessAt } from "./image_data.js";
 
-const SHARPEST = 4; // device pixels per CSS pixel at most
-const EMPTY = "#8f8f8f"; // L = 60
+const MAX_SCALE = 4; // device pixels per CSS pixel
+const EMPTY_COLOR = "#8f8f8f"; // L = 60
 
 /**
- * @typedef {object} Scene what is drawn
- * @property {import("./geometry.js").Frame} rect of the picture on the board
+ * @typedef {object} Scene the contents of one frame
+ * @property {import("./geometry.js").Frame} rect of the image in the viewport
  * @property {CanvasImageSource | null} image
- * @property {boolean} pixelated shows single pixels, far zoomed in
- * @property {import("./image_data.js").Picture | null} picture whose lightness hints get
- * @property {import("./state.js").Point[]} points none when they are hidden
+ * @property {boolean} pixelated draws pixels without smoothing
+ * @property {import("./image_data.js").CanvasImage | null} photo whose lightness the points get
+ * @property {import("./state.js").Point[]} points empty while they are hidden
  * @property {number} selected
  * @property {number} hovered
  * @property {number} resolution of the working image
- * @property {[number, number] | null} cross keyboard's crosshair, a place of the picture
+ * @property {[number, number] | null} crosshair image position for keyboard input
  */
 
 /**
  * @param {HTMLCanvasElement} canvas
- * @param {() => Scene | null} scene asked for once per frame; null draws nothing
+ * @param {() => Scene | null} scene called once per frame; null draws nothing
  */
 export function createView(canvas, scene) {
   const context = canvas.getContext("2d");
-  let due = 0;
+  let frameRequest = 0;
 
   function paint() {
-    due = 0;
+    frameRequest = 0;
     const width = canvas.clientWidth, height = canvas.clientHeight;
     if (!width || !height) return;
-    const shown = canvas.getBoundingClientRect().width / width || 1; // the graph's own zoom
-    const scale = Math.min(SHARPEST, devicePixelRatio * Math.max(1, Math.ceil(shown * 2) / 2));
-    const fine = [Math.round(width * scale), Math.round(height * scale)];
-    if (canvas.width !== fine[0]) canvas.width = fine[0];
-    if (canvas.height !== fine[1]) canvas.height = fine[1];
+    const graphZoom = canvas.getBoundingClientRect().width / width || 1;
+    const scale = Math.min(MAX_SCALE, devicePixelRatio * Math.max(1, Math.ceil(graphZoom * 2) / 2));
+    const size = [Math.round(width * scale), Math.round(height * scale)];
+    if (canvas.width !== size[0]) canvas.width = size[0];
+    if (canvas.height !== size[1]) canvas.height = size[1];
     context.setTransform(canvas.width / width, 0, 0, canvas.height / height, 0, 0);
     context.clearRect(0, 0, width, height);
-    const what = scene();
-    if (what) draw(context, what);
+    const contents = scene();
+    if (contents) draw(context, contents);
   }
 
   return {
-    /** Asks for a new frame. */
+    /** Requests a new frame. */
     invalidate() {
-      due ||= requestAnimationFrame(paint);
+      frameRequest ||= requestAnimationFrame(paint);
     },
     dispose() {
-      cancelAnimationFrame(due);
-      due = 0;
+      cancelAnimationFrame(frameRequest);
+      frameRequest = 0;
     },
   };
 }
@@ -62,22 +62,22 @@ function draw(context, scene) {
     context.imageSmoothingQuality = "high";
     context.drawImage(image, rect.left, rect.top, rect.width, rect.height);
   } else {
-    context.fillStyle = EMPTY;
+    context.fillStyle = EMPTY_COLOR;
     context.fillRect(rect.left, rect.top, rect.width, rect.height);
   }
   points.forEach((point, index) => {
     if (index !== scene.selected) drawPoint(context, scene, point, index);
   });
   if (points[scene.selected]) drawPoint(context, scene, points[scene.selected], scene.selected);
-  if (scene.cross) drawCross(context, ...toBoard(rect, ...scene.cross));
+  if (scene.crosshair) drawCrosshair(context, ...toViewport(rect, ...scene.crosshair));
 }
 
 function drawPoint(context, scene, point, index) {
-  const [x, y] = toBoard(scene.rect, point.x, point.y);
+  const [x, y] = toViewport(scene.rect, point.x, point.y);
   const selected = index === scene.selected;
   const side = footprint(point.size, scene.rect, scene.resolution);
-  if (side > 2 * HANDLE || selected && side > HANDLE) drawFootprint(context, x, y, side, selected);
-  const radius = HANDLE + (index === scene.hovered ? 1 : 0);
+  if (side > (selected ? 1 : 2) * HANDLE_RADIUS) drawFootprint(context, x, y, side, selected);
+  const radius = HANDLE_RADIUS + (index === scene.hovered ? 1 : 0);
   const disc = (r, style) => {
     context.fillStyle = style;
     context.beginPath();
@@ -90,7 +90,7 @@ function drawPoint(context, scene, point, index) {
   }
   disc(radius + 1, "#000");
   disc(radius, "#fff");
-  const L = lightnessAt(scene.picture, point.x, point.y);
+  const L = lightnessAt(scene.photo, point.x, point.y);
   disc(radius - 1.75, shownColor(point.color, L));
 }
 
@@ -104,7 +104,7 @@ function drawFootprint(context, x, y, side, selected) {
   context.setLineDash([]);
 }
 
-function drawCross(context, x, y) {
+function drawCrosshair(context, x, y) {
   for (const [width, style] of [[3, "#000a"], [1, "#fff"]]) {
     context.lineWidth = width;
     context.strokeStyle = style;

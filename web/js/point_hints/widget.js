@@ -1,53 +1,53 @@
-/** The widget of the point-hint canvas: puts its parts together and ties them to a node. */
+/** The point-hint canvas: assembles its parts and connects them to a node. */
 
-import { watchControls } from "./host_bridge.js";
-import { attachBoard } from "./pointer_input.js";
 import { addStyle, el } from "./dom.js";
 import { createEditor } from "./editor.js";
-import { createLive } from "./preview_controller.js";
+import { watchControls } from "./host_bridge.js";
 import { createPicker } from "./picker.js";
+import { attachPointerInput } from "./pointer_input.js";
+import { createPreviewController } from "./preview_controller.js";
 import { createFiles, createStatus, createToolbar } from "./toolbar.js";
 import { createView } from "./view.js";
 
-const HEIGHT = 250; // with no panel open
-const PANEL = 134;
-const REMEMBERED = 64;
-const PIXELS = 6; // board pixels per pixel of the picture from which single pixels are shown
+const MIN_HEIGHT = 250; // without an open panel
+const PANEL_HEIGHT = 134;
+const MAX_SAVED = 64;
+const PIXELATED_SCALE = 6; // viewport pixels per image pixel from which pixels are not smoothed
 
-/** What canvases that were taken away leave to those that take their place. */
-const memories = new Map();
+/** State of removed canvases, for the canvases that replace them. */
+const savedStates = new Map();
 
 /**
  * @param {any} node
  * @param {string} name of the input
  * @param {{app: any, api: any}} host
  */
-export function createHints(node, name, host) {
+export function createHintsWidget(node, name, host) {
   addStyle();
-  const board = el("canvas", {
-    class: "board", tabIndex: 0, role: "application",
-    "aria-label":
-      "Points on the picture. Arrows move, Enter adds, Delete removes, brackets choose.",
+  const viewport = el("canvas", {
+    class: "viewport", tabIndex: 0, role: "application",
+    "aria-label": "Hint points on the image. Arrow keys move, Enter adds, Delete removes, "
+      + "brackets select.",
     dataset: { captureWheel: "true" },
   });
-  const view = createView(board, scene);
+  const view = createView(viewport, scene);
   const widget = { current: null };
-  let live = null;
+  let preview = null;
 
   const editor = createEditor({
     onText(text) {
       editor.notice = "";
       widget.current?.callback?.(text);
       node.graph?.setDirtyCanvas?.(true, true);
-      capture();
+      recordUndoStep();
     },
-    onEdit: () => live.edited(),
+    onEdit: () => preview.edited(),
     invalidate: view.invalidate,
   });
-  live = createLive(node, name, host, editor);
+  preview = createPreviewController(node, name, host, editor);
 
-  /** Tells the host's undo of a finished edit; by mouse it would notice, by key not always. */
-  function capture() {
+  /** Tells the host's undo about a finished edit: it misses some edits made by keyboard. */
+  function recordUndoStep() {
     const tracker = host.app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
     if (tracker?.captureCanvasState) tracker.captureCanvasState();
     else tracker?.checkState?.();
@@ -56,7 +56,7 @@ export function createHints(node, name, host) {
   Object.assign(editor, {
     show(mode) {
       editor.change({ mode, picking: null });
-      live.ask();
+      preview.request();
     },
     setPanel(panel) {
       editor.change({ panel, picking: null });
@@ -64,67 +64,67 @@ export function createHints(node, name, host) {
       node.setDirtyCanvas?.(true, true);
       node.expandToFitContent?.();
     },
-    canPick: () => Object.values(editor.pictures).some(Boolean),
+    canPick: () => Object.values(editor.images).some(Boolean),
     startPicking() {
-      const { photo, result, reference } = editor.pictures;
+      const { photo, result, reference } = editor.images;
       if (!photo && !result && !reference) return;
       const first = reference ? "reference" : editor.shown();
-      editor.change({ panel: "color", picking: editor.pictures[first] ? first : "photo" });
+      editor.change({ panel: "color", picking: editor.images[first] ? first : "photo" });
     },
   });
 
-  const picker = createPicker(editor, () => board.focus());
+  const picker = createPicker(editor, () => viewport.focus());
   const toolbar = createToolbar(editor);
-  const status = createStatus(editor, live.message);
+  const status = createStatus(editor, preview.message);
   const files = createFiles(editor);
-  const stage = el("div", { class: "stage" }, board);
+  const stage = el("div", { class: "stage" }, viewport);
   const root = el("div", { class: "colorist-hints", dataset: { widget: name } },
     toolbar.element, stage, status.element, picker.element, files.element,
   );
   root.style.minHeight = `${minHeight()}px`;
 
   function minHeight() {
-    return HEIGHT + (editor.panel ? PANEL : 0);
+    return MIN_HEIGHT + (editor.panel ? PANEL_HEIGHT : 0);
   }
 
-  /** Brings the page's elements up to date and says what to draw. */
+  /** Updates the page elements and returns the scene to draw. */
   function scene() {
     for (const part of [toolbar, status, picker, files]) part.update();
     const kind = editor.shown();
-    const picture = editor.pictures[kind];
+    const shown = editor.images[kind];
     const rect = editor.frame();
     const gray = kind === "photo" && !editor.picking;
-    const source = gray ? editor.pictures.photo?.gray : picture?.color;
+    const pixels = gray ? editor.images.photo?.gray : shown?.color;
     return {
-      rect, image: source ?? null, picture: editor.pictures.photo,
-      pixelated: Boolean(picture) && rect.width / picture.width >= PIXELS,
+      rect, image: pixels ?? null, photo: editor.images.photo,
+      pixelated: Boolean(shown) && rect.width / shown.width >= PIXELATED_SCALE,
       points: editor.showPoints && !editor.picking ? editor.state.points : [],
-      selected: editor.state.selected, hovered: editor.hovered, cross: editor.cross,
+      selected: editor.state.selected, hovered: editor.hovered, crosshair: editor.crosshair,
       resolution: editor.resolution,
     };
   }
 
   // --- Page ---
 
-  const resized = new ResizeObserver(() => {
-    editor.board = { width: board.clientWidth || 1, height: board.clientHeight || 1 };
+  const resizeObserver = new ResizeObserver(() => {
+    editor.viewport = { width: viewport.clientWidth || 1, height: viewport.clientHeight || 1 };
     editor.setView(editor.view);
   });
 
-  /** In the classic canvas the wheel over a widget does not reach the graph by itself. */
+  /** In the classic renderer, wheel events over a widget do not reach the graph by themselves. */
   function passWheel(event) {
     if (globalThis.LiteGraph?.vueNodesMode) return;
     host.app.canvas?.processMouseWheel?.(event);
   }
 
-  /** A press elsewhere takes the focus away: the graph's own canvas does not. */
-  function pressedElsewhere(event) {
+  /** Removes the focus on a press elsewhere; the graph's canvas does not take it. */
+  function blurOnOutsidePress(event) {
     if (!root.contains(event.target)) root.querySelector(":focus")?.blur();
   }
 
-  const release = attachBoard(board, editor, passWheel);
+  const detachPointerInput = attachPointerInput(viewport, editor, passWheel);
   root.addEventListener("wheel", (event) => {
-    if (event.target !== board && !event.target.closest("textarea:focus")) passWheel(event);
+    if (event.target !== viewport && !event.target.closest("textarea:focus")) passWheel(event);
   });
   root.addEventListener("pointerdown", (event) => event.stopPropagation());
   root.addEventListener("contextmenu", (event) => {
@@ -136,41 +136,42 @@ export function createHints(node, name, host) {
     if (typing && !event.ctrlKey && !event.metaKey) event.stopPropagation();
   });
   root.addEventListener("focusin", () => {
-    document.addEventListener("pointerdown", pressedElsewhere, true);
+    document.addEventListener("pointerdown", blurOnOutsidePress, true);
   });
   root.addEventListener("focusout", () => {
-    document.removeEventListener("pointerdown", pressedElsewhere, true);
+    document.removeEventListener("pointerdown", blurOnOutsidePress, true);
   });
   root.addEventListener("pointerenter", () => {
-    live.look();
+    preview.refresh();
     view.invalidate();
   });
 
-  // --- Life in the graph ---
+  // --- Life cycle in the graph ---
 
   let unwatch = null;
-  let key = null; // of the memory; graphs lose their ids before their nodes go
+  let savedKey = null; // kept here because graphs lose their ids before their nodes are removed
 
-  /** Takes over from the canvas that was in this place: before an undo of the host, say. */
-  function recall() {
+  /** Takes over the state of the canvas that this one replaces, after an undo of the host. */
+  function restore() {
     const graph = host.app.rootGraph ?? host.app.graph;
     if (!node.graph || !graph?.id) return;
-    key = [graph.id, node.graph.id, node.id].join(" ");
-    const memory = memories.get(key);
-    if (!memory) return;
-    memories.delete(key);
-    Object.assign(editor, memory.fields);
+    savedKey = [graph.id, node.graph.id, node.id].join(" ");
+    const saved = savedStates.get(savedKey);
+    if (!saved) return;
+    savedStates.delete(savedKey);
+    Object.assign(editor, saved.fields);
     root.style.minHeight = `${minHeight()}px`;
-    live.memory = memory.live;
-    live.lookSoon();
+    preview.saved = saved.preview;
+    preview.refreshSoon();
   }
 
-  function remember() {
-    if (!key) return;
-    const { view: seen, mode, showPoints, panel } = editor;
-    memories.delete(key);
-    memories.set(key, { fields: { view: seen, mode, showPoints, panel }, live: live.memory });
-    if (memories.size > REMEMBERED) memories.delete(memories.keys().next().value);
+  function save() {
+    if (!savedKey) return;
+    const { view: currentView, mode, showPoints, panel } = editor;
+    const fields = { view: currentView, mode, showPoints, panel };
+    savedStates.delete(savedKey);
+    savedStates.set(savedKey, { fields, preview: preview.saved });
+    if (savedStates.size > MAX_SAVED) savedStates.delete(savedStates.keys().next().value);
   }
 
   return {
@@ -178,25 +179,25 @@ export function createHints(node, name, host) {
     editor,
     widget,
     minHeight,
-    live,
-    recall,
+    preview,
+    restore,
     connect() {
       if (unwatch) return;
-      unwatch = watchControls(node, () => live.look());
-      resized.observe(board);
-      live.connect();
-      recall();
+      unwatch = watchControls(node, () => preview.refresh());
+      resizeObserver.observe(viewport);
+      preview.connect();
+      restore();
       view.invalidate();
     },
     dispose() {
       if (!unwatch) return;
-      remember();
+      save();
       unwatch();
-      release();
+      detachPointerInput();
       unwatch = null;
-      resized.disconnect();
-      document.removeEventListener("pointerdown", pressedElsewhere, true);
-      live.dispose();
+      resizeObserver.disconnect();
+      document.removeEventListener("pointerdown", blurOnOutsidePress, true);
+      preview.dispose();
       view.dispose();
       editor.dispose();
     },

@@ -1,0 +1,245 @@
+"""Samples of a TIFF page at their full depth: strips, tiles, planes, and any bits per sample.
+
+Pillow has no mode for 16-bit color and reads other depths wrongly or not at all. Only decompression
+is left to it here.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from PIL import TiffImagePlugin
+
+from .tiff_directory import ByteOrder, Page, Tag
+
+NONE, DEFLATE, OLD_DEFLATE = 1, 8, 32946
+LIBTIFF = (5, 32773, 34925, 50000)  # LZW, PackBits, LZMA, Zstandard
+LOSSLESS = (NONE, DEFLATE, OLD_DEFLATE, *LIBTIFF)
+NO_PREDICTOR, HORIZONTAL, FLOATING_POINT = 1, 2, 3
+UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # SampleFormat
+PACKED_BITS = range(1, 32)  # depths that are unpacked bit by bit
+CHUNK_SAMPLES = 2**20  # unpacked in one go; bounds memory
+MAX_SAMPLES_PER_PIXEL = 16
+LARGEST_TILE = 2**24  # pixels of a tile that is larger than the image
+
+
+@dataclass(frozen=True)
+class SampleLayout:
+    """Arrangement of the samples of a page."""
+
+    width: int
+    height: int
+    samples: int
+    """Samples per pixel, extra samples included."""
+    bits: int
+    sample_format: int
+    planar: bool
+    """Each sample of a pixel is stored in its own plane."""
+    compression: int
+    predictor: int
+    reversed_bits: bool
+    tiled: bool
+    segment_width: int
+    segment_height: int
+    offsets: tuple[int, ...]
+    byte_counts: tuple[int, ...]
+    byte_order: ByteOrder
+
+    @classmethod
+    def of(cls, page: Page) -> "SampleLayout | None":
+        """Return the layout of a page; None if `read_samples` cannot read it."""
+        samples = page.number(Tag.SAMPLES_PER_PIXEL, 1)
+        bits = page.numbers(Tag.BITS_PER_SAMPLE, (1,))
+        formats = page.numbers(Tag.SAMPLE_FORMAT, (UNSIGNED,))
+        if bits[0] == 8 or formats[0] == UNDEFINED:
+            formats = (UNSIGNED,)  # signed bytes hold 0..255 in all known files
+        tiled = Tag.TILE_OFFSETS in page.tags
+        layout = cls(
+            width=page.width,
+            height=page.height,
+            samples=samples,
+            bits=bits[0],
+            sample_format=formats[0],
+            planar=page.number(Tag.PLANAR_CONFIGURATION, 1) == 2 and samples > 1,
+            compression=page.number(Tag.COMPRESSION, NONE),
+            predictor=page.number(Tag.PREDICTOR, NO_PREDICTOR),
+            reversed_bits=page.number(Tag.FILL_ORDER, 1) == 2,
+            tiled=tiled,
+            segment_width=page.number(Tag.TILE_WIDTH, 0) if tiled else page.width,
+            segment_height=(
+                page.number(Tag.TILE_LENGTH, 0)
+                if tiled
+                else min(page.number(Tag.ROWS_PER_STRIP, page.height), page.height)
+            ),
+            offsets=page.numbers(Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS, ()),
+            byte_counts=page.numbers(Tag.TILE_BYTE_COUNTS if tiled else Tag.STRIP_BYTE_COUNTS, ()),
+            byte_order=page.byte_order,
+        )
+        whole_bytes = layout.bits in (8, 16, 32, 64)
+        readable = (
+            len(set(bits)) == len(set(formats)) == 1
+            and 0 < samples <= MAX_SAMPLES_PER_PIXEL
+            and layout.compression in LOSSLESS
+            and (
+                (layout.sample_format == UNSIGNED and (layout.bits in PACKED_BITS or whole_bytes))
+                or (layout.sample_format == SIGNED and whole_bytes)
+                or (layout.sample_format == FLOAT and layout.bits in (16, 32, 64))
+            )
+            and (
+                layout.predictor == NO_PREDICTOR
+                or (layout.predictor == HORIZONTAL and whole_bytes)
+                or (layout.predictor == FLOATING_POINT and layout.sample_format == FLOAT)
+            )
+        )
+        return layout if readable else None
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples per pixel within a segment."""
+        return 1 if self.planar else self.samples
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of a segment, once decompressed."""
+        return -(-self.segment_width * self.segment_samples * self.bits // 8)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the samples in memory."""
+        if self.sample_format == FLOAT:
+            return np.dtype(f"f{self.bits // 8}")
+        size = next(size for size in (1, 2, 4, 8) if self.bits <= 8 * size)
+        return np.dtype(f"{'i' if self.sample_format == SIGNED else 'u'}{size}")
+
+
+def read_samples(file: BinaryIO, layout: SampleLayout, channels: list[int]) -> np.ndarray:
+    """Read the samples `channels` of each pixel: (H, W, len(channels)) of `layout.dtype`.
+
+    Raises:
+        ValueError: the file ends early, or a segment holds too little.
+    """
+    segment_pixels = layout.segment_width * layout.segment_height
+    if not 0 < segment_pixels <= max(layout.width * layout.height, LARGEST_TILE):
+        raise ValueError(f"strips or tiles of {segment_pixels} pixels")
+    pixels = np.zeros((layout.height, layout.width, len(channels)), layout.dtype)
+    for index, (plane, top, left) in enumerate(_segments(layout)):
+        if layout.planar and plane not in channels:
+            continue
+        rows = layout.segment_height
+        if not layout.tiled:
+            rows = min(rows, layout.height - top)  # the last strip may be short
+        data = _decompress(_read_segment(file, layout, index, rows), layout, rows)
+        if len(data) < rows * layout.row_bytes:
+            raise ValueError(f"strip or tile {index} ends early")
+        segment = _unpack(data, layout, rows)
+        target = pixels[top : top + rows, left : left + layout.segment_width]
+        segment = segment[: target.shape[0], : target.shape[1]]
+        if layout.planar:
+            target[..., channels.index(plane)] = segment[..., 0]
+        else:
+            target[:] = segment[..., channels]
+    return pixels
+
+
+def _read_segment(file: BinaryIO, layout: SampleLayout, index: int, rows: int) -> bytes:
+    """Read a strip or tile as stored; uncompressed ones need no byte count."""
+    size = layout.byte_counts[index] if index < len(layout.byte_counts) else 0
+    if not size and layout.compression == NONE:
+        size = rows * layout.row_bytes
+    if index >= len(layout.offsets) or not size:
+        raise ValueError(f"strip or tile {index} is missing")
+    file.seek(layout.offsets[index])
+    return file.read(size)
+
+
+def _segments(layout: SampleLayout) -> Iterator[tuple[int, int, int]]:
+    """Yield plane, first row and first column of each strip or tile in file order."""
+    for plane in range(layout.samples if layout.planar else 1):
+        for top in range(0, layout.height, layout.segment_height):
+            for left in range(0, layout.width, layout.segment_width):
+                yield plane, top, left
+
+
+def _decompress(data: bytes, layout: SampleLayout, rows: int) -> bytes:
+    size = rows * layout.row_bytes
+    if layout.compression in LIBTIFF:
+        return _decompress_with_libtiff(data, layout, rows)
+    if layout.reversed_bits:
+        reversed_bits = np.packbits(np.unpackbits(np.frombuffer(data, np.uint8)), bitorder="little")
+        data = reversed_bits.tobytes()
+    if layout.compression == NONE:
+        return data
+    return zlib.decompressobj().decompress(data, size)  # never more than expected
+
+
+def _decompress_with_libtiff(data: bytes, layout: SampleLayout, rows: int) -> bytes:
+    """Decompress one strip or tile, presented to libtiff as a gray image of its bytes."""
+    fields = {
+        256: (4, layout.row_bytes),  # type 4: LONG
+        257: (4, rows),
+        258: (4, 8),
+        259: (4, layout.compression),
+        262: (4, 1),
+        266: (4, 2 if layout.reversed_bits else 1),
+        277: (4, 1),
+        278: (4, rows),
+        279: (4, len(data)),
+    }
+    start = 8 + 2 + 12 * (len(fields) + 1) + 4
+    fields[273] = (4, start)
+    entries = b"".join(
+        struct.pack("<HHII", tag, kind, 1, value) for tag, (kind, value) in sorted(fields.items())
+    )
+    header = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
+    header = header.ljust(start, b"\0")
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(header + data)) as image:
+        return image.tobytes()
+
+
+def _unpack(data: bytes, layout: SampleLayout, rows: int) -> np.ndarray:
+    """Decode decompressed bytes into samples (rows, segment width, segment samples)."""
+    raw = np.frombuffer(data, np.uint8)[: rows * layout.row_bytes].reshape(rows, layout.row_bytes)
+    shape = rows, layout.segment_width, layout.segment_samples
+    if layout.predictor == FLOATING_POINT:
+        return _undo_float_predictor(raw, layout).reshape(shape)
+    if layout.bits not in (8, 16, 32, 64):
+        return _unpack_bits(raw, layout).reshape(shape)
+    samples = raw.reshape(-1).view(layout.dtype.newbyteorder(layout.byte_order)).reshape(shape)
+    if layout.predictor == HORIZONTAL:
+        unsigned = samples.view(samples.dtype.str.replace("i", "u").replace("f", "u"))
+        total = np.cumsum(unsigned, axis=1, dtype=unsigned.dtype.newbyteorder("="))
+        samples = total.view(layout.dtype)
+    return samples
+
+
+def _unpack_bits(raw: np.ndarray, layout: SampleLayout) -> np.ndarray:
+    """Unpack samples of any depth, stored from the highest bit on (TIFF 6.0, BitsPerSample)."""
+    count = layout.segment_width * layout.segment_samples
+    if layout.bits == 24:  # the only depth of whole bytes here, in the byte order of the file
+        parts = raw.reshape(len(raw), count, 3).astype(np.uint32)
+        parts = parts if layout.byte_order == ">" else parts[..., ::-1]
+        return parts[..., 0] << 16 | parts[..., 1] << 8 | parts[..., 2]
+    samples = np.empty((len(raw), count), layout.dtype)
+    step = max(1, CHUNK_SAMPLES // count)
+    for top in range(0, len(raw), step):
+        bits = np.unpackbits(raw[top : top + step], axis=1)[:, : count * layout.bits]
+        bits = bits.reshape(len(bits), count, layout.bits)
+        values = np.zeros(bits.shape[:2], layout.dtype)
+        for place in range(layout.bits):
+            values = values << 1 | bits[..., place]
+        samples[top : top + step] = values
+    return samples
+
+
+def _undo_float_predictor(raw: np.ndarray, layout: SampleLayout) -> np.ndarray:
+    """Undo the floating-point predictor (TIFF Technical Note 3): bytes by significance, summed."""
+    size = layout.bits // 8
+    rows, stride = len(raw), layout.segment_samples
+    summed = np.cumsum(raw.reshape(rows, -1, stride), axis=1, dtype=np.uint8)
+    by_significance = summed.reshape(rows, size, -1)
+    samples = np.ascontiguousarray(by_significance.swapaxes(1, 2)).view(f">f{size}")
+    return samples.astype(layout.dtype)
