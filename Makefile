@@ -1,5 +1,5 @@
-# make demo        environment, then a real photo coloured by the weights in the box -> demo/before_after.png
-# make test        environment, then the whole test suite
+# make demo        environment, then a real photo colored by a bundled model -> demo/before_after.png
+# make test        environment, then style, imports, types and the whole test suite, on all cores
 # make test-host   COMFYUI_PATH=...: environment, then nodes, example workflows and release archive in that ComfyUI, on the CPU;
 #                  with PLAYWRIGHT_NODE_MODULES=... and Chromium its front end as well. COMFYUI_PYTHON=...: the host's Python.
 # make archive     what a user installs, of TREE (HEAD) -> dist/comfyui-colorist-VERSION.zip
@@ -22,7 +22,7 @@ test: $(VENV)/.test
 	$(BIN)/lint-imports
 	mkdir -p build/types && ln -sfn ../.. build/types/comfyui_colorist
 	$(BIN)/pyrefly check --summary=none
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 COMFYUI_PYTHON ?= $(firstword $(wildcard $(addprefix $(COMFYUI_PATH)/,.venv/bin/python venv/bin/python)) python3)
 

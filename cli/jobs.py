@@ -237,8 +237,8 @@ def _resolve_clashes(jobs: list[Job], naming: OutputNaming) -> None:
     if renamed:
         names = [f"{job.source} -> {job.target and job.target.name}" for job in renamed.values()]
         log_stderr(
-            f"{len(names)} outputs get the full name of their input, because another input has the "
-            f"same output: {_listed(names)}"
+            "named after the full name of the input, because another one has the same output: "
+            + _listed(names)
         )
 
 

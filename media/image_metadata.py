@@ -5,7 +5,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -73,10 +73,10 @@ def clean_xmp(xmp: str | bytes) -> bytes:
     return re.sub(rb"(tiff:Orientation(?:=[\"']|>))[1-8]", rb"\g<1>1", data)
 
 
-def valid_resolution(across: object, down: object, scale: float = 1.0) -> Resolution | None:
+def valid_resolution(across: Any, down: Any, scale: float = 1.0) -> Resolution | None:
     """Return dpi from two numbers of a file; None unless both are possible."""
     try:
-        dpi = float(across) * scale, float(down) * scale  # type: ignore[arg-type]
+        dpi = float(across) * scale, float(down) * scale
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
     return dpi if all(math.isfinite(value) and 0 < value < MAX_DPI for value in dpi) else None

@@ -30,7 +30,12 @@ ITEM_BYTES = {
     "torch.storage.UntypedStorage": 1,
 }
 CONTAINERS = ("collections.OrderedDict", "collections.Counter", "torch.Size", "builtins.set")
-WRAPPERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+PARAMETER = "torch.nn.parameter.Parameter"
+WRAPPERS = (
+    PARAMETER,
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+)
 TENSORS = (
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
@@ -185,11 +190,11 @@ class _Interpreter:
             self._extend(name)
         elif name == "GLOBAL":
             stack.append(_global(argument))
-        elif name == "REDUCE":
+        elif name in ("REDUCE", "NEWOBJ"):
             arguments, function = stack.pop(), stack.pop()
             stack.append(self._call(function, arguments))
         elif name == "BUILD":
-            self._copy(stack.pop(), into=stack[-1])
+            self._build(stack.pop(), stack[-1])
         elif name == "BINPERSID":
             stack.append(self._storage(stack.pop()))
         elif name not in ("PROTO", "STOP"):
@@ -222,6 +227,8 @@ class _Interpreter:
             return _tensor(*arguments[:4])
         if name in WRAPPERS and arguments and isinstance(arguments[0], _Tensor):
             return arguments[0]
+        if name == PARAMETER and not arguments:  # `_build` fills it
+            return _Tensor(())
         if name in CONTAINERS:
             return self._copy(*arguments[:1] or ((),), into=_Container())
         if name == "_codecs.encode" and arguments and isinstance(arguments[0], str):
@@ -230,6 +237,17 @@ class _Interpreter:
         if name == "torch.device":
             return None
         raise PickleError(f"unsupported operation {name}")
+
+    def _build(self, state: Any, instance: Any) -> None:
+        """Set the state of a container, or of a parameter in files of torch before 0.4."""
+        if not isinstance(instance, _Tensor):
+            self._copy(state, into=instance)
+        elif not isinstance(state, tuple) or len(state) not in (3, 4, 5):
+            raise PickleError("the pickle is damaged")
+        elif len(state) == 4:
+            _tensor(*state)
+        elif not isinstance(state[0], bool if len(state) == 3 else _Tensor):
+            raise PickleError("the pickle is damaged")
 
     def _copy(self, source: Any, *, into: Any) -> _Container:
         if not isinstance(into, _Container) or not isinstance(source, (_Container, tuple)):

@@ -79,7 +79,7 @@ def module_of(architecture: str) -> ArchitectureModule:
     """
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
-            f"unknown architecture '{architecture}'. Known: {', '.join(ARCHITECTURES)}."
+            f"unknown architecture {shown(architecture)}. Known: {', '.join(ARCHITECTURES)}."
         )
     module = import_module(ARCHITECTURES[architecture][0], __package__)
     return cast(ArchitectureModule, module)
@@ -210,9 +210,14 @@ def _read_role(path: Path) -> Role | None:
 def _parse_network(info: NetworkInfo, name: str) -> tuple[str, NetworkConfig, Spec]:
     """Return architecture, config and spec from metadata: the only place where they are parsed."""
     if kind := info.get("kind"):
-        raise CheckpointError(f"{name}: a {kind}, not a network; load it as one.")
+        raise CheckpointError(f"{name}: a {kind[:60]}, not a network; load it as one.")
     architecture = info.get("architecture", "")
-    module = module_of(architecture)
+    try:
+        module = module_of(architecture)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{name}: {error} Update ComfyUI-Colorist, or export the file again."
+        ) from error
     try:
         config = parse_config(architecture, info["config"])
         spec, changes = module.spec(config), info.get("spec", {})

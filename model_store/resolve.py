@@ -80,11 +80,7 @@ class Library:
                 model, self.folder, offline=offline, progress=progress, check=check
             )
         if self.paths_allowed and Path(name).exists():
-            if not Path(name).is_dir():  # reading from a pipe or a device may never end
-                raise CheckpointError(
-                    f"{name}: not an ordinary file; expected a {self.kind}, copied into a file."
-                )
-            return Path(name)  # the reader rejects it by name
+            return Path(name)  # a folder or a pipe, which the reader rejects by name
         raise CheckpointError(self.unknown(name))
 
     def unknown(self, name: str | Path) -> str:

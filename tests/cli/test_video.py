@@ -33,7 +33,9 @@ def model(mini_file) -> list[str]:
 def film(tmp_path_factory) -> Path:
     """A grey pan with a cut behind frame 8, at times of its own, with sound."""
     path = tmp_path_factory.mktemp("film") / "film.mkv"
-    pictures = torch.cat([synthetic_video.pan(0, 9, size=SIZE), synthetic_video.pan(10, FRAMES - 9, size=SIZE)])
+    pictures = torch.cat(
+        [synthetic_video.pan(0, 9, size=SIZE), synthetic_video.pan(10, FRAMES - 9, size=SIZE)]
+    )
     levels = (255 * color.gray_rgb(color.lightness(pictures.movedim(-1, 1)))).round().byte()
     with av.open(str(path), "w") as container:
         video_stream = container.add_stream("ffv1", rate=25)

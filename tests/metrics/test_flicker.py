@@ -55,7 +55,9 @@ def test_cuts_do_not_flicker():
 
 
 def test_result_does_not_depend_on_batches():
-    video = moved(synthetic_video.pan(3, 6), torch.randn(6, 2, generator=torch.Generator().manual_seed(0)))
+    video = moved(
+        synthetic_video.pan(3, 6), torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    )
     assert scores(video, 1) == pytest.approx(scores(video), abs=1e-4)
 
 

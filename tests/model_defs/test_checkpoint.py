@@ -1,5 +1,6 @@
 """Checkpoints are read safely and strictly; errors name the problem."""
 
+import copyreg
 import dataclasses
 import os
 import pickle
@@ -253,6 +254,31 @@ def test_safetensors_with_a_huge_header(tmp_path):
     path = tmp_path / "header.safetensors"
     path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
     assert_refused(path, "header")
+
+
+class OldParameter:
+    """Pickles as a parameter of torch before 0.4, such as those of torchvision's VGG-19."""
+
+    def __init__(self, *state):
+        self.state = state
+
+    @property
+    def __class__(self):
+        return torch.nn.Parameter
+
+    def __reduce_ex__(self, _):
+        return copyreg.__newobj__, (torch.nn.Parameter,), self.state
+
+
+def test_parameters_of_old_files(tmp_path, monkeypatch):
+    path, tensor = tmp_path / "old.pth", torch.arange(4.0)
+    old = OldParameter(tensor, None, OrderedDict(), True, False)
+    torch.save({"a": old}, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(checkpoint.read(path)[0]["a"], tensor)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+    for state in [(storage(), 0, (2**40,)), (storage(), 0, (2**40,), (1,)), (tensor,)]:
+        torch.save({"a": OldParameter(*state)}, path)
+        assert_refused(path, "refused")
 
 
 @pytest.mark.parametrize("legacy", [True, False])

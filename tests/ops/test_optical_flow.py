@@ -49,7 +49,10 @@ def test_grain_is_not_texture():
 
 def test_different_scenes_do_not_correlate():
     for seed in range(4):
-        before, after = lightness(synthetic_video.pan(seed, 1)), lightness(synthetic_video.pan(seed + 10, 1))
+        before, after = (
+            lightness(synthetic_video.pan(seed, 1)),
+            lightness(synthetic_video.pan(seed + 10, 1)),
+        )
         backward, forward = optical_flow.estimate_flow(before, after)
         assert backward.correlation < 0.35
         assert torch.equal(backward.correlation, forward.correlation)

@@ -94,12 +94,13 @@ class AllReduceSum(torch.autograd.Function):
     """Sum over all processes. Its gradient is summed as well."""
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
+    def forward(_: Any, x: Tensor) -> Tensor:  # pyrefly: ignore[bad-override] - torch: *args
         x = x.clone()
         distributed.all_reduce(x)
         return x
 
     @staticmethod
+    # torch declares *grad_outputs.
     def backward(_: Any, gradient: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         gradient = gradient.clone()
         distributed.all_reduce(gradient)

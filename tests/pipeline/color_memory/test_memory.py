@@ -336,8 +336,6 @@ def test_pickles_are_rejected_without_running(tmp_path):
 
     np.save(bad, np.array([[Trap()]], dtype=object), allow_pickle=True)
     np.save(tmp_path / "good.npy", np.zeros((4, 1, 2)))
-    with pytest.raises(
-        CheckpointError, match="bad.npy: not a .npy file .*Python objects"
-    ):
+    with pytest.raises(CheckpointError, match="bad.npy: not a .npy file .*Python objects"):
         import_npy(tmp_path / "good.npy", bad, encoder="e", network="n")
     assert not ran.exists()

@@ -145,7 +145,9 @@ def test_no_color_crosses_a_cut(frames_after):
 def test_flash_has_no_lasting_effect(length):
     video = tinted(synthetic_video.pan(3, 12), torch.zeros(12, 2))
     flashed = video.clone()
-    other = tinted(synthetic_video.pan(30, length, (0.0, 0.0)), torch.tensor([[60.0, 40.0]] * length))
+    other = tinted(
+        synthetic_video.pan(30, length, (0.0, 0.0)), torch.tensor([[60.0, 40.0]] * length)
+    )
     flashed[5 : 5 + length] = other
     stabilizer = Stabilizer(StabilizerOptions(frames_after=0))
     after = torch.cat([stabilizer.push(flashed), *stabilizer.finish()])[5 + length :]
@@ -166,7 +168,9 @@ def test_brief_light_change_has_little_weight():
 
 
 def test_new_content_keeps_its_color():
-    video, disc = synthetic_video.with_disc(tinted(synthetic_video.pan(5, 8, (1.0, 0.0)), torch.zeros(8, 2)), first=4)
+    video, disc = synthetic_video.with_disc(
+        tinted(synthetic_video.pan(5, 8, (1.0, 0.0)), torch.zeros(8, 2)), first=4
+    )
     steadied = steady(video, frames_after=0)
     change, was = (
         torch.linalg.vector_norm(ab(other) - ab(video[4:5]), dim=1)[0][disc[4]].mean()
