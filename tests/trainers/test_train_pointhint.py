@@ -21,7 +21,8 @@ from comfyui_colorist.trainers.data import batches as data
 from comfyui_colorist.trainers.runtime import optimization, provenance, sample_grid, state
 from comfyui_colorist.trainers.runtime.command_line import parse
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +134,31 @@ def test_resumed_run_equals_unbroken_run(photos, tmp_path, mini_file, prior):
     assert [whole[k] for k in ("loss", "guess", "rate")] == [
         resumed[k] for k in ("loss", "guess", "rate")
     ]
+
+
+def test_a_training_state_of_version_1_0_0_resumes(photos, tmp_path):
+    """The state of step 2, with the tensor names of 1.0.0, leads to the same weights."""
+    train_pointhint.main(settings(photos, tmp_path / "whole", prior=True))
+    broken = settings(photos, tmp_path / "broken", prior=True)
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 3)
+        train_pointhint.main(broken)
+    file = tmp_path / "broken" / "state.safetensors"
+    old_names = {new: old for old, new in registry.TENSOR_ALIASES.items()}
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    renamed = {}
+    for key, tensor in tensors.items():
+        group, _, name = key.partition("/")
+        renamed[f"{group}/{old_names.get(name, name)}" if name else key] = tensor
+    assert sum(old not in tensors for old in renamed) == 2 * len(old_names)
+    save_file(renamed, file, metadata)
+    train_pointhint.main(broken)
+    whole, resumed = (
+        load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "broken")
+    )
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def test_a_batch_in_parts_is_the_same_batch(photos, tmp_path, mini_file):
