@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..media import image_io
 from ..ops.resize import Geometry, downscale
 from ..ops.tensors import as_batch
 from ..pipeline.references import search
@@ -136,6 +135,8 @@ def stack_images(photos: Sequence[Path | Tensor]) -> Tensor:
     ratio and scaled, so that neither borders nor stretching change their colors. Files are read one
     at a time.
     """
+    from ..media import image_io  # it imports Pillow, which nodes must not do when they load
+
     batch: list[Tensor] = []
     for photo in photos:
         rgb, _ = as_batch(image_io.read_image(photo).pixels if isinstance(photo, Path) else photo)

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from ..media import image_io
 from ..ops import color
 from ..ops.tensors import as_batch
 
@@ -27,6 +26,8 @@ def read_photo(photos: Sequence[Photo], index: int) -> Tensor:
         ImageError: the file cannot be read.
         ValueError: the pixels have another shape.
     """
+    from ..media import image_io  # it imports Pillow, which nodes must not do when they load
+
     photo = photos[index]
     rgb, _ = as_batch(photo if isinstance(photo, Tensor) else image_io.read_image(photo).pixels)
     if len(rgb) != 1:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...media import image_io
 from ...media.errors import ImageError
 from ...ops.tensors import Image, as_batch
 from ..loaded_network import LoadedNetwork
@@ -228,6 +227,8 @@ def _no_references(ranking: Ranking | GalleryRanking, photos: int) -> ValueError
 
 def _target_images(target: Image | str | Path) -> Tensor:
     """Return at most MAX_FRAMES frames of the target at working size: (B, 3, SIDE, SIDE)."""
+    from ...media import image_io  # it imports Pillow, which nodes must not do when they load
+
     rgb, _ = as_batch(
         image_io.read_image(target).pixels if isinstance(target, str | Path) else target
     )

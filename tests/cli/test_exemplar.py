@@ -81,8 +81,14 @@ def test_confidence_name_conflicts(tmp_path, model, capsys):
     given = [picture(tmp_path / "in" / name) for name in ("a.png", "a-confidence.png")]
     reference = picture(tmp_path / "r.png", 1, 3)
     options = ["--reference", reference, "--confidence", "--overwrite", *model]
-    assert run("exemplar", *given, "-o", tmp_path / "out", *options) == 2
-    assert "would both be written to" in capsys.readouterr().err
+    assert run("exemplar", *given, "-o", tmp_path / "out", *options) == 0
+    assert "a.png -> a.png.png" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a-confidence-confidence.png",
+        "a-confidence.png",
+        "a.png-confidence.png",
+        "a.png.png",
+    ]
     before = given[1].read_bytes()
     assert run("exemplar", given[1], given[0], "-o", tmp_path / "in" / "sub", *options) == 2
     (tmp_path / "sub").mkdir()

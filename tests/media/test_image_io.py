@@ -148,7 +148,7 @@ def frames():
         ("x.gif", "x.gif: an animated GIF with 3 frames. Save it as a video"),
         ("x.webp", "x.webp: an animated WebP with 3 frames. Save it as a video"),
         ("x.png", "x.png: an animated PNG with 3 frames. Save it as a video"),
-        ("x.tif", "x.tif: a multi-page TIFF with 3 full-size pages. Save each page"),
+        ("x.tif", "x.tif: a multi-page TIFF with 3 full-size pages; choose one with --page N"),
     ],
 )
 def test_animation_is_refused(tmp_path, frames, name, message):

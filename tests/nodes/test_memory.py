@@ -384,7 +384,8 @@ def test_lists_memories_of_every_folder_and_nothing_else(host, folder, tmp_path)
 
 @pytest.mark.parametrize("name", ["../former.safetensors", "", "..", "/etc/passwd", "no", "b/../b"])
 def test_only_listed_memories_are_opened(host, folder, former, name):
-    with pytest.raises(ValueError, match="is not in the list.*Save one with Save Color Memory"):
+    reason = "is not in the list" if name else "the name of the color memory is empty"
+    with pytest.raises(ValueError, match=f"{reason}.*Save one with Save Color Memory"):
         host.nodes.LoadMemory.execute(name)
     assert host.nodes.LoadMemory.fingerprint_inputs(file=name).endswith("missing")
 

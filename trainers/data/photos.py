@@ -205,7 +205,7 @@ def stems_with_licences(indices: Sequence[Path], licences: Sequence[str]) -> set
 
 
 def open_photos(
-    sources: Sequence[str],
+    sources: Sequence[str | Path],
     index: Sequence[Path] = (),
     skip_licences: Sequence[str] = (),
     stream: bool = False,

@@ -30,15 +30,16 @@ def is_stream(source: str) -> bool:
     return "://" in source or source.startswith("pipe:")
 
 
-def expand_braces(sources: Sequence[str]) -> list[str]:
+def expand_braces(sources: Sequence[str | Path]) -> list[str]:
     """Expand `{000..099}` in sources, except where a file of that very name exists."""
-    if not any("{" in source for source in sources):
-        return list(sources)
+    names = [str(source) for source in sources]
+    if not any("{" in name for name in names):
+        return names
     braceexpand = _import_webdataset("braceexpand").braceexpand
     return [
-        name
-        for source in sources
-        for name in ([source] if Path(source).exists() else braceexpand(source))
+        expanded
+        for name in names
+        for expanded in ([name] if Path(name).exists() else braceexpand(name))
     ]
 
 
