@@ -71,6 +71,8 @@ def test_interrupted_process(tmp_path, root, model):
         command(root, "colorize", tmp_path / "in", "-o", out, *model),
         stderr=subprocess.PIPE,
         text=True,
+        # A shell ignores SIGINT in commands that it starts in the background; so would this child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while not list(out.glob("*.png")) and time.monotonic() < deadline:
