@@ -17,7 +17,7 @@ The paper is ambiguous or contradicts itself in four points:
   adds to the stream is initialized to zero: a new network returns the hints at full resolution.
 - Equations 11 and 12, with the darkest and the brightest token of a group as its centers, sort a
   group by brightness at every level, which amounts to one sort over all levels.
-- With three channels, a gray hint (ab = 0) could not be told from no hint. A fourth channel marks
+- With three channels, a gray hint (ab = 0) looks like a missing hint. A fourth channel marks
   hints.
 
 Nano networks read an interpolated color prior between hints instead of the paper's zeros. The

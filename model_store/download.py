@@ -326,7 +326,7 @@ def _locked(path: Path, wait: Callable[[], None]) -> Generator[None, None, None]
             break
         except Timeout:
             wait()
-        except NotImplementedError:  # a file system without locks
+        except (NotImplementedError, OSError):  # some network drives have no locks
             break
     try:
         yield

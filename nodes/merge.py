@@ -65,7 +65,7 @@ class MergeChroma(io.ComfyNode):
                 strength=strength, saturation=saturation, chroma_ceiling=chroma_ceiling
             ),
             device=host.device(),
-            before_each=host.check_interrupt,
+            check_interrupt=host.check_interrupt,
             progress=host.progress(len(luminance)),
         )
         return io.NodeOutput(host.to_host_image(merged))

@@ -25,7 +25,7 @@ def merge_chroma(
     mask: Tensor | None = None,
     controls: Finish | None = None,
     device: torch.device | str = "cpu",
-    before_each: Callable[[], None] | None = None,
+    check_interrupt: Callable[[], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Color the photo `luminance` with the chroma of `colored`, upsampled along the photo's edges.
@@ -36,7 +36,7 @@ def merge_chroma(
         mask: (B or 1, H, W) in 0..1; 1 = use the new color, 0 = leave the photo as it is.
         controls: see `Finish`.
         device: where to compute.
-        before_each: called before each image; may raise to stop.
+        check_interrupt: called before each image; may raise to stop.
         progress: called after each image with the number of finished images.
     Returns:
         (B, H, W, 3 or 4) of the dtype and device of `luminance`.
@@ -50,8 +50,8 @@ def merge_chroma(
     count, height, width, channels = photos.shape
     out = photos.new_empty(count, height, width, max(3, channels))
     for i in range(count):
-        if before_each:
-            before_each()
+        if check_interrupt:
+            check_interrupt()
         item = slice(i, i + 1)
         rgb = sanitize(photos[item].movedim(-1, 1), "luminance")
         if out.shape[-1] == 4:

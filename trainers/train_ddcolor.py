@@ -49,18 +49,13 @@ from .data import batches, inputs
 from .runtime import distributed, ema, networks, optimization, sample_grid
 from .runtime.command_line import run_script
 from .runtime.session import TrainingSession
-from .runtime.settings import (
-    Settings,
-    require_choice,
-    validate_architecture,
-    validate_feature_loss,
-)
+from .runtime.settings import AutomaticSettings, validate_architecture
 
 log = logging.getLogger("train_ddcolor")
 
 
 @dataclass
-class Config(Settings):
+class Config(AutomaticSettings):
     """Settings of one run; the defaults are the paper's (section 4.1)."""
 
     out: Path = Path("runs/ddcolor")
@@ -72,79 +67,31 @@ class Config(Settings):
     frozen_stages: int = 0
     """Number of encoder stages to freeze, counted from the input. Freezing all (7 of an
     EfficientNet-Lite, 4 of a ConvNeXt) trains the decoders alone."""
-    encoder_rate: float = 1.0
-    """Factor on the learning rate of the encoder."""
     start_share: float = 0.0
     """Blend the result with the weights it started from (--weights); 0.5 = half of each. This helps
     when fine-tuning on few photos."""
-    damage: float = 0.0
-    """Fraction of photos whose gray input is damaged like old prints and scans (grain, blur,
-    scratches, faded tones, borders). Target colors are not changed."""
-    teacher: str | None = None
-    """Trained automatic model to learn from (distillation): a file, or the name of a bundled or
-    installed model. Its answers are blended into the target colors."""
-    teacher_share: float = 0.5
-    """Weight of the teacher's answers in the target colors; 0 = photos only."""
-    vgg: str | None = None
-    """ImageNet weights of VGG-16 for the perceptual loss: a file, or vgg16_bn."""
-    fade: float | None = None
-    """Chroma C* that the trained model reduces by half when it colors photos; weaker colors turn
-    gray. Does not affect training. Default: as in --weights, else 0 = off."""
-    gain: float | None = None
-    """Factor on the chroma of the trained model's results. Does not affect training. Default: as in
-    --weights, else 1."""
     steps: int = 400_000
     batch: int = 16
     weight_decay: float = 0.01
     schedule: str = "halving"
     """Learning rate: halving = halved at step 80,000 and every 40,000 steps (paper); cosine = falls
     to zero at --steps."""
-    warmup: int = 0
-    """Number of steps in which the learning rate rises linearly; for the cosine schedule."""
-    pixel: float = 0.1
-    """Weight of the pixel loss."""
     huber: float = 0.0
     """Error in ab units below which the pixel loss is quadratic; 0 = L1 loss (paper)."""
-    psnr: float = 0.0
-    """Weight of the PSNR loss in RGB (-PSNR / 10)."""
-    perceptual: float = 5.0
-    """Weight of the perceptual loss; needs --vgg."""
-    adversarial: float = 1.0
-    """Weight of the adversarial loss; 0 trains without a discriminator."""
     colorfulness: float = 0.5
     """Weight of the colorfulness loss (eq. 8)."""
-    feature: float = 0.0
-    """Weight of the feature loss: distance between result and photo in the feature maps of
-    --feature-network."""
-    feature_network: str | None = None
-    """ImageNet weights of an EfficientNet-Lite for the feature loss: a file, or a name such as
-    efficientnet_lite1."""
     color_enhance: float = 1.2
     """Factor on the saturation of real photos in the adversarial and perceptual losses (color
     augmentation)."""
-    discriminator_width: int = 64
-    """Channels of the discriminator's first layer."""
-    spectral_norm: bool = True
-    """Apply spectral norm to the decoder. Turn it off for models trained without it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         validate_architecture(self.weights, self.architecture, ddcolor.PRESETS)
-        if self.weights and self.backbone:
-            raise ValueError("weights and backbone both initialize the encoder; give one of them.")
         if self.start_share and not self.weights:
             raise ValueError(
                 f"start_share is {self.start_share}, but there is no model to start from; name "
                 "one with --weights, or leave out --start-share."
             )
-        validate_feature_loss(self.feature, self.feature_network)
-        require_choice("schedule", self.schedule, ("halving", "cosine"))
-
-    @property
-    def needs_rgb_gradient(self) -> bool:
-        """True if a loss is computed from the result in RGB."""
-        perceptual = self.perceptual if self.vgg else 0
-        return any((self.psnr, perceptual, self.adversarial, self.colorfulness, self.feature))
 
 
 _NANO: dict[str, Any] = {
@@ -259,13 +206,9 @@ def main(config: Config) -> None:
         with accelerator.local_main_process_first():  # the first process downloads missing files
             network, spec = build(config)
             networks.to_channels_last(network, device).train()
-            perceptual_loss = networks.load_perceptual_loss(
-                config.vgg, config.perceptual, device, offline=config.offline
-            )
-            feature_loss = networks.load_feature_loss(
-                config.feature_network, config.feature, device, offline=config.offline
-            )
-            teacher = networks.load_teacher(config.teacher, device, offline=config.offline)
+            perceptual_loss = networks.load_perceptual_loss(config, device)
+            feature_loss = networks.load_feature_loss(config, device)
+            teacher = networks.load_teacher(config, device)
         optimization.freeze_stages(network.encoder, config.frozen_stages)
         start = {}
         if config.start_share:

@@ -28,7 +28,7 @@ from ..batching import run_in_batches
 from ..loaded_network import LoadedNetwork
 from ..photos import Photo, is_gray, read_ahead, read_photo
 from . import clustering, projection
-from .memory import ColorMemory, Projection, Provenance
+from .memory import ColorMemory, Projection, Provenance, require_memory
 from .projection import Rows
 
 log = logging.getLogger(__name__)
@@ -151,12 +151,7 @@ def check_build(
         ValueError: the settings or the network are unsuitable.
         RuntimeError: scikit-learn is not installed.
     """
-    sizes = colorizer.spec.memory
-    if sizes is None:
-        raise ValueError(
-            f"{colorizer.name} has no color memory; choose a network with a color memory (such as "
-            "colorformer-nano)."
-        )
+    sizes = require_memory(colorizer.spec.memory, colorizer.name)
     if isinstance(photos, str | Path):
         raise ValueError(f"photos is one path, '{photos}'; expected a list of photo files.")
     if entries < 1:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...console.checks import file_id
 from ...media.errors import ImageError
 from ...ops.tensors import Image, as_batch
 from ..loaded_network import LoadedNetwork
@@ -303,10 +304,9 @@ def _file_id(photo: Image | str | Path) -> tuple[int, int] | str | None:
     if not isinstance(photo, str | Path):
         return None
     try:
-        status = os.stat(photo)
+        return file_id(Path(photo))
     except OSError:
         return os.path.realpath(photo)
-    return status.st_dev, status.st_ino
 
 
 def _describe_gallery(

@@ -36,7 +36,7 @@ def photo(batch=1, height=50, width=70, channels=3, seed=0):
 
 
 def middling(batch=1, height=64, width=64):
-    """Lightness at which all colours of HINTS can be had."""
+    """Return gray photos at a lightness at which all colors of HINTS are in gamut."""
     return 0.4 + 0.1 * photo(batch, height, width, 1)
 
 
@@ -65,7 +65,7 @@ def engine_of(network, path, prior):
 
 @pytest.fixture(scope="module")
 def mini(mini):
-    """The automatic miniature, at a working size that costs little."""
+    """Automatic miniature with a small working size."""
     small = copy.copy(mini)
     small.spec = dataclasses.replace(mini.spec, resolution=64)
     return small
@@ -73,21 +73,21 @@ def mini(mini):
 
 @pytest.fixture(scope="module")
 def fresh(mini_pointhint_config, tmp_path_factory):
-    """A new network, which gives back what it is given."""
+    """Untrained network: returns the chroma of its input."""
     network = registry.build("pointhint", mini_pointhint_config)
     return engine_of(network, tmp_path_factory.mktemp("models") / "fresh.safetensors", True)
 
 
 @pytest.fixture(scope="module")
 def hints_alone(mini_pointhint_network, tmp_path_factory):
-    """The miniature, trained with zeros between hints as it were."""
+    """The miniature as a network trained with zeros between hints."""
     path = tmp_path_factory.mktemp("models") / "paper.safetensors"
     return engine_of(mini_pointhint_network, path, False)
 
 
 @pytest.fixture
 def vivid(mini):
-    """A base that makes all photos green to red from left to right, blue to yellow downwards."""
+    """Base that predicts green to red from left to right and blue to yellow from top to bottom."""
     ramp = torch.linspace(-25, 25, 64)
     ab = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64)])[None]
     return SimpleNamespace(spec=mini.spec, name="vivid", chroma=lambda rgb: ab)
@@ -98,7 +98,7 @@ def kernel_of(engine):
 
 
 def spied(monkeypatch, engine):
-    """What the engine's network is given, each time."""
+    """Record the inputs of the engine's network."""
     seen, network = [], engine.device_manager.acquire(0)
     forward = network.forward
     monkeypatch.setattr(network, "forward", lambda x: seen.append(x.clone()) or forward(x))
@@ -115,7 +115,7 @@ def seen_base(mini, monkeypatch):
     return spied(monkeypatch, mini)
 
 
-# ---- any picture ----
+# ---- photos and options ----
 
 
 def test_a_pointhint_file_gives_a_pointhint_colorizer(mini_pointhint, mini):
@@ -127,14 +127,14 @@ def test_a_pointhint_file_gives_a_pointhint_colorizer(mini_pointhint, mini):
 @pytest.mark.parametrize("size", SIZES + STRIPS)
 def test_any_size_keeps_size_and_lightness(mini_pointhint, mini, size):
     rgb = photo(1, *size)
-    for given in ({"hints": HINTS}, {"hints": ""}, {"hints": HINTS, "base": mini}):
-        out = mini_pointhint.colorize(rgb, resolution=64, **given)
+    for options_list in ({"hints": HINTS}, {"hints": ""}, {"hints": HINTS, "base": mini}):
+        out = mini_pointhint.colorize(rgb, resolution=64, **options_list)
         assert out.shape == rgb.shape
         assert out.min() >= 0 and out.max() <= 1
         torch.testing.assert_close(lightness(out), lightness(rgb), atol=0.01, rtol=0)
 
 
-def test_the_hints_count(mini_pointhint):
+def test_hints_change_the_colors(mini_pointhint):
     none, one, other = (
         mini_pointhint.colorize(photo(), hints=hints, resolution=64)
         for hints in ("", HINTS[:1], HINTS[1:2])
@@ -143,18 +143,18 @@ def test_the_hints_count(mini_pointhint):
         assert (a - b).abs().mean() > DIFFERENT
 
 
-def test_only_lightness_of_the_photo_is_looked_at(mini_pointhint):
+def test_only_lightness_of_the_photo_is_used(mini_pointhint):
     rgb = photo(channels=1)
-    grey = rgb.expand(-1, -1, -1, 3)
-    want = mini_pointhint.colorize(grey, hints=HINTS, resolution=64)
+    gray = rgb.expand(-1, -1, -1, 3)
+    want = mini_pointhint.colorize(gray, hints=HINTS, resolution=64)
     out = mini_pointhint.colorize(rgb, hints=HINTS, resolution=64)
     assert out.shape[-1] == 3
     torch.testing.assert_close(out, want)
-    rgba = torch.cat([grey, photo(channels=1, seed=3)], dim=-1)
+    rgba = torch.cat([gray, photo(channels=1, seed=3)], dim=-1)
     out = mini_pointhint.colorize(rgba, hints=HINTS, resolution=64)
     assert torch.equal(out[..., 3], rgba[..., 3])
     torch.testing.assert_close(out[..., :3], want)
-    tinted = color.to_gamut(torch.cat([lightness(grey), 9 + 0 * ab_of(grey)], dim=1))
+    tinted = color.to_gamut(torch.cat([lightness(gray), 9 + 0 * ab_of(gray)], dim=1))
     out = mini_pointhint.colorize(tinted.movedim(1, -1), hints=HINTS, resolution=64)
     assert (out - want).abs().mean() < 0.005
 
@@ -178,9 +178,9 @@ def test_half_precision_in_half_precision_out(mini_pointhint):
 
 def test_half_precision_of_the_network(mini_pointhint, mini_pointhint_file, mini):
     half = colorist.load(mini_pointhint_file, device="cpu", dtype="bfloat16")
-    for given in ({"hints": HINTS}, {"hints": HINTS, "base": mini}):
-        out = half.colorize(photo(), **given, resolution=64)
-        want = mini_pointhint.colorize(photo(), **given, resolution=64)
+    for options_list in ({"hints": HINTS}, {"hints": HINTS, "base": mini}):
+        out = half.colorize(photo(), **options_list, resolution=64)
+        want = mini_pointhint.colorize(photo(), **options_list, resolution=64)
         assert out.dtype == torch.float32
         assert (out - want).abs().mean() < 0.02
 
@@ -212,7 +212,7 @@ def test_hints_per_image(mini_pointhint, mini, monkeypatch, with_base):
         mini_pointhint.colorize(rgb, hints_per_image=each[:2], **options)
 
 
-def test_out_of_memory_halves_the_chunk(mini_pointhint, mini, monkeypatch):
+def test_out_of_memory_halves_the_batch(mini_pointhint, mini, monkeypatch):
     rgb, options = photo(4), {"hints": HINTS, "resolution": 64, "base": mini}
     want = mini_pointhint.colorize(rgb, **options)
     sizes, network = [], mini_pointhint.device_manager.acquire(0)
@@ -231,8 +231,8 @@ def test_out_of_memory_halves_the_chunk(mini_pointhint, mini, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(150, 335), (33, 33), (1, 3000)])
-def test_room_is_made_for_the_padded_picture(mini_pointhint, monkeypatch, size):
-    """As much as `colorize` reckons with when it cuts a batch into chunks."""
+def test_memory_is_acquired_for_the_padded_image(mini_pointhint, monkeypatch, size):
+    """As much as `colorize` assumes when it determines the batch size."""
     wanted, acquired, device_manager = [], [], mini_pointhint.device_manager
     acquire = device_manager.acquire
     monkeypatch.setattr(device_manager, "max_batch_size", lambda memory: wanted.append(memory) or 1)
@@ -252,15 +252,15 @@ def test_mask(mini_pointhint):
 def test_finish_controls(mini_pointhint):
     rgb, options = photo(), {"hints": HINTS, "resolution": 64}
 
-    def made(**controls):
+    def render(**controls):
         return mini_pointhint.colorize(rgb, **options, finish=Finish(**controls))
 
-    torch.testing.assert_close(made(), mini_pointhint.colorize(rgb, **options))
-    assert torch.equal(made(strength=0), rgb)
-    assert ab_of(made(saturation=0)).abs().max() < 0.1
-    bent = made(chroma_ceiling=12, upsample="bilinear")
+    torch.testing.assert_close(render(), mini_pointhint.colorize(rgb, **options))
+    assert torch.equal(render(strength=0), rgb)
+    assert ab_of(render(saturation=0)).abs().max() < 0.1
+    bent = render(chroma_ceiling=12, upsample="bilinear")
     assert 8 < color.chroma(ab_of(bent)).max() < 12.1
-    assert (made(upsample="nearest") - made()).abs().mean() > 1e-3
+    assert (render(upsample="nearest") - render()).abs().mean() > 1e-3
     sepia = torch.cat([lightness(rgb), 20 + 0 * ab_of(rgb)], dim=1)
     sepia = color.to_gamut(sepia).movedim(1, -1)
     kept = mini_pointhint.colorize(sepia, **options, finish=Finish(keep_color=1))
@@ -301,7 +301,7 @@ def test_nan_predictions_are_refused(mini_pointhint_file, dtype, sentence):
 # ---- hints ----
 
 
-def test_hints_in_every_form_give_the_same(mini_pointhint):
+def test_all_forms_of_hints_give_the_same_result(mini_pointhint):
     options, as_text = {"resolution": 64}, dump_hints(HINTS)
     want = mini_pointhint.colorize(photo(), hints=HINTS, **options)
     points = [dataclasses.asdict(hint) for hint in HINTS]
@@ -309,7 +309,7 @@ def test_hints_in_every_form_give_the_same(mini_pointhint):
         assert torch.equal(mini_pointhint.colorize(photo(), hints=hints, **options), want)
 
 
-def test_no_hints_are_legal(mini_pointhint, seen):
+def test_hints_are_optional(mini_pointhint, seen):
     want = mini_pointhint.colorize(photo(), resolution=64)
     for hints in ("", [], '{"version": 1, "points": []}'):
         assert torch.equal(mini_pointhint.colorize(photo(), hints=hints, resolution=64), want)
@@ -318,12 +318,12 @@ def test_no_hints_are_legal(mini_pointhint, seen):
     none = torch.zeros(len(L), 0, 2)
     mean = gaussian_process.krige(L, none, none, none[..., 0] > 0, kernel_of(mini_pointhint)(L))
     torch.testing.assert_close(110 * seen[0][:, 1:3], mean, atol=1e-3, rtol=0)
-    assert color.chroma(ab_of(want)).mean() > 0.5  # it colours as it thinks best
+    assert color.chroma(ab_of(want)).mean() > 0.5  # the network chooses the colors
 
 
 @pytest.mark.parametrize("with_base", [False, True])
-def test_a_new_network_has_the_colours_of_the_hints_at_hints(fresh, mini, with_base):
-    """Photo and working image of one size: through to the result, to the gamut's edge."""
+def test_an_untrained_network_returns_the_colors_of_hints(fresh, mini, with_base):
+    """Photo and working image have one size, so the result has the colors of the hints."""
     rgb = middling()
     options = {"resolution": 64, "base": mini if with_base else None}
     ab = ab_of(fresh.colorize(rgb, hints=HINTS, **options))[0]
@@ -333,8 +333,8 @@ def test_a_new_network_has_the_colours_of_the_hints_at_hints(fresh, mini, with_b
             -1, got[0].numel()), atol=1, rtol=0)  # fmt: skip
 
 
-def test_hints_are_honoured_on_a_larger_photo(fresh):
-    """After the edge-aware upsampling their colour is still about there."""
+def test_hints_keep_their_colors_on_a_larger_photo(fresh):
+    """Edge-aware upsampling keeps the colors of hints approximately."""
     small = middling(height=48, width=80)
     rgb = F.interpolate(small.movedim(-1, 1), scale_factor=4, mode="bilinear").movedim(1, -1)
     hints = [Hint(0.3, 0.3, "#b04030", 6), Hint(0.7, 0.7, "#3060b0", 6)]
@@ -345,37 +345,37 @@ def test_hints_are_honoured_on_a_larger_photo(fresh):
         assert (near - torch.tensor(hint.ab)).norm() < 6
 
 
-def test_where_a_hint_lies_on_the_working_image(mini_pointhint, seen):
-    """A photo of 60x200 is worked on at 35x117: cells are of the working image, unpadded."""
+def test_position_of_a_hint_on_the_working_image(mini_pointhint, seen):
+    """A photo of 60x200 has a working size of 35x117; cells are those of the unpadded image."""
     mini_pointhint.colorize(photo(1, 60, 200), hints=[Hint(0.5, 0.25, "#b04030")], resolution=64)
     [x] = seen
     assert x.shape == (1, 4, 35, 117)
     assert x[0, 3].nonzero().tolist() == [[8, 58], [8, 59], [9, 58], [9, 59]]
 
 
-def test_what_the_network_is_given(mini_pointhint, hints_alone, monkeypatch, mini):
+def test_network_input(mini_pointhint, hints_alone, monkeypatch, mini):
     rgb = photo(2, 64, 64)
     L = lightness(rgb)
     ab, mask = rasterize(HINTS, 64, 64)[:2]
     for engine, base in ((hints_alone, None), (mini_pointhint, None), (mini_pointhint, mini)):
         with monkeypatch.context() as patch:
-            given = spied(patch, engine)
+            inputs = spied(patch, engine)
             engine.colorize(rgb, hints=HINTS, resolution=64, base=base)
-        assert len(given) == 2
-        for one, light in zip(given, L.split(1), strict=True):
-            assert one.dtype == torch.float32 and one.shape == (1, 4, 64, 64)
-            torch.testing.assert_close(one[:, :1], light / 50 - 1, atol=1e-5, rtol=0)
-            assert torch.equal(one[:, 3:], mask)
-            torch.testing.assert_close(one[:, 1:3] * mask, ab / 110)
-            between = (one[:, 1:3] * (1 - mask)).abs().mean()
+        assert len(inputs) == 2
+        for x, light in zip(inputs, L.split(1), strict=True):
+            assert x.dtype == torch.float32 and x.shape == (1, 4, 64, 64)
+            torch.testing.assert_close(x[:, :1], light / 50 - 1, atol=1e-5, rtol=0)
+            assert torch.equal(x[:, 3:], mask)
+            torch.testing.assert_close(x[:, 1:3] * mask, ab / 110)
+            between = (x[:, 1:3] * (1 - mask)).abs().mean()
             assert between > 0.01 if engine.spec.prior else between == 0
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_the_guess_between_hints_is_kriged(
+def test_the_prior_between_hints_is_kriged(
     mini_pointhint_config, mini_pointhint, tmp_path, monkeypatch, learned
 ):
-    """By place and lightness, or by what the network's kernel says."""
+    """With position and lightness, or with the network's kernel."""
     engine, kernel = mini_pointhint, kernel_of(mini_pointhint)
     if not learned:
         config = dataclasses.replace(mini_pointhint_config, kernel=None)
@@ -384,19 +384,19 @@ def test_the_guess_between_hints_is_kriged(
     seen = spied(monkeypatch, engine)
     rgb = photo(1, 64, 64)
     engine.colorize(rgb, hints=HINTS, resolution=64)
-    centres = torch.from_numpy(hint_boxes(HINTS, 64, 64)).view(3, 2, 2).float().mean(1)
-    assert centres[[0, 2]].tolist() == [[19, 13], [63, 63]]
+    centers = torch.from_numpy(hint_boxes(HINTS, 64, 64)).view(3, 2, 2).float().mean(1)
+    assert centers[[0, 2]].tolist() == [[19, 13], [63, 63]]
     values = torch.tensor([hint.ab for hint in HINTS])
     there = torch.ones(1, 3, dtype=torch.bool)
-    like = kernel(lightness(rgb)) if learned else gaussian_process.COLOR_KERNEL
-    want = gaussian_process.krige(lightness(rgb), centres[None], values[None], there, like)
+    covariance = kernel(lightness(rgb)) if learned else gaussian_process.COLOR_KERNEL
+    want = gaussian_process.krige(lightness(rgb), centers[None], values[None], there, covariance)
     outside = seen[0][:, 3:] == 0
     got, want = (x * outside for x in (110 * seen[0][:, 1:3], want))
     torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
 
 
-def test_a_guess_stays_in_the_range_of_the_input():
-    """Corrections of a saturated base must not leave what a network was trained on."""
+def test_the_prior_is_clamped_to_the_input_range():
+    """Corrections of a saturated base must not exceed the range of training."""
     base = torch.full((1, 2, 16, 16), 100.0)
     base[..., :8] = -60
     hints = [Hint(0.1, 0.5, "#ffff00"), Hint(0.2, 0.2, "#ff0000")]
@@ -417,8 +417,8 @@ def test_three_hundred_hints(mini_pointhint, fresh):
 
 
 @pytest.mark.parametrize("with_base", [False, True])
-def test_a_hint_below_another_has_no_say(with_base):
-    """Two in a cell: the later wins, and not only in that cell. A click corrects an earlier one."""
+def test_a_covered_hint_has_no_influence(with_base):
+    """Of two hints in a cell, the later wins everywhere: a click corrects an earlier one."""
     L = 100 * photo(1, 32, 32, 1).movedim(-1, 1)
     base = 20 * photo(1, 32, 32, 2, seed=1).movedim(-1, 1) if with_base else None
     wrong, right = Hint(0.5, 0.5, "#b04030"), Hint(0.51, 0.52, "#3060b0")
@@ -433,24 +433,24 @@ def test_a_hint_below_another_has_no_say(with_base):
     torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
 
 
-def test_a_grey_hint_takes_colour_away(fresh, vivid):
-    grey = [Hint(0.2, 0.2, "#777777")]
-    ab = ab_of(fresh.colorize(middling(), base=vivid, hints=grey, resolution=64))[0].norm(dim=0)
+def test_a_gray_hint_removes_color(fresh, vivid):
+    gray = [Hint(0.2, 0.2, "#777777")]
+    ab = ab_of(fresh.colorize(middling(), base=vivid, hints=gray, resolution=64))[0].norm(dim=0)
     assert ab[12, 12] < 1 and ab[10:16, 10:16].max() < 8 and ab[55, 55] > 15
 
 
 # ---- base ----
 
 
-def test_a_base_alone_gives_its_own_colours(mini_pointhint, mini, seen):
-    """To the pixel, where both work at one size."""
+def test_without_hints_the_result_is_that_of_the_base(mini_pointhint, mini, seen):
+    """Exactly, if both have the same working size."""
     for rgb in (photo(2), photo(1, 97, 31, 4)):
         out = mini_pointhint.colorize(rgb, base=mini, resolution=64)
         assert torch.equal(out, mini.colorize(rgb))
     assert not seen
 
 
-def test_a_base_alone_gives_its_own_colours_at_other_sizes_but_for_scaling(mini_pointhint, mini):
+def test_without_hints_other_working_sizes_only_resample_the_base(mini_pointhint, mini):
     y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 120), indexing="ij")
     rgb = (0.5 + 0.3 * torch.sin(5 * x + 3 * y))[None, :, :, None]
     for resolution in (48, 96, 224):
@@ -459,34 +459,34 @@ def test_a_base_alone_gives_its_own_colours_at_other_sizes_but_for_scaling(mini_
 
 
 def test_hints_correct_a_base(mini_pointhint, mini, seen):
-    """The guess is the base's colour with corrections that reach from the hints a little way."""
+    """The prior is the base's chroma with corrections near the hints."""
     rgb = middling(height=64, width=128)
     mini_pointhint.colorize(rgb, base=mini, hints=HINTS[:1], resolution=90)
     [x] = seen
-    own = F.interpolate(
+    base_result = F.interpolate(
         mini.chroma(rgb.movedim(-1, 1).expand(-1, 3, -1, -1)),
         size=x.shape[2:],
         mode="bilinear",
         antialias=True,
     )
-    moved = (110 * x[:, 1:3] - own).norm(dim=1)[0]
+    moved = (110 * x[:, 1:3] - base_result).norm(dim=1)[0]
     top, left, bottom, right = hint_boxes(HINTS[:1], *x.shape[2:])[0]
-    at_hint = torch.tensor(HINTS[0].ab) - own[0, :, top, left]
+    at_hint = torch.tensor(HINTS[0].ab) - base_result[0, :, top, left]
     assert moved[top, left].item() == pytest.approx(at_hint.norm().item(), abs=1e-2)
     assert moved[top:bottom, right].mean() > 0.5 * at_hint.norm()
     assert moved[:, -10:].mean() < 0.2 * moved[top:bottom, right].mean()
 
 
-def test_hints_of_the_base_s_own_colours_correct_nothing(fresh, vivid):
-    """But for rounding to #rrggbb: it is their difference to the base that is spread."""
+def test_hints_in_the_colors_of_the_base_change_nothing(fresh, vivid):
+    """Except for rounding to #rrggbb: only differences from the base are interpolated."""
     rgb = middling()
-    own = fresh.colorize(rgb, base=vivid, resolution=64)
+    base_result = fresh.colorize(rgb, base=vivid, resolution=64)
     hints = []
     for y, x in ((11, 13), (41, 51), (31, 9)):
-        red, green, blue = (255 * own[0, y, x]).round().int().tolist()
+        red, green, blue = (255 * base_result[0, y, x]).round().int().tolist()
         hints.append(Hint((x + 0.5) / 64, (y + 0.5) / 64, f"#{red:02x}{green:02x}{blue:02x}"))
     out = fresh.colorize(rgb, base=vivid, hints=hints, resolution=64)
-    assert (ab_of(out) - ab_of(own)).abs().max() < 1.5
+    assert (ab_of(out) - ab_of(base_result)).abs().max() < 1.5
 
 
 def test_base_works_at_its_own_resolution(mini_pointhint, mini, seen, seen_base):
@@ -499,18 +499,18 @@ def test_base_works_at_its_own_resolution(mini_pointhint, mini, seen, seen_base)
 
 
 def no_stop():
-    raise AssertionError("a preview is no queue's work: it must not ask whether to stop")
+    raise AssertionError("a preview runs outside the queue and must not check for its interrupt")
 
 
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize(
     "size", [(1, 1), (1, 40), (33, 31), (97, 211), (2 * PREVIEW_SIDE, PREVIEW_SIDE // 2)]
 )
-def test_a_small_photo_is_previewed_with_the_very_pixels(mini_pointhint, mini, size, channels):
+def test_preview_of_a_small_photo_equals_the_result(mini_pointhint, mini, size, channels):
     rgb = photo(1, *size, channels)
     mask = photo(1, *size, 1, seed=5)[..., 0]
-    given = [{}, {"base": mini}, {"base": mini, "mask": mask}]
-    for options in given[2 if max(size) > PREVIEW_SIDE else 0 :]:
+    options_list = [{}, {"base": mini}, {"base": mini, "mask": mask}]
+    for options in options_list[2 if max(size) > PREVIEW_SIDE else 0 :]:
         prepared = mini_pointhint.prepare(rgb, **options, resolution=64)
         assert torch.equal(prepared.rgb, rgb[0, ..., :3])
         assert prepared.size == (size[1], size[0])
@@ -521,8 +521,8 @@ def test_a_small_photo_is_previewed_with_the_very_pixels(mini_pointhint, mini, s
             assert torch.equal(out, want[0, ..., :3])
 
 
-def test_a_preview_of_a_grey_photo(mini_pointhint):
-    """Its three channels lie otherwise in memory: equal but for the last bits."""
+def test_preview_of_a_gray_photo(mini_pointhint):
+    """Equal except for rounding, because the memory layout of the channels differs."""
     rgb = photo(1, 97, 131, 1)
     prepared = mini_pointhint.prepare(rgb[0], resolution=64)
     assert torch.equal(prepared.rgb, rgb[0].expand(-1, -1, 3))
@@ -533,7 +533,7 @@ def test_a_preview_of_a_grey_photo(mini_pointhint):
 
 
 @pytest.mark.parametrize("finish", FINISHES)
-def test_a_preview_takes_the_same_controls(mini_pointhint, finish):
+def test_previews_apply_the_controls(mini_pointhint, finish):
     rgb = photo(channels=4)
     prepared = mini_pointhint.prepare(rgb, resolution=64)
     want = mini_pointhint.colorize(rgb, hints=HINTS, resolution=64, finish=finish)
@@ -542,9 +542,7 @@ def test_a_preview_takes_the_same_controls(mini_pointhint, finish):
 
 @pytest.mark.parametrize("size", [(700, 900), (3000, 100)])
 @pytest.mark.parametrize("with_base", [False, True])
-def test_a_large_photo_is_previewed_with_the_same_chroma(
-    mini_pointhint, mini, seen, size, with_base
-):
+def test_preview_of_a_large_photo_has_the_same_chroma(mini_pointhint, mini, seen, size, with_base):
     small = photo(1, 30, 30, 1).movedim(-1, 1)
     rgb = F.interpolate(small, size=size, mode="bilinear").movedim(1, -1)
     options = {"base": mini if with_base else None, "resolution": 64}
@@ -562,14 +560,14 @@ def test_a_large_photo_is_previewed_with_the_same_chroma(
 
 
 @pytest.mark.parametrize("size", [(1, 300_000), (600_000, 1), (2, 200_000), (3, 1_000_000)])
-def test_a_preview_of_a_strip_is_no_larger_than_others(mini_pointhint, size):
+def test_preview_of_a_strip_has_a_limited_size(mini_pointhint, size):
     prepared = mini_pointhint.prepare(torch.full((1, *size, 1), 0.5), resolution=64)
     height, width = prepared.rgb.shape[:2]
     assert height * width < 1.005 * PREVIEW_SIDE**2
 
 
 @pytest.mark.parametrize("size", [(40, 60), (700, 900)])
-def test_a_preview_under_a_mask(mini_pointhint, size):
+def test_preview_with_a_mask(mini_pointhint, size):
     mask = torch.zeros(size)
     mask[:, size[1] // 2 :] = 1
     prepared = mini_pointhint.prepare(photo(1, *size), mask=mask, resolution=64)
@@ -581,12 +579,10 @@ def test_a_preview_under_a_mask(mini_pointhint, size):
     assert moved.mean() > DIFFERENT and moved.amax(-1).median() > 0
 
 
-def test_base_and_kernel_are_asked_once_and_previews_ask_for_nothing_else(
-    mini_pointhint, mini, seen, seen_base, monkeypatch
-):
-    kernel, asked = kernel_of(mini_pointhint), []
+def test_previews_run_neither_base_nor_kernel(mini_pointhint, mini, seen, seen_base, monkeypatch):
+    kernel, kernel_inputs = kernel_of(mini_pointhint), []
     real = kernel.forward
-    monkeypatch.setattr(kernel, "forward", lambda L: asked.append(L) or real(L))
+    monkeypatch.setattr(kernel, "forward", lambda L: kernel_inputs.append(L) or real(L))
     prepared = mini_pointhint.prepare(photo(), base=mini, resolution=64)
     assert len(seen_base) == 1 and not seen
     for engine in (mini_pointhint, mini):
@@ -594,20 +590,20 @@ def test_base_and_kernel_are_asked_once_and_previews_ask_for_nothing_else(
     first = mini_pointhint.preview(prepared, HINTS)
     mini_pointhint.preview(prepared, HINTS[:1], Finish(saturation=2))
     mini_pointhint.preview(prepared, "")
-    assert torch.equal(mini_pointhint.preview(prepared, HINTS), first)  # nothing was written to
-    assert len(seen_base) == 1 and len(asked) == 1
+    assert torch.equal(mini_pointhint.preview(prepared, HINTS), first)  # previews do not change it
+    assert len(seen_base) == 1 and len(kernel_inputs) == 1
     assert len(seen) == 3  # a base without hints needs no network
 
 
-def test_preparing_leaves_the_photo_alone(mini_pointhint):
+def test_prepare_does_not_change_the_photo(mini_pointhint):
     rgb = photo()
     prepared = mini_pointhint.prepare(rgb, resolution=64)
     mini_pointhint.preview(prepared, HINTS)
     assert torch.equal(rgb, photo()) and torch.equal(prepared.rgb, photo()[0])
 
 
-def test_what_is_prepared_is_its_own(mini_pointhint):
-    """It outlives the run that made it: others may write to the photo, or need its memory."""
+def test_prepared_images_are_copies(mini_pointhint):
+    """Prepared images outlive the run, and nodes may write to the photo or free it."""
     batch, masks = photo(8), photo(8, channels=1)[..., 0]
     prepared = mini_pointhint.prepare(batch[2:3], mask=masks[2:3], resolution=64)
     want = mini_pointhint.preview(prepared, HINTS)
@@ -617,7 +613,7 @@ def test_what_is_prepared_is_its_own(mini_pointhint):
     assert prepared.rgb.untyped_storage().nbytes() < batch.untyped_storage().nbytes()
 
 
-def test_a_preview_of_half_precision_and_arrays(mini_pointhint, mini_pointhint_file):
+def test_preview_of_half_precision_and_arrays(mini_pointhint, mini_pointhint_file):
     want = mini_pointhint.preview(mini_pointhint.prepare(photo(), resolution=64), HINTS)
     for rgb in (photo().half(), photo()[0].numpy()):
         prepared = mini_pointhint.prepare(rgb, resolution=64)
@@ -646,7 +642,7 @@ def test_refuses_a_base_of_another_role(mini_pointhint, mini_exemplar):
                 run(photo(), base=base)
 
 
-def test_refuses_a_base_where_the_network_knows_no_guess(hints_alone, mini):
+def test_refuses_a_base_for_networks_without_prior(hints_alone, mini):
     sentence = r"paper.safetensors was trained on hints alone and cannot correct .*pointhint-nano"
     for run in (hints_alone.colorize, hints_alone.prepare):
         with pytest.raises(ValueError, match=sentence):
@@ -672,7 +668,7 @@ def test_refuses_bad_hints(mini_pointhint, hints, sentence, seen):
 
 
 @pytest.mark.parametrize(
-    ("given", "options", "words"),
+    ("rgb", "options", "words"),
     [
         (torch.zeros(2, 2, 3, dtype=torch.uint8), {}, "divide by 255"),
         (torch.zeros(1, 3, 5, 5), {}, r"expected \(B, H, W, C\)"),
@@ -681,10 +677,10 @@ def test_refuses_bad_hints(mini_pointhint, hints, sentence, seen):
         (photo(), {"resolution": 31}, "resolution is 31; this network needs at least 32"),
     ],
 )
-def test_refuses_as_its_siblings(mini_pointhint, given, options, words):
+def test_refuses_unusable_images_and_options(mini_pointhint, rgb, options, words):
     for run in (mini_pointhint.colorize, mini_pointhint.prepare):
         with pytest.raises(ValueError, match=words):
-            run(given, **options)
+            run(rgb, **options)
 
 
 def test_a_preview_needs_a_single_image(mini_pointhint):

@@ -209,7 +209,7 @@ def test_a_batch_of_references_is_as_good_as_a_list(mini_exemplar):
 
 
 def test_the_same_reference_twice_changes_nothing(mini_exemplar, mini_standard):
-    """Or next to nothing: of the guess it is twice the evidence."""
+    """Almost nothing: the color prior counts its evidence twice."""
     for engine in (mini_exemplar, mini_standard):
         once, twice = (
             engine.colorize_with_confidence(photo(), reference=reference, resolution=64)

@@ -88,7 +88,7 @@ def test_hooks():
     merge_chroma(
         random_image(2),
         random_image(seed=1),
-        before_each=lambda: calls.append("before"),
+        check_interrupt=lambda: calls.append("before"),
         progress=calls.append,
     )
     assert calls == ["before", 1, "before", 2]

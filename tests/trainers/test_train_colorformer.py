@@ -323,25 +323,6 @@ def test_feature_loss(photos, tmp_path, mini_preset, monkeypatch, mini_lite_colo
     assert line["feature"] > 0
 
 
-def test_teacher_is_blended_into_the_target(photos, tmp_path, mini_preset, monkeypatch):
-    plain = {"steps": 1, "spectral_norm": False, "average": 0.0}
-    train_colorformer.main(settings(photos, tmp_path / "teacher", **plain))
-    file = str(tmp_path / "teacher" / "weights.safetensors")
-    targets = {}
-    loss = losses.pixel_loss
-
-    def spy(ab, true_ab, huber):
-        targets.setdefault(share, true_ab.clone())
-        return loss(ab, true_ab, huber)
-
-    monkeypatch.setattr(losses, "pixel_loss", spy)
-    for share in (0.0, 0.5, 1.0):
-        out = tmp_path / str(share)
-        train_colorformer.main(settings(photos, out, **plain, teacher=file, teacher_share=share))
-    torch.testing.assert_close(targets[0.5], (targets[0.0] + targets[1.0]) / 2)
-    assert not torch.allclose(targets[0.0], targets[1.0], atol=1)
-
-
 def test_refuses_a_memory_of_another_encoder(photos, tmp_path, memory_file, mini_preset):
     with pytest.raises(ValueError, match="was built with the encoder of"):
         train_colorformer.main(settings(photos, tmp_path, memory=memory_file))

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.metrics import image as image_metrics
-from comfyui_colorist.model_defs import checkpoint, ddcolor, registry
+from comfyui_colorist.model_defs import ddcolor, registry
 from comfyui_colorist.model_defs.efficientnet_lite import VARIANTS, EfficientNetLite, Variant
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline import loader
 from comfyui_colorist.trainers import (
-    losses,
     train_colorformer,
     train_ddcolor,
     train_exemplar,
@@ -139,33 +138,6 @@ def test_result_is_mixed_with_the_start(photos, tmp_path, mini_preset):
         assert not torch.allclose(half[key], end[key], atol=2e-3)
     with pytest.raises(ValueError, match="start_share is 0.5, but there is no model to start"):
         settings(photos, tmp_path, start_share=0.5)
-
-
-def test_teacher_is_blended_into_the_target(photos, tmp_path, mini_preset, monkeypatch):
-    """The target is (1 - share) * photo + share * teacher, and the result names the teacher."""
-    plain = {"steps": 1, "spectral_norm": False, "average": 0.0}
-    train_ddcolor.main(settings(photos, tmp_path / "teacher", **plain))
-    file = tmp_path / "teacher" / "weights.safetensors"
-    targets = {}
-    loss = losses.pixel_loss
-
-    def spy(ab, true_ab, huber):
-        targets.setdefault(share, true_ab.clone())
-        return loss(ab, true_ab, huber)
-
-    monkeypatch.setattr(losses, "pixel_loss", spy)
-    for share in (0.0, 0.5, 1.0):
-        out = tmp_path / str(share)
-        train_ddcolor.main(settings(photos, out, **plain, teacher=str(file), teacher_share=share))
-    torch.testing.assert_close(targets[0.5], (targets[0.0] + targets[1.0]) / 2)
-    assert not torch.allclose(targets[0.0], targets[1.0], atol=1)
-    training = checkpoint.read_info(out / "weights.safetensors")["training"]
-    assert training["teacher"]["file"] == "weights.safetensors"
-
-
-def test_refuses_a_teacher_that_needs_hints(photos, tmp_path, mini_preset):
-    with pytest.raises(ValueError, match="teacher is pointhint-nano, a network for pointhint"):
-        train_ddcolor.main(settings(photos, tmp_path, teacher="pointhint-nano"))
 
 
 @pytest.mark.parametrize(

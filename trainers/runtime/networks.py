@@ -11,6 +11,7 @@ from ...model_defs.spec import Spec
 from ...model_store import resolve
 from ...ops import color
 from .. import losses, pretrained_files
+from .settings import AutomaticSettings
 
 log = logging.getLogger(__name__)
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -46,58 +47,43 @@ def to_channels_last(network: NetworkT, device: torch.device) -> NetworkT:
 
 
 def load_perceptual_loss(
-    vgg: str | None, weight: float, device: torch.device, *, offline: bool
+    config: AutomaticSettings, device: torch.device
 ) -> losses.PerceptualLoss | None:
-    """Return the perceptual loss, or None if its weight is 0 or there is no VGG-16 for it.
-
-    Args:
-        vgg: file or catalog name of VGG-16.
-        weight: weight of the loss.
-        device: device of the result.
-        offline: download nothing.
-    """
-    if not weight:
+    """Return the perceptual loss, or None if its weight is 0 or there is no VGG-16 for it."""
+    if not config.perceptual:
         return None
-    if not vgg:
+    if not config.vgg:
         log.info("perceptual loss is off: it needs ImageNet weights, --vgg vgg16_bn or --vgg FILE")
         return None
-    return losses.PerceptualLoss(pretrained_files.locate(vgg, offline=offline)).to(device)
+    path = pretrained_files.locate(config.vgg, offline=config.offline)
+    return losses.PerceptualLoss(path).to(device)
 
 
-def load_feature_loss(
-    network: str | None, weight: float, device: torch.device, *, offline: bool
-) -> losses.FeatureLoss | None:
-    """Return the feature loss, or None if its weight is 0.
-
-    Args:
-        network: file or catalog name of an EfficientNet-Lite.
-        weight: weight of the loss.
-        device: device of the result.
-        offline: download nothing.
-    """
-    if not weight or not network:
+def load_feature_loss(config: AutomaticSettings, device: torch.device) -> losses.FeatureLoss | None:
+    """Return the feature loss, or None if its weight is 0."""
+    if not config.feature or not config.feature_network:
         return None
-    loss = losses.FeatureLoss(pretrained_files.locate(network, offline=offline))
-    return to_channels_last(loss, device)
+    path = pretrained_files.locate(config.feature_network, offline=config.offline)
+    return to_channels_last(losses.FeatureLoss(path), device)
 
 
-def load_teacher(name: str | None, device: torch.device, *, offline: bool) -> nn.Module | None:
-    """Return a frozen automatic network for distillation, or None if none is named.
+def load_teacher(config: AutomaticSettings, device: torch.device) -> nn.Module | None:
+    """Return a frozen automatic network for distillation, or None without `config.teacher`.
 
     Raises:
         CheckpointError: there is no such model.
         ValueError: the model needs hints or a reference.
     """
-    if not name:
+    if not config.teacher:
         return None
-    network, spec, _ = registry.load(resolve.model_path(name, offline=offline))
+    path = resolve.model_path(config.teacher, offline=config.offline)
+    network, spec, _ = registry.load(path)
     if spec.role != "automatic":
         raise ValueError(
-            f"teacher is {name}, a network for {spec.role}; expected one that colors without hints "
-            "or references, such as ddcolor-nano."
+            f"teacher is {config.teacher}, a network for {spec.role}; expected one that colors "
+            "without hints or references, such as ddcolor-nano."
         )
-    network.requires_grad_(False).eval()
-    return to_channels_last(network, device)
+    return to_channels_last(network.requires_grad_(False).eval(), device)
 
 
 def distill(true_ab: Tensor, L: Tensor, teacher: nn.Module, share: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Settings that all trainers share, and their validation."""
+"""Settings that trainers share, and their validation."""
 
 import math
 from collections.abc import Callable, Collection
@@ -156,10 +156,70 @@ def validate_architecture(weights: str | None, architecture: str, presets: Colle
     )
 
 
-def validate_feature_loss(weight: float, network: str | None) -> None:
-    """Raise ValueError for a feature loss without a network."""
-    if weight and not network:
-        raise ValueError(
-            f"feature is {weight}, but no feature network is given. Add --feature-network "
-            "efficientnet_lite1, or the file of an EfficientNet-Lite."
-        )
+@dataclass
+class AutomaticSettings(Settings):
+    """Settings shared by the trainers of automatic colorizers: encoder, teacher and losses."""
+
+    backbone: str | None = None
+    """ImageNet weights for the encoder: a file, or the name of a network of the encoder's type."""
+    frozen_stages: int = 0
+    """Number of encoder stages to freeze, counted from the input."""
+    encoder_rate: float = 1.0
+    """Factor on the learning rate of the encoder."""
+    damage: float = 0.0
+    """Fraction of photos whose gray input is damaged like old prints and scans (grain, blur,
+    scratches, faded tones, borders). Target colors are not changed."""
+    teacher: str | None = None
+    """Trained automatic model to learn from (distillation): a file, or the name of a bundled or
+    installed model. Its answers are blended into the target colors."""
+    teacher_share: float = 0.5
+    """Weight of the teacher's answers in the target colors; 0 = photos only."""
+    vgg: str | None = None
+    """ImageNet weights of VGG-16 for the perceptual loss: a file, or vgg16_bn."""
+    fade: float | None = None
+    """Chroma C* that the trained model reduces by half when it colors photos; weaker colors turn
+    gray. Does not affect training. Default: as in --weights, else 0 = off."""
+    gain: float | None = None
+    """Factor on the chroma of the trained model's results. Does not affect training. Default: as in
+    --weights, else 1."""
+    schedule: str = "halving"
+    """Learning rate: halving, or cosine = falls to zero at --steps."""
+    warmup: int = 0
+    """Number of steps in which the learning rate rises linearly; for the cosine schedule."""
+    pixel: float = 0.1
+    """Weight of the pixel loss."""
+    psnr: float = 0.0
+    """Weight of the PSNR loss in RGB (-PSNR / 10)."""
+    perceptual: float = 5.0
+    """Weight of the perceptual loss; needs --vgg."""
+    adversarial: float = 1.0
+    """Weight of the adversarial loss; 0 trains without a discriminator."""
+    colorfulness: float = 0.0
+    """Weight of the colorfulness loss."""
+    feature: float = 0.0
+    """Weight of the feature loss: distance between result and photo in the feature maps of
+    --feature-network."""
+    feature_network: str | None = None
+    """ImageNet weights of an EfficientNet-Lite for the feature loss: a file, or a name such as
+    efficientnet_lite1."""
+    discriminator_width: int = 64
+    """Channels of the discriminator's first layer."""
+    spectral_norm: bool = True
+    """Apply spectral norm to the decoder. Turn it off for models trained without it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights and self.backbone:
+            raise ValueError("weights and backbone both initialize the encoder; give one of them.")
+        if self.feature and not self.feature_network:
+            raise ValueError(
+                f"feature is {self.feature}, but no feature network is given. Add "
+                "--feature-network efficientnet_lite1, or the file of an EfficientNet-Lite."
+            )
+        require_choice("schedule", self.schedule, ("halving", "cosine"))
+
+    @property
+    def needs_rgb_gradient(self) -> bool:
+        """True if a loss is computed from the result in RGB."""
+        perceptual = self.perceptual if self.vgg else 0
+        return any((self.psnr, perceptual, self.adversarial, self.colorfulness, self.feature))

@@ -31,8 +31,8 @@ def test_suggestions_have_the_maps_chroma_at_the_photos_lightness(gray):
 
 def test_out_of_gamut_suggestions_keep_hue_and_lightness(gray):
     [code] = suggestions.suggest_colors(gray, [flat(150, -150)], 0.5, 0.5)
-    found, a, b = lab(code).tolist()
-    assert found == pytest.approx(53.4, abs=1)
+    L, a, b = lab(code).tolist()
+    assert pytest.approx(53.4, abs=1) == L
     assert b / a == pytest.approx(-1, abs=0.05)
 
 
@@ -51,18 +51,18 @@ def test_likely_colors_come_first(gray):
     """The base, then the prediction, then candidates by their distance from the base."""
     base = flat(30, 30)
     maps = torch.cat([flat(0, 40), flat(-40, -40), flat(30, 20), flat(50, 0)])
-    found = suggestions.suggest_colors(gray, [base, maps], 0.5, 0.5)
+    colors = suggestions.suggest_colors(gray, [base, maps], 0.5, 0.5)
     order = [(30, 30), (0, 40), (30, 20), (50, 0), (-40, -40)]
-    assert len(found) == 5
-    for code, (a, b) in zip(found[:4], order, strict=False):
+    assert len(colors) == 5
+    for code, (a, b) in zip(colors[:4], order, strict=False):
         assert lab(code)[1:].tolist() == pytest.approx([a, b], abs=1)
 
 
 def test_similar_colors_are_suggested_once(gray):
     maps = torch.cat([flat(30, 0), flat(33, 3), flat(27, -4), flat(30, 8)])
-    found = [lab(code)[1:] for code in suggestions.suggest_colors(gray, [maps], 0.5, 0.5)]
-    assert len(found) == 2
-    assert torch.dist(*found) >= suggestions.MIN_DISTANCE
+    colors = [lab(code)[1:] for code in suggestions.suggest_colors(gray, [maps], 0.5, 0.5)]
+    assert len(colors) == 2
+    assert torch.dist(*colors) >= suggestions.MIN_DISTANCE
 
 
 def test_gray_is_left_out_if_there_are_colors(gray):
@@ -75,14 +75,14 @@ def test_gray_is_left_out_if_there_are_colors(gray):
 
 def test_at_most_eight(gray):
     maps = torch.cat([flat(x, y) for x in range(-30, 40, 10) for y in range(-30, 40, 10)])
-    found = suggestions.suggest_colors(gray, [maps], 0.5, 0.5)
-    assert len(found) == suggestions.MAX_COLORS == 8
+    colors = suggestions.suggest_colors(gray, [maps], 0.5, 0.5)
+    assert len(colors) == suggestions.MAX_COLORS == 8
 
 
 def test_black_and_white_have_one_color():
     for level in (0.0, 1.0):
-        found = suggestions.suggest_colors(torch.full((4, 4, 3), level), [flat(60, 0)], 0.5, 0.5)
-        assert len(found) == 1
+        colors = suggestions.suggest_colors(torch.full((4, 4, 3), level), [flat(60, 0)], 0.5, 0.5)
+        assert len(colors) == 1
 
 
 def test_candidates_of_a_network_with_a_color_memory(mini_colorformer):

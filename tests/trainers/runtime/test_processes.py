@@ -23,44 +23,20 @@ for name, flags in json.loads(jobs):
 def jobs(photos, mini_file, mini_colorformer_file, mini_exemplar_file, mini_pointhint_file):
     """Trainer -> flags for everything that draws random numbers or depends on a whole batch."""
     every = [
-        "--photos",
-        *[photos] * 4,
-        "--device",
-        "cpu",
-        "--batch",
-        8,
-        "--accumulate",
-        2,
-        "--steps",
-        3,
-        "--crop",
-        32,
+        *("--photos", *[photos] * 4, "--device", "cpu", "--crop", 32),
+        *("--batch", 8, "--accumulate", 2, "--steps", 3, "--report-every", 1),
+        *("--save-every", 3, "--learning-rate", 1e-5),
     ]
-    every += ["--report-every", 1, "--save-every", 1, "--learning-rate", 1e-5]
-    judged = ["--adversarial", 1, "--discriminator-width", 4]
+    adversarial = ["--adversarial", 1, "--discriminator-width", 4, "--no-spectral-norm"]
     flags = {
-        "ddcolor": ["--weights", mini_file, *judged, "--no-spectral-norm"],
-        "colorformer": [
-            "--weights",
-            mini_colorformer_file,
-            *judged,
-            "--no-spectral-norm",
-            "--recolor",
-            0.7,
-        ],
+        "ddcolor": ["--weights", mini_file, *adversarial],
+        "colorformer": ["--weights", mini_colorformer_file, *adversarial, "--recolor", 0.7],
         "exemplar": [
             *("--weights", mini_exemplar_file, "--shares", 0, 0, 0.5, 0.5, "--crop", 64),
             *("--adversarial", 1, "--recolor", 0.5, "--no-freeze-backbone"),
         ],
         "pointhint": [
-            "--weights",
-            mini_pointhint_file,
-            "--hints",
-            1,
-            8,
-            "--prior",
-            "--base",
-            mini_file,
+            *("--weights", mini_pointhint_file, "--hints", 1, 8, "--prior", "--base", mini_file)
         ],
     }
     return {name: list(map(str, [*every, *more])) for name, more in flags.items()}
