@@ -19,6 +19,9 @@ from .memory import Projection
 
 MAX_PHOTOS = 512  # photos that a projection is fitted to
 PCA_ROWS = 4096  # rows per step of the incremental PCA
+# Root mean square norm of the keys of a new memory. The attention has no 1/sqrt(d): with keys of
+# norm 9, as an EfficientNet-Lite's features give, a trained network used one entry everywhere.
+KEY_NORM = 0.35
 RIDGE = 1e-3  # regularization, as a fraction of the mean variance of the features
 # Variance, as a fraction of the mean square, below which values count as constant
 MIN_RELATIVE_VARIANCE = 1e-8
@@ -28,7 +31,7 @@ Rows = tuple[Tensor, ...]
 
 
 def load_projection(network: MemoryNetwork) -> Projection | None:
-    """Return the projection in the weights of a network; None if there is none."""
+    """Return the projection in the weights of a network; None without one."""
     components = getattr(network.memory, "components", None)
     offset = getattr(network.memory, "offset", None)
     if components is None or offset is None or not components.any():
@@ -63,7 +66,7 @@ def extract_attended_keys(
 
 
 def fit_pca(batches: Iterable[Rows], width: int) -> tuple[Projection, float]:
-    """Fit a PCA to `width` dimensions, batch by batch.
+    """Fit a PCA to `width` dimensions, batch by batch, and scale it to keys of norm KEY_NORM.
 
     Args:
         batches: tuples whose first tensor is features (rows, c).
@@ -90,6 +93,8 @@ def fit_pca(batches: Iterable[Rows], width: int) -> tuple[Projection, float]:
         )
     pca.partial_fit(rows.numpy())
     components, mean = (torch.from_numpy(x).float() for x in (pca.components_, pca.mean_))
+    variance = float(pca.explained_variance_.sum())
+    components *= KEY_NORM / math.sqrt(max(variance, 1e-12))
     return Projection(components, -(components @ mean)), float(pca.explained_variance_ratio_.sum())
 
 
@@ -113,7 +118,7 @@ def fit_ridge(batches: Iterable[Rows], width: int) -> tuple[Projection, float, f
         moments.add(rows)
         variance_within += float(variance.double().sum())
     if moments is None:
-        raise ValueError("there are no patches to fit a projection to.")
+        raise ValueError("no patches to fit a projection to; add photos.")
     mean, covariance = moments.mean, moments.covariance(correction=0)
     channels = len(mean) - width
     x, y = slice(0, channels), slice(channels, None)

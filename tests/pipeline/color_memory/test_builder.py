@@ -269,8 +269,10 @@ def test_fresh_projection_is_the_pca_of_the_features(mini_colorformer, smooth_ph
     assert explained == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-3)
     assert memory.provenance["projection"] == "PCA of these photos"
     result, expected = memory.projection(features), torch.from_numpy(pca.transform(features))
-    torch.testing.assert_close(result.abs(), expected.abs().float(), atol=1e-2, rtol=1e-2)
+    expected *= projection.KEY_NORM / pca.explained_variance_.sum() ** 0.5
+    torch.testing.assert_close(result.abs(), expected.abs().float(), atol=1e-3, rtol=1e-2)
     assert result.mean(0).abs().max() < 1e-3
+    assert result.square().sum(1).mean().sqrt() == pytest.approx(projection.KEY_NORM, rel=0.01)
 
 
 def test_fresh_projection_needs_enough_channels(photos):
