@@ -4,6 +4,7 @@ Only the standard library is imported at the top, so that `colorist --help` answ
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast, overload
 
@@ -12,12 +13,15 @@ from ..console.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..media.image_data import ImageMetadata
     from ..model_defs.spec import Role, Spec
     from ..pipeline.automatic import Colorizer
     from ..pipeline.by_hints import PointHintColorizer
     from ..pipeline.by_reference import ExemplarColorizer
+    from ..pipeline.loaded_network import LoadedNetwork
     from ..pipeline.loader import AnyColorizer
     from ..pipeline.postprocess import Finish, FinishOption
+    from .jobs import Page
 
 DEFAULT_MODEL = "ddcolor-nano"
 DEFAULT_COLORFORMER = "colorformer-nano"
@@ -70,11 +74,20 @@ def add_page_option(parser: argparse.ArgumentParser) -> None:
     """Add the option for the page of multi-page files."""
     parser.add_argument(
         "--page",
-        type=int,
+        type=_page,
         metavar="N",
-        help="page of multi-page TIFFs, from 1; in a folder the output is called NAME-pageN "
-        "(default: the only full-size page)",
+        help="page of multi-page TIFFs, from 1, or all; in a folder the output is called "
+        "NAME-pageN (default: the first full-size page)",
     )
+
+
+def _page(value: str) -> "Page":
+    """Parse the value of --page."""
+    if value == "all":
+        return "all"
+    if value.isdecimal() and int(value):
+        return int(value)
+    raise argparse.ArgumentTypeError(f"{value}; expected a number from 1, or all")
 
 
 def add_memory_option(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +132,11 @@ def add_finish_options(parser: argparse.ArgumentParser, *, published: bool = Fal
         ("--mask", Path, "FILE", "image of the same size; white = colorize, black = leave"),
     ):
         add(name, type=kind, metavar=metavar, help=text)
+    add(
+        "--no-provenance",
+        action="store_true",
+        help="do not record in the metadata of images that a model inferred the colors",
+    )
 
 
 class FinishOptions(NamedTuple):
@@ -156,6 +174,19 @@ def finish_options(arguments: argparse.Namespace, spec: "Spec") -> FinishOptions
     if arguments.resolution is not None:  # raises for one that this network does not support
         renderer.geometry(1, 1, arguments.resolution, spec.multiple)
     return FinishOptions(mask, arguments.resolution, finish, controls)
+
+
+def result_metadata(
+    arguments: argparse.Namespace, metadata: "ImageMetadata", *models: "LoadedNetwork | None"
+) -> "ImageMetadata":
+    """Return the metadata of a result, with the models that inferred its colors.
+
+    Nothing is recorded with --no-provenance, or if the options leave the photo without new color.
+    """
+    has_new_color = arguments.strength != 0 and arguments.saturation != 0
+    if arguments.no_provenance or not has_new_color:
+        return metadata
+    return replace(metadata, inferred_by=" and ".join(model.name for model in models if model))
 
 
 def load_reference_encoder(arguments: argparse.Namespace) -> "Colorizer":

@@ -43,7 +43,7 @@ class PairedFiles:
             path: image or folder.
             arguments: all paths of the command; those inside `path` are not part of it.
         Raises:
-            UsageError: the path does not exist, or there are no images in the folder.
+            UsageError: the path does not exist, or the folder has no images.
         """
         if not os.path.exists(path):
             raise UsageError(f"{path}: no such file or folder.")
@@ -60,13 +60,13 @@ class PairedFiles:
     def find(self, name: Path) -> Path:
         """Return the image that belongs to a result.
 
-        It has the same path in the folder; or else the same stem, in the same subfolder or, if
-        there is none, anywhere.
+        It has the same path in the folder; or else the same stem, in the same subfolder or,
+        failing that, anywhere.
 
         Args:
             name: path of the result in its folder.
         Raises:
-            ValueError: there is none, or more than one. The message does not name the result.
+            ValueError: none belongs to it, or more than one. The message does not name the result.
         """
         if self.is_single:
             return self.path
@@ -86,7 +86,7 @@ def pair_images(result: Path, truth: Path | None, reference: Path | None) -> lis
     """Return an entry for each result, and one with an error for each truth without result.
 
     Raises:
-        UsageError: a path does not exist, or there are no images.
+        UsageError: a path does not exist or has no images.
     """
     arguments = [path for path in (result, truth, reference) if path]
     truths = PairedFiles(truth, arguments) if truth else None

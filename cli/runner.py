@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +20,7 @@ from ..console.output import configure_logging, log_stderr
 from ..media import atomic
 from . import video
 from .jobs import Job, OutputNaming, plan_jobs, single_output
+from .video_worker import ColorizeVideo, VideoWorker
 
 if TYPE_CHECKING:
     from ..media.image_data import DecodedImage, ImageMetadata
@@ -38,6 +41,8 @@ VIDEO_SETTINGS_EXCLUDED = (
     "rest",
     "device",
     "page",
+    "no_provenance",
+    "videos_in_folders",
 )
 """Arguments that do not change the frames of a video."""
 
@@ -64,8 +69,6 @@ def run_jobs(
     configure_logging()
     naming: OutputNaming = arguments.naming
     video.stabilizer_options(arguments)
-    if arguments.page is not None and arguments.page < 1:
-        raise UsageError(f"--page is {arguments.page}; pages are counted from 1.")
     jobs = plan_jobs(
         arguments.inputs,
         arguments.out,
@@ -73,8 +76,11 @@ def run_jobs(
         stabilize=arguments.stabilize,
         frames=arguments.frames,
         page=arguments.page,
+        videos_in_folders=arguments.videos_in_folders
+        and naming is single_output
+        and arguments.page is None,
     )
-    if arguments.page is not None and any(job.is_video for job in jobs):
+    if isinstance(arguments.page, int) and any(job.is_video for job in jobs):
         raise UsageError("--page is for TIFF images, and IN has a video; leave it out.")
     if naming is not single_output and any(job.is_video for job in jobs):
         raise UsageError("a video has a single result; leave out the option for additional images.")
@@ -105,30 +111,59 @@ def _process(
 ) -> None:
     """Do the waiting jobs, and print a line for each that is written or failed."""
     waiting = [job for job in jobs if job.status == "waiting"]
-    backends = load_backends(arguments, waiting) if waiting else None
-    if waiting and waiting[0].target:
-        check_writable(waiting[0].target.parent)
-    for folder in {job.target.parent for job in jobs if job.target}:
-        atomic.remove_abandoned_parts(folder)
-    images = _read_ahead([job for job in waiting if not job.is_video], arguments.page)
-    for number, job in enumerate(jobs, 1):
-        if job.status == "skipped":
-            continue
-        if job.status == "waiting" and backends and job.target:
-            started = time.monotonic()
-            try:
-                if job.is_video and backends.video:
-                    colorizer = backends.video(_video_settings(arguments))
-                    video.colorize_video(arguments, job.source, job.target, colorizer)
-                else:
-                    backends.image(next(images).result(), job.outputs(arguments.naming))
-                job.status = "written"
-            except EXPECTED_ERRORS as error:
-                job.status, job.error = "failed", format_error(error, job.source.name)
-            finally:
-                job.seconds = round(time.monotonic() - started, 3)
-        result = f"failed: {job.error}" if job.error else job.source.name
-        log_stderr(f"[{number}/{len(jobs)}] {result} {job.seconds:.1f} s")
+    videos = [job for job in waiting if job.is_video]
+    with ExitStack() as stack:
+        worker, backends = None, None
+        if videos and len(waiting) > 1:  # a crash must not end the others
+            load = partial(_load_video_function, arguments, load_backends, videos)
+            worker = stack.enter_context(VideoWorker(load))
+        if worker and len(videos) == len(waiting):
+            worker.start()
+        elif waiting:
+            backends = load_backends(arguments, waiting)
+        if waiting and waiting[0].target:
+            check_writable(waiting[0].target.parent)
+        for folder in {job.target.parent for job in jobs if job.target}:
+            atomic.remove_abandoned_parts(folder)
+        images = _read_ahead([job for job in waiting if not job.is_video])
+        for number, job in enumerate(jobs, 1):
+            if job.status == "skipped":
+                continue
+            if job.status == "waiting" and job.target:
+                started = time.monotonic()
+                try:
+                    if job.is_video and worker:
+                        worker.colorize(job.source, job.target)
+                    elif job.is_video and backends:
+                        _video_function(arguments, backends)(job.source, job.target)
+                    elif backends:
+                        backends.image(next(images).result(), job.outputs(arguments.naming))
+                    job.status = "written"
+                except EXPECTED_ERRORS as error:
+                    job.status, job.error = "failed", format_error(error, job.label)
+                finally:
+                    job.seconds = round(time.monotonic() - started, 3)
+            result = f"failed: {job.error}" if job.error else job.label
+            log_stderr(f"[{number}/{len(jobs)}] {result} {job.seconds:.1f} s")
+
+
+def _load_video_function(
+    arguments: argparse.Namespace,
+    load_backends: Callable[[argparse.Namespace, list[Job]], Backends],
+    jobs: list[Job],
+) -> ColorizeVideo:
+    """Load the function that colorizes one video after another, in a `VideoWorker`."""
+    return _video_function(arguments, load_backends(arguments, jobs))
+
+
+def _video_function(arguments: argparse.Namespace, backends: Backends) -> ColorizeVideo:
+    def colorize(source: Path, target: Path) -> None:
+        if backends.video is None:
+            raise ValueError("this command colorizes images only.")
+        colorizer = backends.video(_video_settings(arguments))
+        video.colorize_video(arguments, source, target, colorizer)
+
+    return colorize
 
 
 def write_missing(
@@ -169,17 +204,17 @@ def _with_file_stamps(value: object) -> object:
     return [str(value), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
 
 
-def _read_ahead(jobs: list[Job], page: int | None) -> Iterator["Future[DecodedImage]"]:
+def _read_ahead(jobs: list[Job]) -> Iterator["Future[DecodedImage]"]:
     """Yield the image of each job while a thread reads the next one."""
     from ..media import image_io
 
     with ThreadPoolExecutor(1) as reader:
         upcoming = None
         for job, following in zip(jobs, [*jobs, None][1:], strict=True):
-            current = upcoming or reader.submit(image_io.read_image, job.source, page=page)
+            current = upcoming or reader.submit(image_io.read_image, job.source, page=job.page)
             upcoming = None
             if following:
-                upcoming = reader.submit(image_io.read_image, following.source, page=page)
+                upcoming = reader.submit(image_io.read_image, following.source, page=following.page)
             yield current
 
 

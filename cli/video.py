@@ -23,12 +23,20 @@ NO_VIDEO_OPTIONS = {
     "rate": None,
     "codec": None,
     "quality": None,
+    "deinterlace": False,
+    "videos_in_folders": False,
 }
 """Defaults for commands without options for videos."""
 
 
-def add_video_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for videos."""
+def add_video_options(parser: argparse.ArgumentParser, *, in_folders: bool = True) -> None:
+    """Add the options for videos.
+
+    Args:
+        parser: parser of a command.
+        in_folders: the command colorizes videos in folders beside the images.
+    """
+    parser.set_defaults(videos_in_folders=in_folders)
     add = parser.add_argument_group("video").add_argument
     add(
         "--stabilize",
@@ -49,15 +57,22 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         help="following frames that influence the color of a frame (default: 8)",
     )
     add(
+        "--deinterlace",
+        action="store_true",
+        help="turn both fields of each frame of an interlaced video into one full frame",
+    )
+    add(
         "--codec",
-        help="h264 (default), h265, vp9 (default of .webm), prores, ffv1 (lossless; .mkv)",
+        help="h264 (default; 8 bits, plays everywhere), h265 (up to 10 bits), vp9 (default of "
+        ".webm), prores (.mov), ffv1 (lossless; .mkv)",
     )
     add("--quality", type=int, metavar="CRF", help="lower is better and larger (default: 16)")
     add(
         "--rate",
         type=Fraction,
         metavar="FPS",
-        help="frames per second of a folder of frames, such as 24 or 24000/1001 (default: 24)",
+        help="frames per second of a folder of frames or of a pattern such as frames/%%05d.dpx: 24 "
+        "or 24000/1001 (default: 24)",
     )
     add("--frames", action="store_true", help="write a video as images into the folder OUT/NAME")
 
@@ -105,6 +120,7 @@ def colorize_video(
             colorizer,
             stabilize=stabilizer_options(arguments) or False,
             frame_rate=24 if arguments.rate is None else arguments.rate,
+            deinterlace=arguments.deinterlace,
             codec=arguments.codec,
             quality=arguments.quality,
             overwrite=arguments.overwrite,

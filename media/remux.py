@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .errors import error_reason
+from .video_container import is_cover, open_input
 from .video_info import to_fraction
 
 if TYPE_CHECKING:
     from av import Packet
     from av.container import InputContainer, OutputContainer
     from av.container.core import Chapter
-    from av.stream import Stream
+    from av.stream import Disposition, Stream
 
 
 log = logging.getLogger(__name__)
@@ -74,18 +75,82 @@ def add_passthrough_streams(
     """
     copies: dict[int, Stream] = {}
     for stream in source.streams:
-        if stream.index == video.index or stream.type in ("data", "unknown"):
-            continue  # data: timecode and names of chapters, which FFmpeg writes itself
-        if stream.type != "video" and _can_hold(result.format.name, stream):
+        if stream.index == video.index or _is_rewritten(stream, source):
+            continue
+        if is_cover(stream) and _can_attach(result):
+            _attach_cover(source, stream, result)
+            continue
+        if _may_copy(result.format.name, stream) and _can_hold(result.format.name, stream):
             copies[stream.index] = copy = result.add_stream_from_template(stream)
             copy.metadata.update(lasting_metadata(stream, frame_rate))
-            copy.disposition = stream.disposition
+            # Before PyAV 18, the setter refuses the type of the getter
+            copy.disposition = cast("Disposition", stream.disposition.value)
+            if copy.type == "audio" and _is_raw_sound(stream) and out.suffix in (".mp4", ".m4v"):
+                log.warning(
+                    "%s: few players know %s sound in %s; write .mov or .mkv for more of them.",
+                    *(out.name, stream.name, out.suffix),
+                )
             continue
         details = getattr(stream, "name", None), stream.metadata.get("language")
-        what = f"{stream.type} stream {stream.index} ({', '.join(filter(None, details))})"
-        remedy = "" if stream.type == "video" or out.suffix == ".mkv" else "; write .mkv to keep it"
-        log.warning("%s: %s is left out%s.", out.name, what, remedy)
+        kind = "cover image" if is_cover(stream) else f"{stream.type} stream"
+        what = f"{kind} {stream.index} ({', '.join(filter(None, details)) or 'unknown'})"
+        remedy = _remedy(stream, out)
+        log.warning("%s: %s is left out%s.", out.name, what, remedy and f"; write {remedy} keep it")
     return copies
+
+
+def set_timecode(result: "OutputContainer", video: "Stream") -> None:
+    """Leave the timecode to the video alone, where MP4 and MOV have a track for each video.
+
+    A cover image would get a timecode track, too, from the timecode of the file.
+    """
+    if result.format.name in ("mp4", "mov") and "timecode" in result.metadata:
+        video.metadata.setdefault("timecode", result.metadata.pop("timecode"))
+
+
+def _is_rewritten(stream: "Stream", source: "InputContainer") -> bool:
+    """Return True for tracks that FFmpeg writes itself: timecode, and names of chapters."""
+    if stream.type != "data":
+        return False
+    return "timecode" in stream.metadata or bool(hasattr(source, "chapters") and source.chapters())
+
+
+def _may_copy(container_format: str, stream: "Stream") -> bool:
+    """Return False for streams that FFmpeg would drop in silence, and for further videos."""
+    if stream.type == "video":
+        return is_cover(stream) and container_format == "mp4"
+    return stream.type not in ("data", "unknown")
+
+
+def _is_raw_sound(stream: "Stream") -> bool:
+    return str(getattr(stream, "name", "")).startswith("pcm_")
+
+
+def _remedy(stream: "Stream", out: Path) -> str:
+    """Return the containers that would hold a stream; empty if there are none."""
+    suffix = out.suffix.lower()
+    if is_cover(stream):
+        return ".mp4 or .mkv to"
+    if stream.type in ("video", "data", "unknown"):
+        return ""
+    if stream.type == "subtitle" and getattr(stream, "name", "") == "mov_text":
+        return ".mp4 or .mov to" if suffix not in (".mp4", ".mov") else ""
+    return ".mkv to" if suffix != ".mkv" else ""
+
+
+def _can_attach(result: "OutputContainer") -> bool:
+    return result.format.name == "matroska" and hasattr(result, "add_attachment")  # PyAV 14.2: no
+
+
+def _attach_cover(source: "InputContainer", stream: "Stream", result: "OutputContainer") -> None:
+    """Attach a cover image to a Matroska file, where others have a video stream."""
+    with open_input(Path(source.name.removeprefix("file:"))) as container:
+        packets = container.demux(container.streams[stream.index])
+        data = next((bytes(packet) for packet in packets if packet.size), b"")
+    if data:
+        kind = "png" if getattr(stream, "name", "") == "png" else "jpeg"
+        name = "cover.png" if kind == "png" else "cover.jpg"
+        result.add_attachment(name, f"image/{kind}", data)
 
 
 def _can_hold(container_format: str, stream: "Stream") -> bool:
@@ -122,6 +187,9 @@ def passthrough_packets(
             index = packet.stream_index
             dts = packet.pts if packet.dts is None else packet.dts
             pts = packet.dts if packet.pts is None else packet.pts
+            if packet.size and is_cover(packet.stream):  # one packet, mostly without a time
+                dts = pts = round(start / packet.time_base)
+                packet.duration = 0
             if dts is None or pts is None:  # at the end, or before the first packet with a time
                 continue
             shift = round(start / packet.time_base)

@@ -28,11 +28,15 @@ from .remux import (
     add_passthrough_streams,
     lasting_metadata,
     passthrough_packets,
+    set_timecode,
     shift_chapter,
 )
+from .video_container import open_input, open_output, open_video
 from .video_encoders import choose_encoder
+from .video_filters import FieldMarker
 from .video_info import VideoInfo
-from .video_reader import list_frames, open_input, open_output, open_video
+from .video_reader import has_streams
+from .video_sequence import is_sequence, list_frames
 from .yuv import FULL, LIMITED, rgb_to_frame
 
 if TYPE_CHECKING:
@@ -80,7 +84,7 @@ class SegmentedVideoWriter:
         """Resume or start the result `out`.
 
         Args:
-            source: video or folder of images; `join` copies its other streams.
+            source: as for `read_frames`; `join` copies its other streams.
             out: video to write.
             info: properties of the source, from `probe`.
             settings: all else that changes the result; must be serializable as JSON.
@@ -95,7 +99,7 @@ class SegmentedVideoWriter:
 
         self.source, self.out, self.info = Path(source), Path(out), info
         self.encoder = choose_encoder(self.out, info, codec, quality)
-        if os.path.exists(self.out) and os.path.samefile(self.source, self.out):
+        if _is_same_file(self.source, self.out):
             raise VideoError(f"{self.out} is the source itself; originals are never overwritten.")
         self.folder = self.out.with_name(f".colorist-{self.out.name}.parts")
         make_work_folder(self.folder)
@@ -129,6 +133,16 @@ class SegmentedVideoWriter:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
+    def keeps_alpha(self) -> bool:
+        """True if the frames to write have an alpha channel."""
+        return self.encoder.has_alpha
+
+    @property
+    def keeps_fields(self) -> bool:
+        """True if interlaced frames are marked as such."""
+        return self.encoder.field_order is not None
+
+    @property
     def done(self) -> int:
         """Frames in finished segments: the number of the frame to resume at."""
         return sum(len(segment["times"]) for segment in self._segments)
@@ -146,7 +160,8 @@ class SegmentedVideoWriter:
         """Encode frames into a new segment, one at a time, and return their number.
 
         Args:
-            frames: pixels (H, W, 3) in 0..1 and times, as `read_frames` yields them.
+            frames: pixels (H, W, 3) in 0..1 and times, as `read_frames` yields them; (H, W, 4) if
+                `keeps_alpha`.
             state: called after the last frame; returns what a later run needs to resume there.
 
         Raises:
@@ -232,6 +247,9 @@ class SegmentedVideoWriter:
 
     def _encode_segment(self, path: Path, frames: Iterable[tuple[np.ndarray, int]]) -> Segment:
         info, settings = self.info, self.encoder
+        shape = (info.height, info.width, 4 if settings.has_alpha else 3)
+        padding = ((0, settings.height - info.height), (0, settings.width - info.width), (0, 0))
+        marker = FieldMarker(settings.field_order) if settings.field_order else None
         last = self._segments[-1]["times"][-1] if self._segments else None
         times: list[int] = []
         order: list[int] = []  # of packets, by number of frame
@@ -248,16 +266,17 @@ class SegmentedVideoWriter:
         try:
             for pixels, time in frames:
                 is_later = last is None or time > last
-                if pixels.shape != (info.height, info.width, 3) or not is_later:
+                if pixels.shape != shape or not is_later:
                     raise VideoError(
                         f"frame {self.done + len(times)} is {pixels.shape} at {time} after {last}; "
-                        f"expected {(info.height, info.width, 3)} at a later time."
+                        f"expected {shape} at a later time."
                     )
                 with self._write_errors():
-                    matrix = info.color_tags[0]
-                    frame = rgb_to_frame(pixels, settings.pixel_format, matrix, settings.full_range)
+                    matrix = settings.color_tags[0]
+                    padded = np.pad(pixels, padding, "edge") if np.any(padding) else pixels
+                    frame = rgb_to_frame(padded, settings.pixel_format, matrix, settings.full_range)
                     frame.pts, frame.time_base = len(times), 1 / info.frame_rate
-                    encode(frame)
+                    encode(marker.mark(frame) if marker else frame)
                 last = time
                 times.append(time)
             with self._write_errors():
@@ -279,7 +298,7 @@ class SegmentedVideoWriter:
             "VideoStream",
             container.add_stream(settings.encoder, rate=info.frame_rate, options=options),
         )
-        stream.width, stream.height = info.width, info.height
+        stream.width, stream.height = settings.width, settings.height
         stream.pix_fmt = settings.pixel_format
         stream.codec_context.time_base = 1 / info.frame_rate
         stream.thread_type = "AUTO"  # PyAV's default, threads within frames, costs x264 quality
@@ -287,7 +306,7 @@ class SegmentedVideoWriter:
         return container, stream
 
     def _tag_color(self, context: "VideoCodecContext") -> None:
-        context.colorspace, context.color_primaries, context.color_trc = self.info.color_tags
+        context.colorspace, context.color_primaries, context.color_trc = self.encoder.color_tags
         context.color_range = FULL if self.encoder.full_range else LIMITED
         context.sample_aspect_ratio = self.info.pixel_aspect
 
@@ -309,11 +328,13 @@ class SegmentedVideoWriter:
             video.time_base = video.codec_context.time_base = info.time_base
             if self.encoder.codec == "h265" and is_mp4:
                 video.codec_context.codec_tag = "hvc1"  # required by Apple's players
-            if os.path.isdir(self.source):
-                packets = self._retimed_packets(video, Fraction(0))
-            else:
+            if self.encoder.has_alpha and self.encoder.codec == "vp9":
+                video.metadata["alpha_mode"] = "1"
+            if has_streams(self.source):
                 source, original = stack.enter_context(open_video(self.source))
                 packets = self._merged_packets(source, original, result, video)
+            else:
+                packets = self._retimed_packets(video, Fraction(0))
             self._mux(packets, result, video)
 
     def _merged_packets(
@@ -330,6 +351,7 @@ class SegmentedVideoWriter:
         video.metadata.update(lasting_metadata(original, frame_rate))
         if hasattr(result, "set_chapters"):  # not in PyAV 14.2
             result.set_chapters([shift_chapter(chapter, start) for chapter in source.chapters()])
+        set_timecode(result, video)
         copies = add_passthrough_streams(source, original, result, self.out, frame_rate)
         return heapq.merge(
             self._retimed_packets(video, start),
@@ -368,6 +390,8 @@ class SegmentedVideoWriter:
         """
         step, shift = self.info.frame_duration, round(start / self.info.time_base)
         first_time = self._segments[0]["times"][0] - shift
+        last_time = self._segments[-1]["times"][-1] - shift
+        last_duration = self.info.last_duration or step
         delay = max(segment["delay"] for segment in self._segments)
         waiting = [first_time - step * early for early in range(delay, 0, -1)]
         for number, segment in enumerate(self._segments):
@@ -378,7 +402,7 @@ class SegmentedVideoWriter:
                         time = segment["times"][index] - shift
                         packet.stream, packet.time_base = video, self.info.time_base
                         packet.pts, packet.dts = time, heapq.heappushpop(waiting, time)
-                        packet.duration = step
+                        packet.duration = last_duration if time == last_time else step
                         yield packet
 
 
@@ -387,9 +411,13 @@ def _decoding_time(packet: "Packet[VideoStream] | Packet[Stream]") -> Fraction:
     return packet.dts * packet.time_base
 
 
+def _is_same_file(source: Path, out: Path) -> bool:
+    return os.path.exists(source) and os.path.exists(out) and os.path.samefile(source, out)
+
+
 def _file_signature(source: Path) -> list[int]:
     """Return number, bytes and newest modification time of a video's files."""
-    files = list_frames(source) if os.path.isdir(source) else [source]
+    files = list_frames(source) if is_sequence(source) else [source]
     stats = [os.stat(path) for path in files]
     return [len(stats), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
 

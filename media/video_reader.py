@@ -1,58 +1,66 @@
-"""Videos, read frame by frame: files, with PyAV (FFmpeg), and folders of images."""
+"""Videos, read frame by frame: files, with PyAV (FFmpeg); image sequences; animated images."""
 
 import logging
-import os
 import re
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
 
 from .errors import VideoError, error_reason, video_errors
-from .formats import IMAGE_SUFFIXES
-from .image_io import read_image
-from .video_info import VideoInfo, to_fraction
+from .video_animation import is_animated, probe_animation, read_animation
+from .video_container import decoder_activity, open_video
+from .video_filters import deinterlaced, field_order
+from .video_info import VideoInfo, frame_size_error, to_fraction, usual_color_tags
+from .video_sequence import is_sequence, probe_sequence, read_sequence
 from .yuv import (
     MATRICES,
     display_rotation,
     frame_bit_depth,
     frame_to_rgb,
+    has_alpha,
+    on_white,
     planar_format,
     rotate,
 )
 
 if TYPE_CHECKING:
-    from av import Packet, VideoFrame
-    from av.container import InputContainer, OutputContainer
+    from av import Packet, VideoCodecContext, VideoFrame
+    from av.container import InputContainer
     from av.video.stream import VideoStream
 
 
 log = logging.getLogger(__name__)
 
+Frames: TypeAlias = Iterator[tuple[np.ndarray, int]]
 UNSPECIFIED = (0, 2, 3)  # numbers of primaries and transfers: reserved, unspecified, reserved
+# Codec -> the decoder that reads alpha, too. FFmpeg's own leave it out.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 # --- Reading -----------------------------------------------------------------------------------
 
 
 def probe(path: str | Path, *, frame_rate: Fraction | int = 24) -> VideoInfo:
-    """Return the properties of a video, or of a folder of images.
+    """Return the properties of a video.
 
     Args:
-        path: video file or folder.
-        frame_rate: frames per second of a folder.
+        path: video file or animated image; folder of frames; or their pattern, such as
+            frames/%05d.png.
+        frame_rate: frames per second of a folder or pattern.
 
     Raises:
         VideoError: not a video, damaged, or without a frame that can be decoded.
         ImageError: a folder's first image cannot be read.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        return _probe_folder(path, Fraction(frame_rate))
+    if is_sequence(path):
+        return probe_sequence(path, Fraction(frame_rate))
+    if is_animated(path):
+        return probe_animation(path)
     with video_errors(path.name), open_video(path) as (container, stream):
         first = next(_decode_frames(container, stream, path.name), None)
         if first is None:
@@ -60,14 +68,22 @@ def probe(path: str | Path, *, frame_rate: Fraction | int = 24) -> VideoInfo:
         return _stream_info(container, stream, first[0])
 
 
-def read_frames(path: str | Path, start: int = 0) -> Generator[tuple[np.ndarray, int], None, None]:
+def read_frames(
+    path: str | Path, start: int = 0, *, alpha: bool = False, deinterlace: bool = False
+) -> Generator[tuple[np.ndarray, int], None, None]:
     """Read frames from number `start` on, one in memory at a time.
 
     Frames before `start` are decoded, too: only that is exact in every video. RGB is taken for
     sRGB, whatever primaries and transfer the video specifies.
 
+    Args:
+        path: see `probe`.
+        start: number of the first frame.
+        alpha: return the alpha channel of videos that have one; else they are laid on white.
+        deinterlace: turn both fields of a frame into one full frame.
+
     Yields:
-        Pixels (H, W, 3) float32 in 0..1, upright RGB, and their increasing time in units of
+        Pixels (H, W, 3 or 4) float32 in 0..1, upright RGB, and their increasing time in units of
         `VideoInfo.time_base`.
 
     Raises:
@@ -75,16 +91,32 @@ def read_frames(path: str | Path, start: int = 0) -> Generator[tuple[np.ndarray,
         ImageError: an image of a folder cannot be read.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        yield from _read_folder(path, start)
-        return
+    if is_sequence(path):
+        frames = read_sequence(path, start)
+    elif is_animated(path):
+        frames = read_animation(path, start)
+    else:
+        frames = _read_file(path, start, deinterlace=deinterlace)
+    for pixels, time in frames:
+        yield pixels if alpha else on_white(pixels), time
+
+
+def has_streams(path: Path) -> bool:
+    """Return True for a file with streams beside the video, False for files of images."""
+    return not (is_sequence(path) or is_animated(path))
+
+
+# --- Files -------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path, start: int, *, deinterlace: bool) -> Frames:
     with video_errors(path.name), open_video(path) as (container, stream):
-        yield from _read_stream(container, stream, path.name, start)
+        yield from _read_stream(container, stream, path.name, start, deinterlace=deinterlace)
 
 
 def _read_stream(
-    container: "InputContainer", stream: "VideoStream", name: str, start: int
-) -> Iterator[tuple[np.ndarray, int]]:
+    container: "InputContainer", stream: "VideoStream", name: str, start: int, *, deinterlace: bool
+) -> Frames:
     from av.video.reformatter import VideoReformatter
 
     frames = _decode_frames(container, stream, name)
@@ -95,16 +127,9 @@ def _read_stream(
     reformatter, info = VideoReformatter(), _stream_info(container, stream, frame)
     size = frame.width, frame.height
     rotation = display_rotation(frame, stream.codec_context.name)
-    if frame.interlaced_frame:
-        log.warning(
-            "%s: interlaced; colorized and written as if it were not. "
-            "Deinterlace it first for the best result.",
-            name,
-        )
+    frames = _checked_sizes(chain([first], frames), size, name)
     number, time = 0, first_time
-    for number, (frame, time) in enumerate(chain([first], frames)):
-        if (frame.width, frame.height) != size:
-            raise _other_size(name, number, (frame.width, frame.height), size)
+    for number, (frame, time) in enumerate(deinterlaced(frames, name) if deinterlace else frames):
         if number >= start:
             pixels = frame_to_rgb(frame, info.color_tags[0], reformatter)
             yield rotate(pixels, rotation), time
@@ -116,125 +141,14 @@ def _read_stream(
         )
 
 
-# --- Folders -----------------------------------------------------------------------------------
-
-
-def list_frames(folder: Path) -> list[Path]:
-    """Return the images of a folder in the order of their numbers: frame2 before frame10.
-
-    Raises:
-        VideoError: there are none.
-    """
-
-    def natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
-        parts = re.findall(r"(\D*)(\d*)", path.name)
-        return [(text, int(digits or 0)) for text, digits in parts], path.name
-
-    images = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
-    if not images:
-        raise VideoError(f"{folder}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
-    return sorted(images, key=natural_order)
-
-
-def _probe_folder(folder: Path, frame_rate: Fraction) -> VideoInfo:
-    if frame_rate <= 0:
-        raise VideoError(f"{folder.name}: {frame_rate} frames per second; expected more than 0.")
-    images = list_frames(folder)
-    first = read_image(images[0])
-    height, width = first.pixels.shape[:2]
-    return VideoInfo(
-        width=width,
-        height=height,
-        frame_rate=frame_rate,
-        time_base=1 / frame_rate,
-        bit_depth=min(first.metadata.bit_depth, 10),
-        frame_count=len(images),
-        duration=float(len(images) / frame_rate),
-        color_tags=_usual_color_tags(width, height),
-        full_range=False,
-        pixel_aspect=Fraction(1),
-    )
-
-
-def _read_folder(folder: Path, start: int) -> Iterator[tuple[np.ndarray, int]]:
-    info = probe(folder)
-    for number, path in enumerate(list_frames(folder)[start:], start):
-        pixels = read_image(path).pixels[..., :3]
-        height, width = pixels.shape[:2]
-        if (width, height) != (info.width, info.height):
-            size = info.width, info.height
-            raise _other_size(f"{folder.name}/{path.name}", number, (width, height), size)
-        yield np.repeat(pixels, 3 // pixels.shape[2], axis=2), number
-
-
-# --- Files -------------------------------------------------------------------------------------
-
-
-def open_input(path: Path) -> "InputContainer":
-    """Open a local file for reading.
-
-    A colon in the name does not select a protocol, and a playlist cannot open a connection.
-    """
-    import av
-
-    options = {"protocol_whitelist": "file"}
-    return av.open(f"file:{path}", "r", options=options, **_undecodable_metadata())
-
-
-def open_output(
-    path: Path, container_format: str, options: dict[str, str] | None = None
-) -> "OutputContainer":
-    """Open a local file for writing."""
-    import av
-
-    return av.open(
-        f"file:{path}", "w", format=container_format, options=options, **_undecodable_metadata()
-    )
-
-
-def _undecodable_metadata() -> dict[str, Any]:
-    """Return the option that keeps metadata in other encodings than UTF-8 as it is."""
-    import av
-
-    always = int(av.__version__.split(".")[0]) >= 19
-    return {} if always else {"metadata_errors": "surrogateescape"}
-
-
-@contextmanager
-def open_video(
-    path: Path,
-) -> "Generator[tuple[InputContainer, VideoStream], None, None]":
-    """Open a video's container and its first video stream that is not a cover image.
-
-    Raises:
-        VideoError: not a video, damaged, or without a video stream.
-    """
-    from av.stream import Disposition
-
-    if not os.path.isfile(path):
-        reason = "not an ordinary file" if os.path.exists(path) else "no such file"
-        raise VideoError(f"{path.name}: {reason}; expected a video or a folder of images.")
-    if not os.path.getsize(path):
-        raise VideoError(f"{path.name}: the file is empty (0 bytes); get it again.")
-    with video_errors(path.name):
-        container = open_input(path)
-    with container:
-        cover = Disposition.attached_pic
-        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-        if not streams:
-            types = ", ".join(stream.type for stream in container.streams) or "nothing"
-            types = types.replace("video", "cover")
-            raise VideoError(f"{path.name}: a file without video (it holds {types}).")
-        if streams[0].codec_context is None:
-            raise VideoError(
-                f"{path.name}: damaged, or in a format that this PyAV cannot decode; "
-                "get it again, or convert it to H.264."
-            )
-        yield container, streams[0]
+def _checked_sizes(
+    frames: "Iterator[tuple[VideoFrame, int]]", size: tuple[int, int], name: str
+) -> "Iterator[tuple[VideoFrame, int]]":
+    """Yield the frames; raise VideoError if one has another size."""
+    for number, (frame, time) in enumerate(frames):
+        if (frame.width, frame.height) != size:
+            raise frame_size_error(name, number, (frame.width, frame.height), size)
+        yield frame, time
 
 
 def _decode_frames(
@@ -244,18 +158,26 @@ def _decode_frames(
     import av
 
     stream.thread_type = "AUTO"
+    decoder = _alpha_decoder(stream) or stream
     step, last, damaged, number = None, None, False, 0
 
     def packets() -> "Iterator[Packet[VideoStream] | None]":
+        demuxed = container.demux(stream)
         try:
-            yield from container.demux(stream)
+            while True:
+                with decoder_activity:
+                    packet = next(demuxed, None)
+                if packet is None:
+                    return
+                yield packet
         except (av.FFmpegError, OSError) as error:
             log.warning("%s: damaged behind frame %d (%s).", name, number, error_reason(error))
             yield None  # flushes the decoder
 
     for packet in packets():
         try:
-            frames = stream.decode(packet)
+            with decoder_activity:
+                frames = decoder.decode(packet)
         except (av.FFmpegError, OSError, ValueError) as error:
             if not damaged:
                 log.warning("%s: damaged near frame %d (%s).", name, number, error_reason(error))
@@ -274,13 +196,26 @@ def _decode_frames(
             number += 1
 
 
+def _alpha_decoder(stream: "VideoStream") -> "VideoCodecContext | None":
+    """Return a decoder for streams that store alpha beside the image (WebM), if any."""
+    import av
+
+    name = ALPHA_DECODERS.get(stream.codec_context.name)
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if tags.get("alpha_mode") != "1" or name not in av.codecs_available:
+        return None
+    return cast("VideoCodecContext", av.CodecContext.create(name, "r"))
+
+
 def _stream_info(
     container: "InputContainer", stream: "VideoStream", frame: "VideoFrame"
 ) -> VideoInfo:
     """Combine what the container, the stream and the first frame specify."""
     time_base = to_fraction(stream.time_base) or Fraction(1, 1000)
-    frame_rate = to_fraction(stream.average_rate) or to_fraction(stream.guessed_rate)
-    frame_rate = frame_rate or Fraction(25)
+    average, guessed = to_fraction(stream.average_rate), to_fraction(stream.guessed_rate)
+    if average and guessed and average > 4 * guessed:  # raw DV has 60000
+        average = None
+    frame_rate = average or guessed or Fraction(25)
     duration = _duration(container, stream, time_base)
     pixel_aspect = to_fraction(stream.sample_aspect_ratio) or Fraction(1)
     layout, full_range = planar_format(frame)
@@ -296,7 +231,21 @@ def _stream_info(
         color_tags=_color_tags(stream, frame),
         full_range=full_range and layout.startswith("yuv"),
         pixel_aspect=1 / pixel_aspect if transposed else pixel_aspect,
+        chroma=_chroma(frame),
+        has_alpha=has_alpha(frame),
+        field_order=None if transposed else field_order(frame),
     )
+
+
+def _chroma(frame: "VideoFrame") -> Literal["420", "422", "444"]:
+    """Return the resolution of chroma, rounded down to what encoders have."""
+    components = frame.format.components
+    if len(components) < 3:
+        return "420"
+    if components[1].width < components[0].width:
+        half = components[1].width * 2 >= components[0].width
+        return "422" if half and components[1].height == components[0].height else "420"
+    return "444" if components[1].height == components[0].height else "420"
 
 
 def _duration(
@@ -316,7 +265,7 @@ def _color_tags(stream: "VideoStream", frame: "VideoFrame") -> tuple[int, int, i
     """Return matrix, primaries and transfer; the usual ones in place of unspecified ones."""
     context = stream.codec_context
     matrix, primaries, transfer = frame.colorspace, context.color_primaries, context.color_trc
-    usual = _usual_color_tags(frame.width, frame.height)
+    usual = usual_color_tags(frame.width, frame.height)
     return (
         matrix if matrix in MATRICES else usual[0],
         primaries if primaries not in UNSPECIFIED else usual[1],
@@ -324,21 +273,5 @@ def _color_tags(stream: "VideoStream", frame: "VideoFrame") -> tuple[int, int, i
     )
 
 
-def _usual_color_tags(width: int, height: int) -> tuple[int, int, int]:
-    """Return BT.709 for HD, else BT.601 of 625 or 525 lines."""
-    if width >= 1280 or height > 576:
-        return 1, 1, 1
-    return (5, 5, 6) if height in (288, 576) else (6, 6, 6)
-
-
 def _no_frames(name: str) -> VideoError:
     return VideoError(f"{name}: none of its frames can be decoded; get it again.")
-
-
-def _other_size(
-    name: str, number: int, size: tuple[int, int], first: tuple[int, int]
-) -> VideoError:
-    return VideoError(
-        f"{name}: frame {number} is {size[0]}x{size[1]}, the first {first[0]}x{first[1]}; "
-        "scale all frames to one size, or cut the video there."
-    )

@@ -39,6 +39,11 @@ def frame_bit_depth(frame: "VideoFrame") -> int:
     return max(component.bits for component in frame.format.components)
 
 
+def has_alpha(frame: "VideoFrame") -> bool:
+    """Return True if the frame has an alpha channel."""
+    return any(component.is_alpha for component in frame.format.components)
+
+
 def planar_format(frame: "VideoFrame") -> tuple[str, bool]:
     """Return the 4:4:4 or gray pixel format that holds the frame's values unchanged.
 
@@ -46,8 +51,16 @@ def planar_format(frame: "VideoFrame") -> tuple[str, bool]:
     """
     pixel_format, bits = frame.format, frame_bit_depth(frame)
     suffix = "" if bits <= 8 else f"{min(bits, 16)}le"
-    if pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith("xyz"):
-        return f"gbrp{suffix}", True
+    is_gray_alpha = has_alpha(frame) and len(pixel_format.components) == 2
+    if (
+        pixel_format.is_rgb
+        or pixel_format.has_palette
+        or is_gray_alpha
+        or pixel_format.name.startswith("xyz")
+    ):
+        return f"gbr{'ap' if has_alpha(frame) else 'p'}{suffix}", True
+    if has_alpha(frame):
+        return f"yuva444p{suffix}", frame.color_range == FULL
     if len(pixel_format.components) < 3:  # FFmpeg assumes full range for unspecified gray
         return f"gray{suffix}", frame.color_range != LIMITED
     if pixel_format.name.startswith("yuvj"):
@@ -79,7 +92,7 @@ def plane_views(frame: "VideoFrame") -> list[np.ndarray]:
 
 
 def frame_to_rgb(frame: "VideoFrame", matrix: int, reformatter: "VideoReformatter") -> np.ndarray:
-    """Convert a decoded frame to RGB (H, W, 3) float32 in 0..1.
+    """Convert a decoded frame to RGB, or RGB and alpha (H, W, 3 or 4), float32 in 0..1.
 
     FFmpeg's own conversion to RGB is up to 4 levels of 10 bits off (2026-07).
     """
@@ -88,34 +101,57 @@ def frame_to_rgb(frame: "VideoFrame", matrix: int, reformatter: "VideoReformatte
     ranges = {"src_color_range": same, "dst_color_range": same}
     frame = reformatter.reformat(frame, format=layout, src_colorspace=1, dst_colorspace=1, **ranges)
     planes, bits = plane_views(frame), frame_bit_depth(frame)
-    if layout.startswith("gbrp"):
-        return np.stack([planes[2], *planes[:2]], axis=-1) / np.float32(2**bits - 1)
+    peak = np.float32(2**bits - 1)
+    if layout.startswith("gbr"):
+        return np.stack([planes[2], *planes[:2], *planes[3:]], axis=-1) / peak
     transform, offset = yuv_transform(matrix, full_range, bits)
     if layout.startswith("gray"):
         planes = [planes[0], *[np.full_like(planes[0], offset[1])] * 2]
-    yuv = np.stack(planes, axis=-1) - offset
+    yuv = np.stack(planes[:3], axis=-1) - offset
     rgb = yuv @ np.linalg.inv(transform).T.astype(np.float32)
-    return rgb.clip(0, 1, out=rgb)
+    rgb = rgb.clip(0, 1, out=rgb)
+    return rgb if len(planes) < 4 else np.dstack([rgb, planes[3] / peak])
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    """Lay RGB and alpha (H, W, 4) on white; RGB alone stays as it is."""
+    if pixels.shape[2] < 4:
+        return pixels
+    alpha = pixels[..., 3:]
+    return pixels[..., :3] * alpha + (1 - alpha)
 
 
 def rgb_to_frame(
     pixels: np.ndarray, pixel_format: str, matrix: int, full_range: bool
 ) -> "VideoFrame":
-    """Convert RGB (H, W, 3) in 0..1 to a planar YUV frame, rounded to the nearest values."""
+    """Convert RGB (H, W, 3), or RGB and alpha (H, W, 4), in 0..1 to a planar YUV frame.
+
+    Values are rounded to the nearest. Without alpha in `pixel_format`, that of `pixels` is ignored.
+    """
     import av
 
-    frame = av.VideoFrame(pixels.shape[1], pixels.shape[0], pixel_format)
+    height, width = pixels.shape[:2]
+    frame = av.VideoFrame(width, height, pixel_format)
+    peak = 2 ** frame_bit_depth(frame) - 1
     transform, offset = yuv_transform(matrix, full_range, frame_bit_depth(frame))
-    yuv = transform.astype(np.float32) @ np.asarray(pixels, np.float32).reshape(-1, 3).T
-    yuv = yuv.reshape(3, *pixels.shape[:2]) + offset[:, None, None]
-    luma, chroma = yuv[0], yuv[1:]
-    if "444" not in pixel_format:  # a chroma sample is co-sited with the left one of two pixels
+    rgb = np.asarray(pixels[..., :3], np.float32)
+    if width % 2 or height % 2:  # the last chroma sample belongs to one pixel alone
+        rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+    yuv = transform.astype(np.float32) @ rgb.reshape(-1, 3).T
+    yuv = yuv.reshape(3, *rgb.shape[:2]) + offset[:, None, None]
+    luma, chroma = yuv[0, :height, :width], yuv[1:]
+    if "444" in pixel_format:
+        chroma = chroma[:, :height, :width]
+    else:  # a chroma sample is co-sited with the left one of two pixels
         left = np.concatenate([chroma[..., :1], chroma[..., 1:-1:2]], axis=2)
         chroma = (left + 2 * chroma[..., ::2] + chroma[..., 1::2]) / 4
     if "420" in pixel_format:
         chroma = (chroma[:, ::2] + chroma[:, 1::2]) / 2
-    for plane, values in zip(plane_views(frame), (luma, *chroma), strict=True):
-        plane[:] = np.rint(values).clip(0, 2 ** frame_bit_depth(frame) - 1)
+    elif "422" in pixel_format:
+        chroma = chroma[:, :height]
+    alpha = [pixels[..., 3] * peak] if pixel_format.startswith("yuva") else []
+    for plane, values in zip(plane_views(frame), (luma, *chroma, *alpha), strict=True):
+        plane[:] = np.rint(values).clip(0, peak)
     return frame
 
 

@@ -19,6 +19,7 @@ from ..options import (
     add_model_options,
     finish_options,
     load_engine,
+    result_metadata,
 )
 from ..runner import Backends, run_jobs, write_missing
 from ..video import add_video_options
@@ -86,7 +87,8 @@ def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
         )
 
     def colorize_image(image: "DecodedImage", outputs: list[Path]) -> None:
-        write_missing(arguments, outputs, [(colorize(image.pixels), image.metadata)])
+        metadata = result_metadata(arguments, image.metadata, engine)
+        write_missing(arguments, outputs, [(colorize(image.pixels), metadata)])
 
     def video_colorizer(settings: "Mapping[str, object]") -> "FrameColorizer":
         return IndependentFrames(colorize, engine.device_manager.device, settings)

@@ -20,6 +20,7 @@ from ..options import (
     finish_options,
     load_engine,
     load_reference_encoder,
+    result_metadata,
 )
 from ..runner import Backends, run_jobs, write_missing
 from ..video import add_video_options
@@ -142,7 +143,8 @@ def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
             resolution=options.resolution,
             finish=options.finish,
         )
-        results = [(colored, image.metadata), (confidence[..., None], None)]
+        metadata = result_metadata(arguments, image.metadata, engine, fallback)
+        results = [(colored, metadata), (confidence[..., None], None)]
         write_missing(arguments, outputs, results[: len(outputs)])
 
     def video_colorizer(settings: "Mapping[str, object]") -> "FrameColorizer":
@@ -178,7 +180,7 @@ class _ReferenceChooser:
         """Index the folder.
 
         Raises:
-            UsageError: there are no images in the folder.
+            UsageError: the folder has no images.
         """
         from ...pipeline.references import search
 

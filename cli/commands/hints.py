@@ -19,6 +19,7 @@ from ..options import (
     add_model_options,
     finish_options,
     load_engine,
+    result_metadata,
 )
 from ..runner import Backends, Result, run_jobs, write_missing
 from ..video import add_video_options
@@ -42,7 +43,7 @@ def add_hints(parser: argparse.ArgumentParser) -> None:
         "command."
     )
     add_input_options(parser)
-    add_video_options(parser)
+    add_video_options(parser, in_folders=False)
     add = parser.add_argument
     add(
         "--hints",
@@ -66,6 +67,8 @@ def add_hints(parser: argparse.ArgumentParser) -> None:
 
 def _run_hints(arguments: argparse.Namespace) -> ExitCode:
     arguments.naming = _with_overlay if arguments.overlay else single_output
+    if arguments.hints == "-":  # once: videos may be colorized in another process
+        arguments.hints = sys.stdin.read() or " "
     return run_jobs(arguments, _load_backends)
 
 
@@ -109,7 +112,8 @@ def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
             resolution=options.resolution,
             finish=options.controls,
         )
-        results: list[Result] = [(colored, image.metadata)]
+        metadata = result_metadata(arguments, image.metadata, engine, base)
+        results: list[Result] = [(colored, metadata)]
         if arguments.overlay:
             batch = torch.from_numpy(image.pixels)[None]
             results.append((draw_hints(batch, hints)[0].numpy(), None))
@@ -148,11 +152,9 @@ def _image_hints(arguments: argparse.Namespace, jobs: list[Job]) -> HintsOf:
 
 
 def _shared_hints(value: str) -> "list[Hint]":
-    """Read hints for all images: from stdin, from JSON, or from a file."""
+    """Read hints for all images: from JSON, or from a file."""
     from ...pipeline.hints.schema import parse_hints
 
-    if value == "-":
-        return parse_hints(sys.stdin.read())
     if value.lstrip().startswith(("{", "[")) or not value.strip():
         return parse_hints(value)
     if os.path.exists(value):

@@ -6,7 +6,6 @@ Only the standard library is imported at the top, so that `colorist --help` answ
 import argparse
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -100,7 +99,7 @@ def _run_build(arguments: argparse.Namespace) -> ExitCode:
         log_stderr(f"failed: {error}")
     photos = _unique_files(job.source for job in jobs if not job.error)
     if not photos:
-        raise UsageError("there are no photos to build a color memory from.")
+        raise UsageError("no photos to build a color memory from; name color photos or folders.")
     with as_usage_errors():
         engine = load_engine(arguments, arguments.model, "automatic")
         builder.check_build(engine, photos, arguments.entries, seed=arguments.seed)
@@ -162,12 +161,7 @@ def _run_export(arguments: argparse.Namespace) -> ExitCode:
     check_writable(out)
     with as_usage_errors():
         exported = memory.load_memory(resolve.memory_path(arguments.memory))
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".colorist-", dir=out) as folder:
-        temporary = [Path(folder) / path.name for path in paths]
-        memory.export_npy(exported, *temporary)
-        for new, path in zip(temporary, paths, strict=True):  # both are complete by now
-            os.replace(new, path)
+    memory.export_npy(exported, *paths)
     log_stderr(f"{paths[0]}, {paths[1]}")
     return ExitCode.OK
 

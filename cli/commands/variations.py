@@ -16,6 +16,7 @@ from ..options import (
     add_memory_option,
     add_model_options,
     add_page_option,
+    result_metadata,
 )
 from ..runner import Backends, run_jobs, write_missing
 from ..video import NO_VIDEO_OPTIONS
@@ -98,6 +99,7 @@ def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
             resolution=options.resolution,
             finish=options.controls,
         )
-        write_missing(arguments, outputs, [(pixels, image.metadata) for pixels in results])
+        metadata = result_metadata(arguments, image.metadata, engine)
+        write_missing(arguments, outputs, [(pixels, metadata) for pixels in results])
 
     return Backends(colorize_image)

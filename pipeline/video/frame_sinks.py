@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ...media import atomic, errors, formats, image_io, video_reader
+from ...media import atomic, errors, formats, image_io, video_sequence
 from ...media.segmented_writer import SegmentedVideoWriter
 from ...media.video_info import VideoInfo
 
@@ -28,6 +28,14 @@ class FrameSink(Protocol):
     def state(self) -> bytes:
         """State that was saved with the last finished segment; empty if there is none."""
 
+    @property
+    def keeps_alpha(self) -> bool:
+        """True if frames of a source with alpha are written with it."""
+
+    @property
+    def keeps_fields(self) -> bool:
+        """True if interlaced frames are marked as such."""
+
     def __enter__(self) -> "FrameSink": ...
 
     def __exit__(
@@ -42,7 +50,7 @@ class FrameSink(Protocol):
         """Write one segment and return its number of frames.
 
         Args:
-            frames: pixels (H, W, 3), sRGB in 0..1, with their times.
+            frames: pixels (H, W, 3 or 4), sRGB in 0..1 and alpha if it is kept, with their times.
             state: called after the last frame; returns what a resumed run needs to continue.
         """
 
@@ -94,15 +102,19 @@ class FrameFolderSink:
             OSError: the work folder in it is a link, or belongs to another user.
         """
         self.folder, self.work = folder, folder / ".colorist-film"
+        self.keeps_alpha, self.keeps_fields = True, False
         atomic.check_work_folder(self.work)
         for parent in (folder, self.work):
             atomic.remove_abandoned_parts(parent)
         self.done, self.state = 0, b""
-        self._frames = video_reader.list_frames(source) if os.path.isdir(source) else None
-        status = os.stat(source)
-        size, modified = status.st_size, status.st_mtime_ns
+        self._frames = (
+            video_sequence.list_frames(source) if video_sequence.is_sequence(source) else None
+        )
         if self._frames:  # `folder` may be a subfolder, which changes the time of its parent
             size, modified = len(self._frames), 0
+        else:
+            status = os.stat(source)
+            size, modified = status.st_size, status.st_mtime_ns
         made = [str(source.absolute()), size, modified, dict(settings)]
         self._made = json.loads(json.dumps(made))
         self._resume(overwrite)
@@ -122,7 +134,7 @@ class FrameFolderSink:
             name, metadata = f"{number:06}.png", None
             if self._frames:
                 original = self._frames[number]
-                metadata = image_io.read_image(original).metadata
+                metadata = video_sequence.read_frame(original).metadata
                 writable = original.suffix.lower() in formats.IMAGE_FORMATS
                 name = original.name if writable else f"{original.stem}.png"
             image_io.write_image(self.folder / name, pixels, metadata)

@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ...media import video_reader
-from ...media.video_info import VideoInfo
+from ...media.video_info import VideoInfo, check_transfer
 from ..hints.schema import HintInput
 from ..loader import AnyColorizer
 from ..postprocess import FinishOption
 from .frame_colorizers import FrameColorizer, Images, ResumeTensors, frame_colorizer
-from .frame_sinks import open_sink
+from .frame_sinks import FrameSink, open_sink
 from .stabilizer import Stabilizer, StabilizerOptions, StabilizerState
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def colorize_video(
     reference: Images | Sequence[Images] | None = None,
     hints: HintInput | Mapping[int, HintInput] = None,
     frame_rate: Fraction | int = 24,
+    deinterlace: bool = False,
     codec: str | None = None,
     quality: int | None = None,
     overwrite: bool = False,
@@ -57,7 +58,7 @@ def colorize_video(
     written one batch at a time, so memory does not grow with the length of the video.
 
     Args:
-        source: video, or folder of frames.
+        source: video or animated image; folder of frames, or their pattern (frames/%05d.png).
         target: video (.mkv, .mp4, .m4v, .mov, .webm), or folder for the frames as images.
         engine: colorizer from `colorist.load`; or an object that colorizes frames in order, with
             its own options.
@@ -66,8 +67,9 @@ def colorize_video(
         reference: color images, for an exemplar colorizer.
         hints: for a point-hint colorizer, the hints of the first frame, or frame number -> hints.
             They follow what they lie on.
-        frame_rate: frames per second of a folder of frames.
-        codec: h264, h265, vp9, prores or ffv1; None = the usual one for the suffix of `target`.
+        frame_rate: frames per second of a folder or pattern of frames.
+        deinterlace: turn both fields of each frame of an interlaced video into one full frame.
+        codec: h264, h265, vp9, prores or ffv1; None = h264, in .webm vp9.
         quality: CRF, lower is better; None = the default of the codec.
         overwrite: replace other images in the target folder.
         progress: called with (frames done, frames in total or None).
@@ -90,20 +92,31 @@ def colorize_video(
         )
     )
     info = video_reader.probe(source, frame_rate=frame_rate)
+    check_transfer(info, source.name)
+    if deinterlace:
+        info = replace(info, field_order=None)
     with open_sink(
         source,
         target,
         info,
-        settings={"stabilize": options and asdict(options), **colorizer.settings},
+        settings={
+            "stabilize": options and asdict(options),
+            "deinterlace": deinterlace,
+            **colorizer.settings,
+        },
         codec=codec,
         quality=quality,
         overwrite=overwrite,
     ) as sink:
+        _note_losses(info, sink, source.name)
         tensors = load(sink.state) if sink.state else {}
         if sink.done:
             log.info("%s: resuming after frame %d", source.name, sink.done)
             colorizer.restore(_with_prefix(tensors, COLORIZER_PREFIX), sink.done)
-        with closing(video_reader.read_frames(source, sink.done)) as frames:
+        alpha = info.has_alpha and sink.keeps_alpha
+        with closing(
+            video_reader.read_frames(source, sink.done, alpha=alpha, deinterlace=deinterlace)
+        ) as frames:
             finished = _colorized(frames, colorizer, info)
             if options:
                 state = _with_prefix(tensors, STABILIZER_PREFIX)
@@ -116,11 +129,33 @@ def colorize_video(
         sink.join()
 
 
+def _note_losses(info: VideoInfo, sink: FrameSink, name: str) -> None:
+    """Log what becomes of transparency and of interlaced frames."""
+    if info.has_alpha and not sink.keeps_alpha:
+        log.warning(
+            "%s: transparency is laid on white; --codec prores (.mov), vp9 (.webm) and ffv1 (.mkv) "
+            "keep it, and so do images (--frames).",
+            name,
+        )
+    if info.field_order and sink.keeps_fields:
+        log.info(
+            "%s: interlaced, and written as interlaced; --deinterlace makes full frames.", name
+        )
+    elif info.field_order:
+        log.warning(
+            "%s: interlaced, but written as full frames, which show combs where something moves; "
+            "add --deinterlace.",
+            name,
+        )
+
+
 class _FinishedFrame(NamedTuple):
     pixels: np.ndarray
     time: int
     tensors: ResumeTensors
     """What a resumed run needs to continue behind this frame."""
+    alpha: np.ndarray
+    """(H, W, 0 or 1)"""
 
 
 class _Segment:
@@ -133,7 +168,10 @@ class _Segment:
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
         for frame in islice(self._frames, SEGMENT_FRAMES):
             self._tensors = frame.tensors
-            yield frame.pixels, frame.time
+            pixels = frame.pixels
+            if frame.alpha.shape[2]:
+                pixels = np.concatenate([pixels, frame.alpha], axis=2)
+            yield pixels, frame.time
 
     def state(self) -> bytes:
         """Return the state behind the last frame that was iterated over."""
@@ -146,10 +184,12 @@ def _colorized(
     """Colorize frames in batches."""
     size = max(1, min(MAX_BATCH, BATCH_PIXELS // (info.width * info.height)))
     while batch := list(islice(frames, size)):
-        pixels, times = zip(*batch, strict=True)
-        colored, tensors = colorizer.colorize_frames(np.stack(pixels))
-        for image, time, after in zip(colored, times, tensors, strict=True):
-            yield _FinishedFrame(image, time, _add_prefix(after, COLORIZER_PREFIX))
+        frames_in, times = zip(*batch, strict=True)
+        pixels = np.stack(frames_in)
+        colored, tensors = colorizer.colorize_frames(pixels[..., :3])
+        for image, time, after, alpha in zip(colored, times, tensors, pixels[..., 3:], strict=True):
+            tensors_after = _add_prefix(after, COLORIZER_PREFIX)
+            yield _FinishedFrame(image, time, tensors_after, alpha.copy())  # frees the batch
 
 
 def _stabilized(
@@ -168,17 +208,18 @@ def _stabilized(
     """
     state = StabilizerState.from_tensors(tensors) if tensors else None
     stabilizer = Stabilizer(options, device=device, state=state)
-    pending: deque[tuple[int, ResumeTensors]] = deque()
+    pending: deque[_FinishedFrame] = deque()
 
     def next_finished(pixels: Tensor) -> _FinishedFrame:
-        time, after = pending.popleft()
+        frame = pending.popleft()
         state = stabilizer.committed_state.to_tensors() if stabilizer.committed_state else {}
         state = {name: x.cpu() for name, x in state.items()}
-        return _FinishedFrame(pixels.numpy(), time, after | _add_prefix(state, STABILIZER_PREFIX))
+        tensors = frame.tensors | _add_prefix(state, STABILIZER_PREFIX)
+        return frame._replace(pixels=pixels.numpy(), tensors=tensors)
 
-    for pixels, time, after in frames:
-        pending.append((time, after))
-        for stable in stabilizer.push(torch.from_numpy(pixels)[None]):
+    for frame in frames:
+        pending.append(frame._replace(pixels=np.empty(0)))  # the stabilizer has them
+        for stable in stabilizer.push(torch.from_numpy(frame.pixels)[None]):
             yield next_finished(stable)
     for stable in stabilizer.finish():
         yield next_finished(stable[0])

@@ -3,14 +3,17 @@
 import json
 import os
 import runpy
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from comfyui_colorist.cli import jobs as cli_jobs
 from comfyui_colorist.cli import options as cli_options
 from comfyui_colorist.media import atomic, image_data, image_io
+from comfyui_colorist.ops import color
 from PIL import Image
 
 helpers = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("helpers.py"))))
@@ -110,7 +113,7 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path, model, capsys):
     stdout, stderr = capsys.readouterr()
     assert "[2/5] failed: b.jpg: not an image." in stderr
     assert "missing.jpg: no such file; expected an image file." in stderr
-    assert "empty: no images in this folder (.jpg," in stderr
+    assert "empty: no images or videos in this folder (.jpg," in stderr
     assert "2 written, 3 failed." in stderr
     found = json.loads(stdout)
     assert [entry["status"] for entry in found["files"]] == [
@@ -212,13 +215,13 @@ def test_names_of_clashing_outputs(tmp_path):
 
 
 def test_videos_of_one_folder_with_the_same_output(tmp_path):
-    videos = [tmp_path / "a.avi", tmp_path / "a.mkv"]
+    videos = [tmp_path / "a.avi", tmp_path / "a.mp4"]
     for video in videos:
         video.write_bytes(b"x")
     jobs = cli_jobs.plan_jobs(videos, tmp_path / "out")
-    assert [job.target.name for job in jobs] == ["a.avi.mkv", "a.mkv"]
+    assert [job.target.name for job in jobs] == ["a.avi.mp4", "a.mp4"]
     jobs = cli_jobs.plan_jobs(videos, tmp_path / "out", frames=True)
-    assert [job.target.name for job in jobs] == ["a.avi", "a.mkv"]
+    assert [job.target.name for job in jobs] == ["a.avi", "a.mp4"]
 
 
 def test_page_of_a_multi_page_tiff(tmp_path, model, capsys):
@@ -227,13 +230,11 @@ def test_page_of_a_multi_page_tiff(tmp_path, model, capsys):
     pages = [Image.new("L", (40, 30), value) for value in (0, 128, 255)]
     pages[0].save(source / "a.tif", save_all=True, append_images=pages[1:])
     make_image(source / "b.png")
-    assert run("colorize", source, "-o", out, *model) == 1
-    assert "choose one with --page N, or save each page" in capsys.readouterr().err
     for page in (2, 3):
         assert run("colorize", source, "-o", out, *model, "--page", page, "--strength", 0) == 1
-        message = f"b.png: page {page} does not exist; only TIFF files have pages."
+        message = f"b.png, page {page}: no such page; only TIFF files have pages."
         assert message in capsys.readouterr().err
-    assert list_files(out) == ["a-page2.tif", "a-page3.tif", "b.png"]
+    assert list_files(out) == ["a-page2.tif", "a-page3.tif"]
     for page, level in ((2, 128), (3, 255)):
         pixels = image_io.read_image(out / f"a-page{page}.tif").pixels
         assert np.abs(pixels * 255 - level).max() < 1
@@ -241,11 +242,101 @@ def test_page_of_a_multi_page_tiff(tmp_path, model, capsys):
     assert run("colorize", source / "a.tif", *single, *model) == 0
     assert (tmp_path / "first.png").exists()
     capsys.readouterr()
-    wrong = refused(capsys, source, "-o", out, *model, "--page", 0)
-    assert "--page is 0; pages are counted from 1." in wrong
+    with pytest.raises(SystemExit, match="2"):
+        run("colorize", source, "-o", out, *model, "--page", 0)
+    assert "argument --page: 0; expected a number from 1, or all" in capsys.readouterr().err
     (tmp_path / "x.mkv").write_bytes(b"x")
     wrong = refused(capsys, tmp_path / "x.mkv", "-o", out, *model, "--page", 1)
     assert "--page is for TIFF images" in wrong
+
+
+def test_formats_that_are_not_read_are_mentioned(tmp_path, model, capsys):
+    make_image(tmp_path / "in" / "a.png")
+    for name in ("b.CR2", "c.cr2", "d.psd", "notes.txt"):
+        (tmp_path / "in" / name).write_bytes(b"8BPS")
+    assert run("colorize", tmp_path / "in", "-o", tmp_path / "out", *model) == 0
+    stderr = capsys.readouterr().err
+    assert "in: formats that are not read are left out: 2 .cr2, 1 .psd.\n" in stderr
+    assert run("colorize", tmp_path / "in" / "d.psd", "-o", tmp_path / "out", *model) == 1
+    assert "failed: d.psd: a Photoshop document, which cannot be read" in capsys.readouterr().err
+
+
+def test_results_name_their_model(tmp_path, model):
+    source = make_image(tmp_path / "a.png")
+    for number, (options, is_named) in enumerate(
+        [([], True), (["--no-provenance"], False), (["--strength", 0], False)]
+    ):
+        out = tmp_path / f"{number}.png"
+        assert run("colorize", source, "-o", out, *model, *options) == 0
+        xmp = image_io.read_image(out).metadata.xmp
+        name = Path(model[1]).name.encode()
+        assert (b"colors inferred by " + name in xmp) is is_named
+        assert bool(xmp) is is_named
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.5), (16, 0.005)])
+def test_lightness_is_that_of_the_photo(tmp_path, model, bits, tolerance):
+    """The gray photo can be recovered from a colorized one."""
+    photo = np.random.default_rng(0).uniform(0.02, 0.98, (30, 40, 1)).astype(np.float32)
+    metadata = image_data.ImageMetadata(bit_depth=bits)
+    image_io.write_image(tmp_path / "gray.png", photo, metadata)
+    colored, recovered = tmp_path / "colored.png", tmp_path / "recovered.png"
+    assert run("colorize", tmp_path / "gray.png", "-o", colored, *model, "--saturation", 2) == 0
+    assert is_colorized(colored)
+    assert run("colorize", colored, "-o", recovered, *model, "--saturation", 0) == 0
+
+    def lightness(path: Path) -> np.ndarray:
+        pixels = torch.from_numpy(image_io.read_image(path).pixels).movedim(-1, 0)
+        return color.lightness(pixels.expand(3, -1, -1)).numpy()
+
+    original = lightness(tmp_path / "gray.png")
+    assert np.abs(lightness(colored) - original).max() < tolerance
+    gray = image_io.read_image(tmp_path / "gray.png").pixels
+    levels = np.rint((image_io.read_image(recovered).pixels - gray) * (2**bits - 1))
+    assert np.abs(levels).max() <= 1
+
+
+def test_all_pages_of_multi_page_tiffs(tmp_path, model, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    pages = [Image.new("L", (40, 30), value) for value in (0, 128, 255)]
+    pages[0].save(source / "a.tif", save_all=True, append_images=pages[1:])
+    data = bytearray((source / "a.tif").read_bytes())
+    with Image.open(source / "a.tif") as image:
+        image.seek(1)
+        offset = image.tag_v2[273][0]
+        place = data.index(struct.pack("<HHII", 273, 4, 1, offset))
+    data[place + 8 : place + 12] = b"\xff\xff\xff\x7f"  # the pixels of the second page
+    (source / "a.tif").write_bytes(data)
+    pages[1].save(source / "b.tif")
+    (source / "c.tif").write_bytes(b"II*\0 cut")
+    command = ("colorize", source, "-o", out, *model, "--page", "all", "--strength", 0, "--json")
+    assert run(*command) == 1
+    printed = capsys.readouterr()
+    assert "a.tif, page 3 " in printed.err
+    assert "failed: a.tif, page 2: damaged or cut short (" in printed.err
+    assert "failed: c.tif: damaged or cut short (" in printed.err
+    assert list_files(out) == ["a-page1.tif", "a-page3.tif", "b.tif"]
+    records = json.loads(printed.out)["files"]
+    assert [(record.get("page"), record["status"]) for record in records] == [
+        *((1, "written"), (2, "failed"), (3, "written"), (None, "written"), (None, "failed"))
+    ]
+    for page, level in ((1, 0), (3, 255)):
+        pixels = image_io.read_image(out / f"a-page{page}.tif").pixels
+        assert np.abs(pixels * 255 - level).max() < 1
+    single = (source / "a.tif", "-o", tmp_path / "x.png", *model, "--page", "all")
+    assert "is the name of a single image, but " in refused(capsys, *single)
+    assert run("colorize", source / "b.tif", *single[1:]) == 0
+
+
+def test_a_multi_page_tiff_without_page_is_its_first_page(tmp_path, model, capsys):
+    pages = [Image.new("L", (40, 30), value) for value in (10, 128, 255)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert run("colorize", tmp_path / "a.tif", "-o", tmp_path / "out", *model) == 0
+    assert (
+        "warning: a.tif: page 1 of 3 is read, 40x30; 2 other pages are as large. "
+        "Choose with --page N or --page all.\n"
+    ) in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")

@@ -42,29 +42,29 @@ def test_colors_come_from_the_reference(tmp_path, model, capsys):
     for name, seed in (("one", 1), ("two", 2)):
         reference = picture(tmp_path / f"{name}.png", seed, 3)
         assert run("exemplar", photo, "--reference", reference, "-o", tmp_path / name, *model) == 0
-    one, two = (pixels(tmp_path / name / "a.png") for name in ("one", "two"))
-    assert one.shape == (48, 64, 3)
-    assert np.abs(one - two).max() > 0.02
+    first, second = (pixels(tmp_path / name / "a.png") for name in ("one", "two"))
+    assert first.shape == (48, 64, 3)
+    assert np.abs(first - second).max() > 0.02
     assert capsys.readouterr().err.endswith("1 written.\n")
 
 
 def test_several_references_and_confidence(tmp_path, model):
     photo = picture(tmp_path / "a.png")
-    given = [picture(tmp_path / f"{i}.png", i, 3, (40 + 10 * i, 50)) for i in (1, 2)]
+    inputs = [picture(tmp_path / f"{i}.png", i, 3, (40 + 10 * i, 50)) for i in (1, 2)]
     out = tmp_path / "out"
-    command = ["exemplar", photo, "--reference", *given, "-o", out, "--confidence", "--json"]
+    command = ["exemplar", photo, "--reference", *inputs, "-o", out, "--confidence", "--json"]
     assert run(*command, *model) == 0
     confidence = pixels(out / "a-confidence.png")
     assert confidence.shape[:2] == (48, 64)
-    assert run("exemplar", photo, "--reference", given[0], "-o", tmp_path / "alone", *model) == 0
+    assert run("exemplar", photo, "--reference", inputs[0], "-o", tmp_path / "alone", *model) == 0
     assert np.abs(pixels(out / "a.png") - pixels(tmp_path / "alone" / "a.png")).max() > 0.004
 
 
 def test_confidence_is_an_output(tmp_path, model, capsys):
     """Nothing is replaced by it unasked, and what is missing of it is made up for."""
-    given = [picture(tmp_path / "in" / name, i) for i, name in enumerate(("a.png", "b.png"))]
+    inputs = [picture(tmp_path / "in" / name, i) for i, name in enumerate(("a.png", "b.png"))]
     reference = picture(tmp_path / "r.png", 1, 3)
-    base = ["exemplar", *given, "--reference", reference, "-o", tmp_path / "out", *model]
+    base = ["exemplar", *inputs, "--reference", reference, "-o", tmp_path / "out", *model]
     assert run(*base) == 0
     colored = (tmp_path / "out" / "a.png").read_bytes()
     assert run(*base, "--confidence", "--json") == 0
@@ -78,10 +78,10 @@ def test_confidence_is_an_output(tmp_path, model, capsys):
 
 
 def test_confidence_name_conflicts(tmp_path, model, capsys):
-    given = [picture(tmp_path / "in" / name) for name in ("a.png", "a-confidence.png")]
+    inputs = [picture(tmp_path / "in" / name) for name in ("a.png", "a-confidence.png")]
     reference = picture(tmp_path / "r.png", 1, 3)
     options = ["--reference", reference, "--confidence", "--overwrite", *model]
-    assert run("exemplar", *given, "-o", tmp_path / "out", *options) == 0
+    assert run("exemplar", *inputs, "-o", tmp_path / "out", *options) == 0
     assert "a.png -> a.png.png" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a-confidence-confidence.png",
@@ -89,15 +89,15 @@ def test_confidence_name_conflicts(tmp_path, model, capsys):
         "a.png-confidence.png",
         "a.png.png",
     ]
-    before = given[1].read_bytes()
-    assert run("exemplar", given[1], given[0], "-o", tmp_path / "in" / "sub", *options) == 0
+    before = inputs[1].read_bytes()
+    assert run("exemplar", inputs[1], inputs[0], "-o", tmp_path / "in" / "sub", *options) == 0
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "b-confidence.png").symlink_to(given[1])
+    (tmp_path / "sub" / "b-confidence.png").symlink_to(inputs[1])
     other = picture(tmp_path / "b.png")
-    more = ["exemplar", other, given[1], "-o", tmp_path / "sub", *options]
+    more = ["exemplar", other, inputs[1], "-o", tmp_path / "sub", *options]
     assert run(*more) == 2
     assert "originals are never overwritten" in capsys.readouterr().err
-    assert given[1].read_bytes() == before
+    assert inputs[1].read_bytes() == before
 
 
 def test_fallback(tmp_path, model, mini_file):

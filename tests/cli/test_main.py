@@ -47,8 +47,8 @@ def test_help_is_instant(root):
     heavy = "from comfyui_colorist.cli import parser; parser.create_parser(); "
     heavy += "print(sorted({'torch', 'numpy', 'PIL', 'av'} & set(sys.modules)))"
     arguments = [sys.executable, "-c", code(root, heavy)]
-    found = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def code(root: Path, then: str) -> str:

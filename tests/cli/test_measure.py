@@ -288,7 +288,7 @@ def test_nothing_measured(tmp_path, capsys):
 def test_invalid_truths_and_references(tmp_path, capsys):
     path, empty = picture(tmp_path / "in" / "a.png"), tmp_path / "empty"
     empty.mkdir()
-    for arguments, told in (
+    for arguments, reported in (
         ([path, tmp_path / "no"], "no: no such file or folder."),
         ([path, path, "--reference", tmp_path / "no"], "no: no such file or folder."),
         ([path, empty], "empty: no images in this folder"),
@@ -297,7 +297,7 @@ def test_invalid_truths_and_references(tmp_path, capsys):
         assert run(*arguments) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1
-        assert told in err
+        assert reported in err
 
 
 def test_ambiguous_names(tmp_path):

@@ -79,16 +79,16 @@ def test_list_json(installed, mini_file, capsys):
     (installed / "mine.safetensors").write_bytes(mini_file.read_bytes())
     (installed / "net_g_200000.pth").write_bytes(b"x")
     assert run("models", "list", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["folder"] == str(installed)
+    result = json.loads(capsys.readouterr().out)
+    assert result["folder"] == str(installed)
     assert {
         "name": "mine.safetensors",
         "file": str(installed / "mine.safetensors"),
         "bytes": mini_file.stat().st_size,
         "boxed": False,
         "licence": "",
-    } in found["models"]
-    published = {model["name"]: model for model in found["published"]}
+    } in result["models"]
+    published = {model["name"]: model for model in result["published"]}
     assert published["colorformer"]["at_hand"] == "net_g_200000.pth"
     assert published["colorformer"]["url"] is None
     large = published["ddcolor_modelscope"]
@@ -227,9 +227,9 @@ def test_verify_published_files(server, installed, mini_network, monkeypatch, ca
     ]
     (installed / "mine.safetensors").write_bytes(plain[:-1] + b"x")
     assert run("models", "verify", "mine", "--json") == 1
-    found = json.loads(capsys.readouterr().out)
-    assert found["failed"] == 1
-    [record] = found["files"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["failed"] == 1
+    [record] = result["files"]
     assert record["published"] is None
     assert "delete it and run: colorist models fetch mine" in record["error"]
 
@@ -298,7 +298,7 @@ def test_models_convert_usage_errors(tmp_path, mini_file, mini_network, capsys):
     state[first].fill_(1e6)
     info = checkpoint.read(mini_file)[1]
     (tmp_path / "big.safetensors").write_bytes(checkpoint.to_bytes(state, info))
-    found = message(tmp_path / "big.safetensors", "-o", out, "--overwrite", "--dtype", "float16")
-    assert f"{first} does not fit into float16; use bfloat16." in found
+    result = message(tmp_path / "big.safetensors", "-o", out, "--overwrite", "--dtype", "float16")
+    assert f"{first} does not fit into float16; use bfloat16." in result
     assert out.read_bytes() == b"mine"
     assert torch.isfinite(state[first]).all()

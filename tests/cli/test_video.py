@@ -17,6 +17,7 @@ from comfyui_colorist.metrics import flicker
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.by_hints import PointHintColorizer
 from comfyui_colorist.pipeline.video import frame_sinks, job
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 synthetic_video = SimpleNamespace(**runpy.run_path(str(ROOT / "synthetic_video.py")))
@@ -302,3 +303,129 @@ def test_measure_flicker(tmp_path, film, model, capsys):
     assert "its truth plain.mkv continues after frame 12" in capsys.readouterr().err
     assert run("measure", film, tmp_path / "film" / "000001.png") == 2
     assert "not a video; expected a video or a folder of frames" in capsys.readouterr().err
+
+
+# --- Kinds of sources ----------------------------------------------------------------------------
+
+
+def write_video(path: Path, codec: str, kind: str, **tags: int) -> Path:
+    """Write three gray frames with PyAV."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = *SIZE[::-1], kind
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        for number in range(3):
+            levels = np.linspace(20 + 40 * number, 220, SIZE[0] * SIZE[1]).reshape(SIZE)
+            rgba = np.dstack([levels.astype(np.uint8)] * 3 + [np.full(SIZE, 102, np.uint8)])
+            frame = av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format=kind)
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_videos_in_folders(tmp_path, model, capsys):
+    """Photos, videos and animations of a folder; containers that cannot be written become MP4."""
+    album = tmp_path / "album"
+    (album / "tapes").mkdir(parents=True)
+    write_video(album / "tapes" / "a.avi", "mpeg4", "yuv420p")
+    Image.new("L", SIZE[::-1], 90).save(album / "photo.png")
+    stills = [Image.new("L", SIZE[::-1], level) for level in (60, 120)]
+    stills[0].save(album / "b.gif", save_all=True, append_images=stills[1:], duration=80)
+    assert run("colorize", album, "-o", tmp_path / "out", *model) == 0
+    names = [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")]
+    assert sorted(names) == ["b.mp4", "photo.png", "tapes/a.mp4"]
+    assert times(tmp_path / "out" / "b.mp4") == [0, Fraction(2, 25)]
+    assert len(frames(tmp_path / "out" / "tapes" / "a.mp4")) == 3
+    assert capsys.readouterr().err.endswith("3 written.\n")
+
+
+def test_animation_into_a_named_video(tmp_path, model, capsys):
+    stills = [Image.new("L", SIZE[::-1], level) for level in (60, 120)]
+    gif = tmp_path / "b.gif"
+    stills[0].save(gif, save_all=True, append_images=stills[1:], duration=80)
+    assert run("colorize", gif, "-o", tmp_path / "b.mkv", *model) == 0
+    assert len(frames(tmp_path / "b.mkv")) == 2
+    assert run("colorize", gif, "-o", tmp_path / "b.png", *model) == 2
+    assert "is the name of an image, but IN is a video" in capsys.readouterr().err
+
+
+def test_pattern_of_frames(tmp_path, film, model):
+    folder = tmp_path / "frames"
+    for number, pixels in enumerate(frames(film)[:3]):
+        image_io.write_image(folder / f"f{number + 7:04}.png", pixels)
+    pattern, out = folder / "f%04d.png", tmp_path / "out"
+    assert run("colorize", pattern, "-o", tmp_path / "a.mp4", "--rate", "12", *model) == 0
+    assert times(tmp_path / "a.mp4") == [Fraction(n, 12) for n in range(3)]
+    assert run("colorize", pattern, "-o", out, "--stabilize", *model) == 0
+    assert sorted(p.name for p in out.glob("*.png")) == ["f0007.png", "f0008.png", "f0009.png"]
+    assert run("colorize", folder / "g%d.png", "-o", tmp_path / "b.mp4", *model) == 1
+
+
+@pytest.mark.parametrize(
+    ("transfer", "sentence"), [(16, "an HDR video (PQ)"), (18, "an HDR video (HLG)"), (8, "linear")]
+)
+def test_hdr_is_refused(tmp_path, model, capsys, transfer, sentence):
+    source = write_video(tmp_path / "a.mkv", "ffv1", "yuv420p10le", color_trc=transfer)
+    assert run("colorize", source, "-o", tmp_path / "b.mkv", *model) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "b.mkv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kept"),
+    [("b.mov", "prores", True), ("b.webm", "vp9", True), ("b.mp4", "h264", False)],
+)
+@pytest.mark.parametrize("options", [[], ["--stabilize"]])
+def test_transparency(tmp_path, model, capsys, name, codec, kept, options):
+    source = write_video(tmp_path / "a.mov", "qtrle", "argb")
+    command = ["colorize", source, "-o", tmp_path / name, "--codec", codec, *model, *options]
+    assert run(*command) == 0
+    errors = capsys.readouterr().err
+    assert ("a.mov: transparency is laid on white; --codec prores (.mov)" in errors) != kept
+    pixels = next(video_reader.read_frames(tmp_path / name, alpha=True))[0]
+    if kept:
+        assert np.abs(pixels[..., 3] - 0.4).max() < 0.02
+        assert pixels[0, 0, :3].mean() < 0.2
+    else:
+        assert pixels.shape[2] == 3
+        assert pixels[0, 0].mean() > 0.55  # 0.4 * 20 / 255 + 0.6
+
+
+def test_transparency_in_frames(tmp_path, model):
+    source = write_video(tmp_path / "a.mov", "qtrle", "argb")
+    assert run("colorize", source, "-o", tmp_path, "--frames", *model) == 0
+    pixels = image_io.read_image(tmp_path / "a" / "000001.png").pixels
+    assert np.abs(pixels[..., 3] - 0.4).max() < 0.01
+
+
+def test_interlaced(tmp_path, model, capsys):
+    source = tmp_path / "a.mpg"
+    with av.open(str(source), "w") as container:
+        options = {"flags": "+ildct+ilme"}
+        stream = container.add_stream("mpeg2video", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = *SIZE[::-1], "yuv420p"
+        for number in range(4):
+            levels = np.full(SIZE, 40, np.uint8)
+            levels[::2, 8 * number + 4 :][:, :16] = levels[1::2, 8 * number :][:, :16] = 200
+            frame = av.VideoFrame.from_ndarray(levels, "gray").reformat(format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    combs = {}
+    for name, options, sentence in (
+        ("b.mp4", [], "a.mpg: interlaced, and written as interlaced; --deinterlace makes full"),
+        ("b.webm", [], "a.mpg: interlaced, but written as full frames, which show combs"),
+        ("c.mp4", ["--deinterlace"], ""),
+    ):
+        assert run("colorize", source, "-o", tmp_path / name, *options, *model) == 0
+        errors = capsys.readouterr().err
+        assert errors.count("a.mpg: interlaced") == (1 if sentence else 0)
+        assert sentence in errors
+        kept = video_reader.probe(tmp_path / name).field_order
+        assert kept == ("bff" if name == "b.mp4" else None)
+        middle = frames(tmp_path / name)[1:3].mean(-1)
+        combs[name] = np.abs(np.diff(middle[:, 8:-8], axis=1)).max()
+    assert combs["b.mp4"] > 0.4
+    assert combs["c.mp4"] < 0.2

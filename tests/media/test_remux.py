@@ -1,5 +1,6 @@
 """Sound, subtitles, attachments, chapters and metadata that the result keeps."""
 
+import io
 import re
 import runpy
 from fractions import Fraction
@@ -7,7 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 
 helpers = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("video_helpers.py"))))
 make_video = helpers.make_video
@@ -81,3 +84,61 @@ def test_timecode_is_kept_unless_it_is_wrong(tmp_path, timecode, kept):
         assert container.metadata["title"] == timecode
         timecodes = [stream.metadata.get("timecode") for stream in container.streams]
         assert timecodes == ([timecode] * 2 if kept else [None])
+
+
+def with_cover(path, form: str = "JPEG"):
+    """Write a video with two sound tracks, a cover image and a timecode."""
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(file, form)
+    codec = "mjpeg" if form == "JPEG" else "png"
+
+    def prepare(container, stream):
+        cover = container.add_stream(codec, rate=1)
+        cover.width = cover.height = 32
+        cover.pix_fmt = "yuvj420p" if form == "JPEG" else "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        second = container.add_stream("aac", rate=48000)
+        second.layout, second.metadata["language"] = "mono", "fra"
+        container.metadata["timecode"] = "01:00:00:05"
+        container.start_encoding()
+        packet = av.Packet(file.getvalue())
+        packet.stream, packet.time_base = cover, Fraction(1, 1000)
+        packet.pts = packet.dts = 0
+        container.mux(packet)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate, silence.pts = 48000, 0
+        for packet in [*second.encode(silence), *second.encode(None)]:
+            container.mux(packet)
+
+    return make_video(path, prepare=prepare), file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("name", ["y.mp4", "y.mkv", "y.m4v"])
+def test_cover_images_and_tracks_are_kept(tmp_path, caplog, name, form):
+    source, cover = with_cover(tmp_path / "x.mp4", form)
+    result = copy_video(source, tmp_path / name)
+    with av.open(str(result)) as container:
+        covers = [s for s in container.streams.video if s.disposition & 1024]
+        assert covers and [bytes(p) for p in container.demux(covers) if p.size] == [cover]
+        assert [s.metadata.get("language") for s in container.streams.audio] == ["fra"]
+        timecodes = [s.metadata["timecode"] for s in container.streams if s.type == "data"]
+        tags = {key.lower(): value for key, value in container.metadata.items()}
+        if name == "y.mkv":
+            tags |= {k.lower(): v for k, v in container.streams.video[0].metadata.items()}
+            timecodes.append(tags["timecode"])
+        assert timecodes == ["01:00:00:05"]
+    assert len(decoded(result)[0]) == 12
+    assert not caplog.records
+    again = copy_video(result, tmp_path / "again.mkv")
+    with av.open(str(again)) as container:
+        covers = [s for s in container.streams.video if s.disposition & 1024]
+        assert [bytes(p) for p in container.demux(covers) if p.size] == [cover]
+
+
+def test_a_cover_that_is_left_out_is_named(tmp_path, caplog):
+    source, _ = with_cover(tmp_path / "x.mp4")
+    copy_video(source, tmp_path / "y.mov")
+    assert re.search(
+        r"y.mov: cover image \d \(mjpeg\) is left out; write .mp4 or .mkv", caplog.text
+    )

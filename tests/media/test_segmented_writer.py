@@ -22,6 +22,7 @@ make_video = helpers.make_video
 copy_video = helpers.copy_video
 decoded = helpers.decoded
 is_close = helpers.is_close
+luma = helpers.luma
 other_packets = helpers.other_packets
 color_tags = helpers.color_tags
 file_names = helpers.file_names
@@ -79,7 +80,7 @@ def test_varying_times_ten_bits_and_pcm(tmp_path, name):
         tags=(1, 1, 1, 1),
         sound="pcm_s16le",
     )
-    result = copy_video(source, tmp_path / name, quality=6)
+    result = copy_video(source, tmp_path / name, codec="h265", quality=6)
     planes, seconds = decoded(result)
     assert [time * 1000 for time in seconds] == times
     assert color_tags(result) == (1, 1, 1, 1, "yuv420p10le")
@@ -107,16 +108,79 @@ def test_late_start_is_moved_to_0(tmp_path):
             assert abs(time - Fraction(number, 24)) < Fraction(1, 1000)
 
 
-def test_odd_sizes_and_pixel_aspect(tmp_path):
+def test_odd_sizes_and_pixel_aspect(tmp_path, caplog):
     source = make_video(tmp_path / "x.mkv", kind="yuv444p", size=(63, 47), aspect=Fraction(8, 9))
-    for name, codec in (("y.mkv", None), ("y.mp4", "h265"), ("y.mov", "prores")):
+    for name, codec, size in (
+        ("y.mkv", None, (64, 48)),
+        ("y.mp4", "h265", (64, 48)),
+        ("z.mp4", "vp9", (63, 47)),
+        ("y.mov", "prores", (63, 47)),
+    ):
+        caplog.clear()
         result = copy_video(source, tmp_path / name, codec=codec)
+        assert ("63x47 is written as 64x48" in caplog.text) == (size != (63, 47))
         with av.open(str(result)) as container:
             stream = container.streams.video[0]
-            assert (stream.width, stream.height) == (63, 47)
+            assert (stream.width, stream.height) == size
             assert stream.sample_aspect_ratio == Fraction(8, 9)
         for plane, original in zip(decoded(result)[0], decoded(source)[0], strict=True):
-            assert is_close(plane / (4 if codec == "prores" else 1), original)
+            plane = plane / (4 if codec == "prores" else 1)
+            assert is_close(plane[:47, :63], original)
+            assert np.abs(plane[47:, :63] - original[-1:]).max(initial=0) < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kind"),
+    [("y.mov", "prores", "yuva444p12le"), ("y.webm", "vp9", "yuva420p")]
+    + [("y.mkv", "ffv1", "yuva444p"), ("z.mkv", "vp9", "yuva420p")],
+)
+def test_alpha_is_kept(tmp_path, name, codec, kind):
+    alpha = luma(3)  # differs from pixel to pixel
+    source = make_video(tmp_path / "x.mkv", codec="ffv1", kind="yuva444p", frames=7)
+    with SegmentedVideoWriter(
+        source, tmp_path / name, probe(source), settings={}, codec=codec
+    ) as writer:
+        assert writer.keeps_alpha
+        frames = read_frames(source, alpha=True)
+        shown = (np.dstack([p[..., :3], alpha / np.float32(255)]) for p, _ in frames)
+        timed = zip(shown, range(0, 294, 42), strict=True)
+        while writer.write(itertools.islice(timed, 3)):
+            pass
+        writer.join()
+    result = list(read_frames(tmp_path / name, alpha=True))
+    assert len(result) == 7
+    for number, (pixels, _) in enumerate(result):
+        assert is_close(255 * pixels[..., 3], alpha)
+        assert is_close(16 + 219 * pixels[..., 0], luma(number))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kept"),
+    [("y.mp4", None, True), ("y.mkv", None, True), ("y.mov", "prores", True)]
+    + [("z.mkv", "ffv1", True), ("z.mp4", "h265", False), ("y.webm", None, False)],
+)
+@pytest.mark.parametrize("order", ["tff", "bff"])
+def test_field_order_is_kept(tmp_path, name, codec, kept, order):
+    source = make_video(tmp_path / "x.mkv", codec="ffv1", frames=4)
+    info = replace(probe(source), field_order=order)
+    with SegmentedVideoWriter(source, tmp_path / name, info, settings={}, codec=codec) as writer:
+        assert writer.keeps_fields == kept
+        writer.write(read_frames(source))
+        writer.join()
+    # FFV1 has no place for the order in a frame; Matroska says no more than that it is interlaced.
+    found = probe(tmp_path / name).field_order
+    assert (found is not None) == kept if codec == "ffv1" else found == (order if kept else None)
+    for plane, original in zip(decoded(tmp_path / name)[0], decoded(source)[0], strict=True):
+        assert is_close(plane / (4 if codec == "prores" else 1), original)
+
+
+def test_wide_gamut_is_written_as_bt709(tmp_path):
+    """Gray is the same in both; sRGB colors tagged as BT.2020 would be too saturated."""
+    source = make_video(tmp_path / "x.mkv", kind="yuv420p10le", tags=(1, 9, 9, 14))
+    result = copy_video(source, tmp_path / "y.mp4")
+    assert color_tags(result) == (1, 1, 1, 1, "yuv420p")
+    for plane, original in zip(decoded(result)[0], decoded(source)[0], strict=True):
+        assert is_close(plane, original / 4)
 
 
 def test_full_range_is_kept_except_in_prores(tmp_path):

@@ -60,3 +60,21 @@ def test_eight_bits_if_the_encoder_has_no_more(tmp_path, caplog):
     if "yuv420p10le" not in formats:
         assert "y.webm: this PyAV writes vp9 with 8 bits only." in caplog.text
     assert "y.webm: vp9 in .webm cannot say that pixels are not square; write" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("codec", "kind", "pixel_format"),
+    [
+        (None, "yuv422p10le", "yuv420p"),
+        ("h264", "yuv420p10le", "yuv420p"),
+        ("h265", "yuv422p10le", "yuv420p10le"),
+        ("ffv1", "yuv422p10le", "yuv444p10le"),
+    ],
+)
+def test_h264_is_what_every_player_shows(tmp_path, caplog, codec, kind, pixel_format):
+    source = make_video(tmp_path / "x.mkv", kind=kind, frames=2)
+    with caplog.at_level("INFO"):
+        result = copy_video(source, tmp_path / "y.mkv", codec=codec)
+    assert color_tags(result)[-1] == pixel_format
+    note = "y.mkv: written with 8 bits and 4:2:0, which every player shows; the source has 10 bits"
+    assert (note in caplog.text) == (codec in (None, "h264"))

@@ -29,6 +29,7 @@ copy_video = helpers.copy_video
 decoded = helpers.decoded
 is_close = helpers.is_close
 color_tags = helpers.color_tags
+other_packets = helpers.other_packets
 
 TIMES = [500 * number for number in range(12)]
 
@@ -178,10 +179,88 @@ def test_reading_holds_few_frames(tmp_path):
     assert held < 10
 
 
-def test_interlaced_videos_are_named(tmp_path, caplog):
-    path = make_video(tmp_path / "x.mpg", codec="mpeg2video", options={"flags": "+ildct+ilme"})
-    assert len(list(read_frames(path))) == 12
-    assert "x.mpg: interlaced; colorized and written as if it were not." in caplog.text
+@pytest.mark.parametrize(
+    ("name", "codec", "kind", "size", "aspect"),
+    [
+        ("x.dv", "dvvideo", "yuv420p", (720, 576), Fraction(16, 15)),
+        ("x.avi", "dvvideo", "yuv411p", (720, 480), Fraction(8, 9)),
+        ("x.mxf", "mpeg2video", "yuv422p", (720, 576), Fraction(64, 45)),
+    ],
+)
+def test_tape_formats(tmp_path, name, codec, kind, size, aspect):
+    rate = Fraction(25) if size[1] == 576 else Fraction(30000, 1001)
+    options = {"flags": "+ildct+ilme"} if codec == "mpeg2video" else {}
+    source = make_video(
+        tmp_path / name,
+        frames=3,
+        codec=codec,
+        kind=kind,
+        size=size,
+        rate=rate,
+        aspect=aspect,
+        options={**options, "b": "20000k"},
+    )
+    info = probe(source)
+    assert (info.width, info.height, info.frame_rate) == (*size, rate)
+    assert (info.pixel_aspect, info.field_order) == (aspect, "bff")
+    assert info.chroma == ("422" if kind == "yuv422p" else "420")
+    result = copy_video(source, tmp_path / "y.mp4")
+    assert len(decoded(result)[0]) == 3
+    for plane, original in zip(decoded(result)[0], decoded(source)[0], strict=True):
+        assert np.abs(plane.astype(float) - original).mean() < 2
+    assert (probe(result).pixel_aspect, probe(result).field_order) == (aspect, "bff")
+
+
+def test_negative_start(tmp_path):
+    source = make_video(
+        tmp_path / "x.mov",
+        time_base=Fraction(1, 12000),
+        times=[500 * (number - 3) for number in range(12)],
+        sound="aac",
+        options={"bf": "0"},
+    )
+    before = decoded(source)[1]
+    for name in ("y.mp4", "y.mov", "y.mkv"):
+        result = copy_video(source, tmp_path / name)
+        times = decoded(result)[1]
+        assert len(times) == len(before)
+        assert np.allclose(np.diff(np.array(times, float)), 1 / 24, atol=0.0011)
+        audio_offset = other_packets(source)[1][0] - before[0]
+        assert abs(other_packets(result)[1][0] - times[0] - audio_offset) < Fraction(2, 1000)
+
+
+def test_alpha_is_laid_on_white_unless_it_is_read(tmp_path):
+    values = (60, 128, 128, 102)
+    for name, codec, kind in (
+        ("x.mov", "prores_ks", "yuva444p10le"),
+        ("x.webm", "libvpx-vp9", "yuva420p"),
+        ("x.mkv", "ffv1", "yuva444p"),
+        ("y.mov", "qtrle", "argb"),
+        ("z.mov", "png", "rgba"),
+    ):
+
+        def prepare(container, stream):
+            stream.metadata["alpha_mode"] = "1"
+
+        scale = 4 if kind.endswith("10le") else 1
+        planes = (values[3],) if len(av.VideoFormat(kind, 2, 2).components) and "rgb" in kind else 0
+        source = make_video(
+            tmp_path / name,
+            frames=2,
+            codec=codec,
+            kind=kind,
+            values=planes or tuple(value * scale for value in values),
+            prepare=prepare,
+        )
+        assert probe(source).has_alpha, name
+        pixels = next(read_frames(source, alpha=True))[0]
+        assert pixels.shape == (HEIGHT, WIDTH, 4), name
+        expected = 102 / 255 if planes else (60 - 16) / 219
+        assert np.abs(pixels[..., :3] - expected).max() < 0.02, name
+        assert np.abs(pixels[..., 3] - 102 / 255).max() < 0.02, name
+        laid = next(read_frames(source))[0]
+        assert laid.shape == (HEIGHT, WIDTH, 3)
+        assert np.abs(laid - (0.4 * expected + 0.6)).max() < 0.02, name
 
 
 # --- Damage --------------------------------------------------------------------------------------
