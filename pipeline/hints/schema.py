@@ -15,7 +15,7 @@ VERSION = 1
 MAX_POINTS = 1000
 DEFAULT_SIZE = 2  # pixels of the working image: a patch as in the paper
 MAX_SIZE = 64
-_COLOR = re.compile("#[0-9a-fA-F]{6}")
+_COLOR = re.compile("#(?:[0-9a-fA-F]{3}){1,2}")
 _KEYS = ("x", "y", "color", "size")
 
 
@@ -28,7 +28,7 @@ class Hint:
     y: float
     """Vertical position, 0 (top) to 1 of the image height."""
     color: str
-    """sRGB as #rrggbb; only its chroma is used."""
+    """sRGB as #rrggbb, #rgb or a CSS name, stored as #rrggbb; only its chroma is used."""
     size: float = DEFAULT_SIZE
     """Side in pixels of the network's working image, 1 to MAX_SIZE."""
 
@@ -40,8 +40,7 @@ class Hint:
                     f"{name} is {_quote(value)}; expected a number from {low} to {high}"
                 )
             object.__setattr__(self, name, value if isinstance(value, int) else float(value))
-        if not isinstance(self.color, str) or not _COLOR.fullmatch(self.color):
-            raise ValueError(f"color is {_quote(self.color)}; expected #rrggbb, such as #8a5a3c")
+        object.__setattr__(self, "color", _parse_color(self.color))
 
     @cached_property
     def ab(self) -> tuple[float, float]:
@@ -50,6 +49,18 @@ class Hint:
         rgb = torch.tensor(levels, dtype=torch.float64).view(3, 1, 1)
         a, b = color.rgb_to_lab(rgb)[1:].flatten().tolist()
         return a, b
+
+
+def _parse_color(value: object) -> str:
+    """Return a color as #rrggbb; ValueError for anything else than #rrggbb, #rgb and CSS names."""
+    from PIL import ImageColor  # nodes must not import Pillow when they load
+
+    if isinstance(value, str) and _COLOR.fullmatch(value):
+        return value if len(value) == 7 else "#" + "".join(2 * digit for digit in value[1:])
+    if isinstance(value, str) and value.lower() in ImageColor.colormap:
+        red, green, blue = ImageColor.getrgb(value)[:3]
+        return f"#{red:02x}{green:02x}{blue:02x}"
+    raise ValueError(f"color is {_quote(value)}; expected #rrggbb, such as #8a5a3c, or a CSS name")
 
 
 HintInput = str | Mapping[str, object] | Sequence[Hint | Mapping[str, object]] | None

@@ -95,7 +95,7 @@ test("invalid points are dropped and reported by number", () => {
     [{ x: 0.5, y: 0.5, color: "#1234567" }, /color/],
     [{ x: 0.5, y: 0.5, color: "123456" }, /color/],
     [{ x: 0.5, y: 0.5, color: ["#123456"] }, /color/],
-    [{ x: 0.5, y: 0.5, color: "#abc" }, /color/],
+    [{ x: 0.5, y: 0.5, color: "#abcd" }, /color/], [{ x: 0.5, y: 0.5, color: "reddish" }, /color/],
     [{ x: 0.5, y: 0.5, color: "#123   " }, /color/], [{ x: 0.5, y: 0.5, color: 7 }, /color/],
     [{ x: true, y: 0.5, color: "#123456" }, /x is not a number/],
   ];

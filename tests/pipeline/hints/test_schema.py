@@ -50,6 +50,17 @@ def test_empty_input_has_no_hints(hints):
     assert parse_hints(hints) == []
 
 
+@pytest.mark.parametrize(
+    ("color", "stored"),
+    [("#f00", "#ff0000"), ("#AbC", "#AAbbCC"), ("red", "#ff0000"), ("RebeccaPurple", "#663399")],
+)
+def test_short_colors_and_names_are_stored_as_rrggbb(color, stored):
+    for _ in range(2):  # Pillow keeps names that were looked up in another form
+        hints = parse_hints(text(POINT | {"color": color}))
+        assert hints[1] == Hint(**(POINT | {"color": stored}))
+    assert f'"color":"{stored}"' in dump_hints(hints)
+
+
 def test_corners_are_allowed():
     corners = [{"x": x, "y": y, "color": "#FFffFF"} for x in (0, 1, 1.0) for y in (0.0, 1)]
     assert [(hint.x, hint.y) for hint in parse_hints(corners)] == [
@@ -77,14 +88,17 @@ def test_corners_are_allowed():
         ({"size": True}, "size is True; expected a number from 1 to 64."),
         ({"size": None}, "size is None; expected a number from 1 to 64."),
         ({"size": float("nan")}, "size is nan; expected a number from 1 to 64."),
-        ({"color": "8a5a3c"}, "color is '8a5a3c'; expected #rrggbb, such as #8a5a3c."),
-        ({"color": "#8a5a3"}, "color is '#8a5a3'; expected #rrggbb, such as #8a5a3c."),
-        ({"color": "#8a5a3g"}, "color is '#8a5a3g'; expected #rrggbb, such as #8a5a3c."),
-        ({"color": "#8a5a3c\n"}, r"color is '#8a5a3c\n'; expected #rrggbb, such as #8a5a3c."),
-        ({"color": "#8a5a3c80"}, "color is '#8a5a3c80'; expected #rrggbb, such as #8a5a3c."),
-        ({"color": "#٨a5a3c"}, "color is '#٨a5a3c'; expected #rrggbb, such as #8a5a3c."),
-        ({"color": "red"}, "color is 'red'; expected #rrggbb, such as #8a5a3c."),
-        ({"color": 0x8A5A3C}, "color is 9067068; expected #rrggbb, such as #8a5a3c."),
+        ({"color": "8a5a3c"}, "color is '8a5a3c'; expected #rrggbb, such as #8a5a3c, or"),
+        ({"color": "#8a5a3"}, "color is '#8a5a3'; expected #rrggbb, such as #8a5a3c, or"),
+        ({"color": "#8a5a3g"}, "color is '#8a5a3g'; expected #rrggbb, such as #8a5a3c, or"),
+        ({"color": "#8a5a3c\n"}, r"color is '#8a5a3c\n'; expected #rrggbb, such as #8a5a3c, or"),
+        ({"color": "#8a5a3c80"}, "color is '#8a5a3c80'; expected #rrggbb, such as #8a5a3c, or"),
+        ({"color": "#٨a5a3c"}, "color is '#٨a5a3c'; expected #rrggbb, such as #8a5a3c, or"),
+        ({"color": "#f001"}, "color is '#f001'; expected #rrggbb, such as #8a5a3c,"),
+        ({"color": "reddish"}, "color is 'reddish'; expected #rrggbb, such as #8a5a3c, or a CSS"),
+        ({"color": "rgb(1, 2, 3)"}, "color is 'rgb(1, 2, 3)'; expected #rrggbb, such as #8a5a3c,"),
+        ({"color": ""}, "color is ''; expected #rrggbb, such as #8a5a3c, or a CSS name."),
+        ({"color": 0x8A5A3C}, "color is 9067068; expected #rrggbb, such as #8a5a3c, or"),
         ({"color": "#" + "f" * 900}, f"color is '#{'f' * 35}...; expected #rrggbb, such as"),
     ],
 )
@@ -279,3 +293,13 @@ def test_python_and_javascript_agree(root):
     for text in table["refused"]:
         with pytest.raises(ValueError, match="hints|point"):
             parse_hints(text)
+
+
+def test_python_and_javascript_know_the_same_color_names(root):
+    from PIL import ImageColor
+
+    script = (root / "web" / "js" / "point_hints" / "css_colors.js").read_text(encoding="utf-8")
+    names = dict(re.findall(r"\b([a-z]+) ([0-9a-f]{6})\b", script))
+    assert set(names) == set(ImageColor.colormap)
+    for name, value in names.items():
+        assert Hint(0, 0, name).color == f"#{value}"

@@ -5,6 +5,8 @@
  * L is 0..100, a and b are in Lab units, r, g and b in 0..1 unless a name says hex or byte.
  */
 
+import { CSS_COLORS } from "./css_colors.js";
+
 const RGB_TO_XYZ = [
   [0.412453, 0.35758, 0.180423],
   [0.212671, 0.71516, 0.072169],
@@ -21,6 +23,7 @@ const GAMUT_TOLERANCE = 1e-6; // in linear light
 const PLANE_MARGIN = 1.06;
 const HEX = /^#?([0-9a-f]{6})$/i;
 const SHORT_HEX = /^#?([0-9a-f]{3})$/i;
+const STRICT_HEX = /^#(?:[0-9a-f]{3}){1,2}$/i;
 
 /** sRGB byte -> linear light. */
 const LINEAR = Float64Array.from({ length: 256 }, (_, byte) => decode(byte / 255));
@@ -65,6 +68,16 @@ export function parseHex(text) {
   if (long) return `#${long[1].toLowerCase()}`;
   const short = SHORT_HEX.exec(text.trim());
   return short ? `#${[...short[1].toLowerCase()].map((c) => c + c).join("")}` : null;
+}
+
+/**
+ * Parses the color of a hint to "#rrggbb", or null. Accepts #rrggbb, #rgb and CSS names, as Python.
+ * @param {unknown} text
+ * @returns {string | null}
+ */
+export function parseColor(text) {
+  if (typeof text !== "string") return null;
+  return CSS_COLORS.get(text.toLowerCase()) ?? (STRICT_HEX.test(text) ? parseHex(text) : null);
 }
 
 /**

@@ -1,8 +1,8 @@
 /** Color picker of the point-hint canvas: ab plane, hex, swatches, size, eyedropper. */
 
 import {
-  abToPlane, gamutScale, hexToLab, labToHex, neutral, parseHex, planeExtent, planeRaster, planeToAb,
-  shownColor,
+  abToPlane, gamutScale, hexToLab, labToHex, neutral, parseColor, parseHex, planeExtent,
+  planeRaster, planeToAb, shownColor,
 } from "./color.js";
 import { button, el, setText } from "./dom.js";
 import * as state from "./state.js";
@@ -121,13 +121,13 @@ export function createPicker(editor, focusViewport) {
 
   const swatch = el("span", { class: "swatch big", title: "Color at the lightness of the photo" });
   const hex = el("input", {
-    class: "hex", type: "text", spellcheck: false, maxLength: 9, "aria-label": "Color as hex",
-    title: "Color as hex; only hue and chroma are used",
+    class: "hex", type: "text", spellcheck: false, maxLength: 24, "aria-label": "Color as hex",
+    title: "Color as hex or CSS name; only hue and chroma are used",
   });
   hex.addEventListener("change", () => {
-    const color = parseHex(hex.value);
+    const color = parseColor(hex.value.trim()) ?? parseHex(hex.value);
     if (color) editor.setColor(color);
-    else editor.notify("Enter a color as #rrggbb");
+    else editor.notify("Enter a color as #rrggbb or a CSS name");
     hex.value = editor.state.color;
   });
   const gray = button("neutral", "Neutral gray", () => {

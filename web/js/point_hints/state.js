@@ -12,7 +12,7 @@
  *   base: Doc | null}} State base: the document before the current gesture
  */
 
-import { parseHex } from "./color.js";
+import { parseColor, parseHex } from "./color.js";
 
 export const VERSION = 1;
 export const MAX_POINTS = 1000;
@@ -24,7 +24,6 @@ export const MAX_RECENT = 12;
 export const DEFAULT_COLOR = "#a8704c";
 const DECIMALS = 1e5;
 const KEYS = ["x", "y", "color", "size"];
-const COLOR = /^#[0-9a-f]{6}$/i;
 const SPACE = /[\x1c-\x1f\x85]|[^\S\ufeff]/; // white space by the rules of Python
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
@@ -92,11 +91,11 @@ function readPoint(value) {
   for (const key of ["x", "y"]) {
     if (!isNumber(value[key])) return [null, `${key} is not a number`];
   }
-  const { color } = value;
-  if (typeof color !== "string" || !COLOR.test(color)) return [null, "color is not #rrggbb"];
+  const color = parseColor(value.color);
+  if (!color) return [null, "color is not #rrggbb or a CSS name"];
   const size = value.size === undefined ? DEFAULT_SIZE : value.size;
   const side = isNumber(size) ? size : DEFAULT_SIZE;
-  const point = makePoint(value.x, value.y, color.toLowerCase(), side);
+  const point = makePoint(value.x, value.y, color, side);
   const unknown = Object.keys(value).find((key) => !KEYS.includes(key));
   if (unknown !== undefined) return [point, `${unknown.slice(0, 20)} is not a known key`];
   if (!isNumber(size) || size < MIN_SIZE || size > MAX_SIZE) return [point, "size is out of range"];
