@@ -12,7 +12,7 @@ NEEDED = {
     "numpy": (1, 26),
     "safetensors": (0, 4),
     "einops": (0, 6),
-    "pillow": (10, 3),
+    "pillow": (11, 0),
     "av": (14, 2),
     "filelock": (3, 13),
     "tqdm": (4, 66),

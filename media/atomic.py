@@ -5,7 +5,8 @@ import re
 import secrets
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -30,16 +31,28 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written; its `filename` is `path`. Nothing is left behind.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.path.abspath(path.parent)
-        if folder not in _checked_folders:
-            _checked_folders.add(folder)
-            remove_abandoned_parts(path.parent)
-        _write(path, data)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None
-        raise
+    write_atomic_together({path: data})
+
+
+def write_atomic_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files like `write_atomic`: all are complete before the first is replaced.
+
+    Raises:
+        OSError: see `write_atomic`.
+    """
+    with ExitStack() as parts:
+        temporaries = {}
+        for path, data in contents.items():
+            with _naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                folder = os.path.abspath(path.parent)
+                if folder not in _checked_folders:
+                    _checked_folders.add(folder)
+                    remove_abandoned_parts(path.parent)
+                temporaries[path] = parts.enter_context(_written_part(path.parent, data))
+        for path, temporary in temporaries.items():
+            with _naming(path):
+                os.replace(temporary, path)
 
 
 def remove_abandoned_parts(folder: Path) -> None:
@@ -52,7 +65,7 @@ def remove_abandoned_parts(folder: Path) -> None:
         parts = [
             Path(entry.path) for entry in os.scandir(folder) if _PART_NAME.fullmatch(entry.name)
         ]
-    except OSError:  # there is no such folder yet, or it is unreadable
+    except OSError:  # the folder does not exist yet or is unreadable
         return
     if parts:
         with suppress(OSError):
@@ -99,20 +112,30 @@ def check_work_folder(folder: Path) -> None:
             os.unlink(entry.path)
 
 
-def _write(path: Path, data: bytes) -> None:
-    temporary, file = _create_part(path.parent)
+@contextmanager
+def _naming(path: Path) -> Generator[None, None, None]:
+    """Put `path` into the OSErrors of temporary files."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def _written_part(folder: Path, data: bytes) -> Generator[Path, None, None]:
+    """Write an unfinished file, which is locked inside the context and removed unless renamed."""
+    temporary, file = _create_part(folder)
     try:
         with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            if fcntl:  # while it is locked
-                os.replace(temporary, path)
-        if not fcntl:
-            os.replace(temporary, path)
-    except BaseException:
+            if not fcntl:
+                file.close()
+            yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def _create_part(folder: Path) -> tuple[Path, BinaryIO]:

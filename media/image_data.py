@@ -18,6 +18,14 @@ class ImageMetadata:
     icc: bytes = b""
     """An sRGB profile, or empty."""
     xmp: bytes = b""
+    iptc: bytes = b""
+    """IPTC-IIM records."""
+    comment: bytes = b""
+    """Comment of a JPEG."""
+    png_text: tuple[tuple[bytes, bytes], ...] = ()
+    """Text chunks of a PNG, type and data, without XMP and other blocks of metadata."""
+    inferred_by: str = ""
+    """Model that inferred the colors; it is recorded in the XMP of the result."""
     dpi: tuple[float, float] | None = None
     """Horizontal and vertical resolution of the upright image; None if the file gives none."""
     lossless: bool = True

@@ -16,14 +16,49 @@ from . import tiff_reader
 from .errors import ImageError, UnsupportedImageError, error_reason
 from .icc import cmyk_to_srgb, lab_to_srgb, srgb_profile
 from .image_data import ORIENTATION
-from .image_metadata import Resolution, clean_exif, clean_xmp, file_resolution
+from .image_metadata import (
+    PHOTOSHOP_IPTC,
+    Resolution,
+    clean_exif,
+    file_resolution,
+    photoshop_iptc,
+    png_text,
+    valid_iptc,
+)
+from .image_xmp import clean_xmp
 from .tiff_directory import Page, Tag, read_pages
 
 log = logging.getLogger(__name__)
 
-PILLOW_READERS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
+PILLOW_READERS = (
+    *("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM"),
+    *("JPEG2000", "QOI", "AVIF"),
+)
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2")
+UNSUPPORTED_SIGNATURES = {
+    b"8BPS": "a Photoshop document",
+    b"gimp xcf": "a GIMP document",
+    b"%PDF": "a PDF document",
+    b"AT&TFORM": "a DjVu document",
+    b"<svg": "an SVG drawing",
+    b"\xff\x0a": "a JPEG XL image",
+    b"\0\0\0\x0cJXL ": "a JPEG XL image",
+    b"v/1\x01": "an OpenEXR image",
+    b"#?RADIANCE": "a Radiance HDR image",
+    b"P7": "a PAM image",
+    b"PF": "a PFM image",
+    b"Pf": "a PFM image",
+    b"FUJIFILMCCD-RAW": "a camera's raw file",
+    b"FOVb": "a camera's raw file",
+    b"IIRO": "a camera's raw file",
+    b"IIU\0": "a camera's raw file",
+    b"II\x1a\0": "a camera's raw file",
+}
+"""First bytes of files that are images, or hold some, but are not read."""
+JPEGS = ("JPEG", "MPO")  # Pillow's names
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OPTIONAL_CODECS = (34925, 50000, 50001)  # LZMA, Zstandard, WebP: not in every build of libtiff
+HEADER_BYTES = 65536  # that are searched for the bit depth
 MAX_PIXELS = 300_000_000  # per image; more is taken for an attack on memory
 # A strip or tile of a TIFF is decompressed as an image of bytes: up to 4 samples of 8 bytes.
 MAX_SEGMENT_BYTES = 32 * MAX_PIXELS
@@ -40,8 +75,11 @@ class StoredImage:
     """The profile of `pixels`, or empty for sRGB."""
     exif: bytes
     xmp: bytes
+    iptc: bytes
     dpi: Resolution | None
     lossless: bool
+    comment: bytes = b""
+    png_text: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def decode_image(file: BinaryIO, name: str, page: int | None) -> StoredImage:
@@ -58,7 +96,7 @@ def decode_image(file: BinaryIO, name: str, page: int | None) -> StoredImage:
         with _raised_pixel_limit(MAX_SEGMENT_BYTES):
             return _decode_tiff(file, name, page)
     if page not in (None, 1):
-        raise ImageError(f"{name}: page {page} does not exist; only TIFF files have pages.")
+        raise ImageError(f"{name}: no such page; only TIFF files have pages.")
     try:
         with _raised_pixel_limit(MAX_PIXELS):
             return _decode_with_pillow(file, head, name)
@@ -143,7 +181,8 @@ def _decode_tiff(file: BinaryIO, name: str, number: int | None) -> StoredImage:
         bit_depth=bit_depth,
         icc=icc,
         exif=clean_exif(exif, page.orientation, pixels.shape, name),
-        xmp=clean_xmp(xmp),
+        xmp=clean_xmp(xmp, name),
+        iptc=valid_iptc(page.data(Tag.IPTC)) or photoshop_iptc(page.data(Tag.PHOTOSHOP)),
         dpi=_upright_resolution(tiff_reader.page_resolution(page), page.orientation),
         lossless=True,
     )
@@ -204,7 +243,7 @@ def _decode_with_pillow(file: BinaryIO, head: bytes, name: str) -> StoredImage:
     image = _open(file, head, name)
     _check_size(*image.size, name)
     _reject_animated(image, name)
-    exif = image.getexif()
+    exif = _read_exif(image, name)
     orientation = exif.get(ORIENTATION, 1)
     orientation = orientation if orientation in range(1, 9) else 1
     dpi = file_resolution(image, file, exif)
@@ -213,28 +252,46 @@ def _decode_with_pillow(file: BinaryIO, head: bytes, name: str) -> StoredImage:
     bit_depth = 8
     if image.format == "PNG" and _png_bit_depth(file) == 16:
         pixels, bit_depth = _decode_png16(image, file), 16
-    elif image.mode.startswith("I"):  # 16-bit PGM, which Pillow scales to 0..65535
+    elif image.mode.startswith("I"):  # 16-bit PGM and JPEG 2000, scaled to 0..65535 by Pillow
         pixels = np.asarray(image).astype(np.float32)[..., None] / np.float32(65535)
         bit_depth = 16
     else:
         pixels, icc = _pixels_of(image, icc, name)
+        if _stored_bits(image, file) > 8:
+            log.warning("%s: read with 8 of its bits per channel.", name)
     pixels = _upright(pixels, orientation)
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    text, iptc = png_text(file) if image.format == "PNG" else ((), b"")
+    if image.format in JPEGS:
+        iptc = valid_iptc(image.info.get("photoshop", {}).get(PHOTOSHOP_IPTC, b""))
+    comment = image.info.get("comment")
     return StoredImage(
         pixels=pixels,
         bit_depth=bit_depth,
         icc=icc,
         exif=clean_exif(exif, orientation, pixels.shape, name),
-        xmp=clean_xmp(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""),
+        xmp=clean_xmp(xmp, name),
+        iptc=iptc,
         dpi=_upright_resolution(dpi, orientation),
         lossless=lossless,
+        comment=comment if isinstance(comment, bytes) and image.format in JPEGS else b"",
+        png_text=text,
     )
 
 
 def _open(file: BinaryIO, head: bytes, name: str) -> Image.Image:
     """Open an image of one of `PILLOW_READERS`, whatever other plug-ins are installed."""
+    for signature, kind in UNSUPPORTED_SIGNATURES.items():
+        if head.startswith(signature):
+            raise UnsupportedImageError(
+                f"{name}: {kind}, which cannot be read; save it as TIFF, PNG or JPEG."
+            )
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
+        return _open_heif(file, name)
     Image.init()
     reason = ""
-    for reader in PILLOW_READERS:
+    is_tga = name.lower().endswith(".tga")  # TGA has no signature
+    for reader in [*filter(Image.OPEN.get, PILLOW_READERS), *(["TGA"] if is_tga else [])]:
         factory, accept = Image.OPEN[reader]
         if accept is None or accept(head) is True:
             file.seek(0)
@@ -244,18 +301,57 @@ def _open(file: BinaryIO, head: bytes, name: str) -> Image.Image:
                 reason = error_reason(error)
     if reason:
         raise ImageError(f"{name}: damaged or cut short ({reason}); get the file again.")
-    raise ImageError(f"{name}: not an image. Known: JPEG, PNG, TIFF, WebP, BMP, GIF, PGM, PPM.")
+    if head[4:12] in (b"ftypavif", b"ftypavis"):
+        raise UnsupportedImageError(
+            f"{name}: an AVIF image, which needs Pillow 11.3 or newer; update it, or save the "
+            "image as PNG or JPEG."
+        )
+    if head[4:8] == b"ftyp":
+        raise UnsupportedImageError(
+            f"{name}: a video or a camera's raw file, not an image; name a video with its own "
+            "suffix, such as .mp4, and develop a raw file to TIFF or JPEG."
+        )
+    raise ImageError(
+        f"{name}: not an image. Known: JPEG, PNG, TIFF, WebP, BMP, GIF, PBM, PGM, PPM, JPEG 2000, "
+        "QOI, TGA, AVIF, HEIC."
+    )
+
+
+def _open_heif(file: BinaryIO, name: str) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise UnsupportedImageError(
+            f"{name}: a HEIC image; install its reader with pip install 'comfyui-colorist[heif]', "
+            "or save it as PNG or JPEG."
+        ) from error
+    file.seek(0)
+    return HeifImageFile(file, name)
 
 
 def _reject_animated(image: Image.Image, name: str) -> None:
-    # MPO is a JPEG followed by previews or the other half of a stereo pair.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    """Refuse several frames; of several images that are not frames, note which one is read."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format in ("MPO", "HEIF"):
+        log.info(
+            "%s: the main image of %d is read; the others are previews, or the other half of a "
+            "stereo pair.",
+            *(name, frames),
+        )
+    elif getattr(image, "is_animated", False):
         kind = str(image.format).replace("WEBP", "WebP")
-        frames = getattr(image, "n_frames", 0)
         raise ImageError(
             f"{name}: an animated {kind} with {frames} frames. Save it as a video (.mkv, .mp4), "
             "or its frames as files."
         )
+
+
+def _read_exif(image: Image.Image, name: str) -> Image.Exif:
+    try:
+        return image.getexif()
+    except Exception as error:  # Pillow's parser raises anything; metadata never stops an image
+        log.warning("%s: damaged EXIF is left out (%s).", name, error_reason(error))
+        return Image.Exif()
 
 
 def _pixels_of(image: Image.Image, icc: bytes, name: str) -> tuple[np.ndarray, bytes]:
@@ -289,6 +385,22 @@ def _cmyk_to_srgb(image: Image.Image, icc: bytes, name: str) -> tuple[Image.Imag
         return image.convert("RGB"), srgb_profile()
 
 
+def _stored_bits(image: Image.Image, file: BinaryIO) -> int:
+    """Return the bits per channel of JPEG 2000, AVIF and HEIC, of which Pillow reads 8."""
+    if image.format == "HEIF":
+        return int(image.info.get("bit_depth", 8))
+    file.seek(0)
+    head = file.read(HEADER_BYTES)
+    if image.format == "JPEG2000":  # SIZ marker (ISO 15444-1, A.5.1)
+        place = head.find(b"\xff\x4f\xff\x51") + 42
+        return (head[place] & 0x7F) + 1 if 42 <= place < len(head) else 8
+    if image.format == "AVIF":  # AV1 configuration: high_bitdepth, twelve_bit
+        place = head.find(b"av1C") + 6
+        flags = head[place] if 6 <= place < len(head) else 0
+        return 12 if flags & 0x20 else 10 if flags & 0x40 else 8
+    return 8
+
+
 def _png_bit_depth(file: BinaryIO) -> int:
     file.seek(24)  # IHDR: after signature, length, name, width, height
     return file.read(1)[0]
@@ -319,4 +431,4 @@ def _is_lossless(image: Image.Image, file: BinaryIO) -> bool:
                 return head[:4] == b"VP8L"
             size = struct.unpack("<I", head[4:])[0]
             file.seek(size + size % 2, os.SEEK_CUR)
-    return image.format not in ("JPEG", "MPO", "WEBP")
+    return image.format not in (*JPEGS, "WEBP", "AVIF", "HEIF")

@@ -5,15 +5,25 @@ import logging
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
 
 import numpy as np
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from .errors import ImageError, error_reason
 from .image_data import EXIF_IFD, GPS_IFD, ImageMetadata
-from .image_metadata import INCHES_PER_METER
+from .image_metadata import (
+    INCHES_PER_METER,
+    PNG_XMP,
+    RESOLUTION_UNIT,
+    X_RESOLUTION,
+    Y_RESOLUTION,
+    photoshop_resources,
+    png_iptc_chunk,
+)
+from .image_xmp import add_origin, clean_xmp
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +45,16 @@ def encode_image(pixels: np.ndarray, file_format: str, metadata: ImageMetadata, 
         if alpha.min() < 1:
             log.warning("%s: %s has no transparency; laid on white.", name, file_format)
         pixels = pixels[..., :3] * alpha + (1 - alpha)
+    if metadata.inferred_by:
+        xmp = add_origin(clean_xmp(metadata.xmp, name), metadata.inferred_by)
+        metadata = replace(metadata, xmp=xmp)
     bit_depth = metadata.bit_depth if file_format in ("PNG", "TIFF") else 8
     values = _quantize(pixels, bit_depth)
     try:
         if file_format == "TIFF":
             return _encode_tiff(values, metadata)
-        if bit_depth == 16:
-            return _encode_png16(values, metadata)
+        if file_format == "PNG":
+            return _encode_png(values, metadata)
         return _encode_with_pillow(values, file_format, metadata, name)
     except (ValueError, OSError, struct.error, av.FFmpegError) as error:
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
@@ -64,34 +77,67 @@ def _quantize(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
 def _encode_with_pillow(
     values: np.ndarray, file_format: str, metadata: ImageMetadata, name: str
 ) -> bytes:
-    options: dict[str, object] = {"dpi": metadata.dpi} if metadata.dpi else {}
-    if file_format != "BMP":
-        options |= {"icc_profile": metadata.icc or None}
-        options |= {"exif": metadata.exif} if metadata.exif else {}
+    options: dict[str, object] = {}
+    if file_format in ("JPEG", "BMP"):
+        options |= {"dpi": metadata.dpi} if metadata.dpi else {}
     if file_format == "JPEG":
-        options |= {"quality": JPEG_QUALITY, "subsampling": 0}
-        options |= {"xmp": metadata.xmp} if metadata.xmp else {}
-        for block in ("exif", "xmp"):
-            if len(getattr(metadata, block)) > MAX_JPEG_SEGMENT:
-                log.warning("%s: %s is too long for JPEG and left out.", name, block.upper())
-                options.pop(block, None)
+        options |= {"quality": JPEG_QUALITY, "subsampling": 0, "icc_profile": metadata.icc or None}
+        options |= _jpeg_metadata(metadata, name)
     elif file_format == "WEBP":
         lossless = metadata.lossless
         options |= {"lossless": lossless, "quality": 75 if lossless else JPEG_QUALITY}
-        options |= {"xmp": metadata.xmp, "exact": True}
-    elif file_format == "PNG" and metadata.xmp:
-        text = PngImagePlugin.PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
-        options["pnginfo"] = text
+        options |= {"exact": True, "icc_profile": metadata.icc or None, "xmp": metadata.xmp}
+        if exif := _exif_with_dpi(metadata):
+            options["exif"] = exif
+        if metadata.iptc:
+            log.warning("%s: WebP cannot hold IPTC, which is left out.", name)
     out = io.BytesIO()
     image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
     image.save(out, file_format, **options)
     return out.getvalue()
 
 
-def _encode_png16(values: np.ndarray, metadata: ImageMetadata) -> bytes:
-    """Encode a 16-bit PNG: FFmpeg compresses the pixels, all other chunks are ours (PNG, 11.3)."""
-    encoded = _compress_png16(values)
+def _jpeg_metadata(metadata: ImageMetadata, name: str) -> dict[str, object]:
+    """Return Pillow's options for the metadata of a JPEG; what is too long is left out."""
+    blocks = {
+        "exif": metadata.exif,
+        "xmp": metadata.xmp,
+        "iptc": metadata.iptc,
+        "comment": metadata.comment,
+    }
+    for block, data in blocks.items():
+        if len(data) > MAX_JPEG_SEGMENT:
+            log.warning("%s: %s is too long for JPEG and left out.", name, block.upper())
+    kept = {block: data for block, data in blocks.items() if 0 < len(data) <= MAX_JPEG_SEGMENT}
+    segments = b""
+    if xmp := kept.pop("xmp", b""):  # an option of newer versions of Pillow only
+        segments += _jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)
+    if iptc := kept.pop("iptc", b""):
+        segments += _jpeg_segment(0xED, b"Photoshop 3.0\0" + photoshop_resources(iptc))
+    return {**kept, "extra": segments}
+
+
+def _jpeg_segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def _exif_with_dpi(metadata: ImageMetadata) -> bytes:
+    """Return EXIF that also holds the resolution, for formats without another place for it."""
+    if not metadata.dpi:
+        return metadata.exif
+    exif = Image.Exif()
+    if metadata.exif:
+        exif.load(metadata.exif)
+    exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *metadata.dpi, 2
+    return exif.tobytes()
+
+
+def _encode_png(values: np.ndarray, metadata: ImageMetadata) -> bytes:
+    """Encode a PNG: Pillow or FFmpeg compress the pixels, all other chunks are ours (PNG, 11.3)."""
+    if values.dtype == np.uint16:
+        encoded = _compress_png16(values)
+    else:
+        encoded = _encode_with_pillow(values, "PNG", metadata, "")
     header = 33  # signature and IHDR
     pixels = b"".join(
         _png_chunk(kind, data) for kind, data in _parse_png(encoded) if kind == b"IDAT"
@@ -140,7 +186,10 @@ def _metadata_chunks(metadata: ImageMetadata) -> bytes:
     if metadata.exif:
         chunks.append((b"eXIf", metadata.exif.removeprefix(b"Exif\0\0")))
     if metadata.xmp:
-        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp))
+        chunks.append((b"iTXt", PNG_XMP + bytes(5) + metadata.xmp))
+    if metadata.iptc:
+        chunks.append(png_iptc_chunk(metadata.iptc))
+    chunks += metadata.png_text
     return b"".join(_png_chunk(kind, data) for kind, data in chunks)
 
 
@@ -174,6 +223,8 @@ def _encode_tiff(values: np.ndarray, metadata: ImageMetadata) -> bytes:
         tags[34675], tags.tagtype[34675] = metadata.icc, 7
     if metadata.xmp:
         tags[700], tags.tagtype[700] = metadata.xmp, 1
+    if metadata.iptc:
+        tags[33723], tags.tagtype[33723] = metadata.iptc, 7
     lengths = [len(strip) for strip in strips]
     tags[279], tags.tagtype[279] = lengths, 4
     # Pillow adds the end of the directory to these offsets: the strips begin there.

@@ -11,8 +11,10 @@ from .errors import ImageError, image_errors
 from .formats import IMAGE_FORMATS
 from .icc import to_srgb
 from .image_data import DecodedImage, ImageMetadata
-from .image_decoders import StoredImage, decode_image
+from .image_decoders import TIFF_SIGNATURES, StoredImage, decode_image
 from .image_encoders import encode_image
+from .tiff_directory import read_pages
+from .tiff_reader import page_numbers
 
 log = logging.getLogger(__name__)
 
@@ -21,29 +23,46 @@ def read_image(path: str | Path, *, page: int | None = None) -> DecodedImage:
     """Read an image file, upright and in sRGB.
 
     Args:
-        path: JPEG, PNG, TIFF, WebP, BMP, GIF, PGM or PPM; the content counts, not the suffix.
-        page: page of a TIFF, from 1; None for its only full-size page.
+        path: file of a format in `formats`; the content counts, not the suffix.
+        page: page of a TIFF, from 1; None for its first full-size page.
 
     Raises:
         ImageError: not an image, damaged, animated, too large, or of an unsupported kind.
     """
     path = Path(path)
+    name = path.name if page is None else f"{path.name}, page {page}"
     if not os.path.isfile(path):
         reason = "not an ordinary file" if os.path.exists(path) else "no such file"
         reason = "a folder" if os.path.isdir(path) else reason
-        raise ImageError(f"{path.name}: {reason}; expected an image file.")
-    with image_errors(path.name), path.open("rb") as file:
-        stored = decode_image(file, path.name, page)
-        pixels, icc = _to_srgb(stored, path.name)
+        raise ImageError(f"{name}: {reason}; expected an image file.")
+    with image_errors(name), path.open("rb") as file:
+        stored = decode_image(file, name, page)
+        pixels, icc = _to_srgb(stored, name)
     metadata = ImageMetadata(
         bit_depth=stored.bit_depth,
         exif=stored.exif,
         icc=icc,
         xmp=stored.xmp,
+        iptc=stored.iptc,
+        comment=stored.comment,
+        png_text=stored.png_text,
         dpi=stored.dpi,
         lossless=stored.lossless,
     )
     return DecodedImage(pixels, metadata)
+
+
+def list_pages(path: str | Path) -> list[int]:
+    """Return the numbers of the full-size pages of a multi-page file; empty for all other files."""
+    try:
+        if not os.path.isfile(path):  # a pipe would wait for ever
+            return []
+        with open(path, "rb") as file:
+            is_tiff = file.read(4) in TIFF_SIGNATURES
+            numbers = page_numbers(read_pages(file)) if is_tiff else []
+    except (OSError, ValueError):  # reported when the image is read
+        return []
+    return numbers if len(numbers) > 1 else []
 
 
 def write_image(

@@ -49,10 +49,14 @@ class Tag(IntEnum):
     SMIN_SAMPLE_VALUE = 340
     SMAX_SAMPLE_VALUE = 341
     XMP = 700
+    IPTC = 33723
+    PHOTOSHOP = 34377
     ICC_PROFILE = 34675
 
 
 TAGS = frozenset(Tag)
+BLOCKS = (Tag.XMP, Tag.IPTC, Tag.PHOTOSHOP, Tag.ICC_PROFILE)
+"""Tags whose values are bytes, whatever type the file declares."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,7 @@ def _read_directory(
             file.seek(min(place, size))
             content = file.read(data_size)
         if len(content) == data_size:
-            is_block = tag in (Tag.XMP, Tag.ICC_PROFILE) or field_type in (ASCII, UNDEFINED)
-            if is_block:
+            if tag in BLOCKS or field_type in (ASCII, UNDEFINED):
                 tags[tag] = (content,)
             else:
                 tags[tag] = _decode_values(content, field_type, length, byte_order)

@@ -10,7 +10,7 @@ from PIL import Image, TiffImagePlugin
 from .errors import ImageError, UnsupportedImageError, error_reason
 from .image_metadata import UNIT_SCALE, Resolution, valid_resolution
 from .tiff_directory import Page, Tag
-from .tiff_samples import FLOAT, SIGNED, UNSIGNED, SampleLayout, read_samples
+from .tiff_samples import FLOAT, SIGNED, UNDEFINED, UNSIGNED, SampleLayout, read_samples
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +18,17 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 CAMERA_RAW = (32803, 34892)  # color filter array, linear raw
 CAMERA_RAW_COMPRESSION = (34713,)  # Nikon
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
+COMPRESSION_NAMES = {
+    **{1: "uncompressed", 5: "LZW", 6: "old-style JPEG", 7: "JPEG", 8: "deflate", 34661: "JBIG"},
+    **{33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA"},
+    **{34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"},
+}
+COLOR_NAMES = {
+    **{0: "gray", 1: "gray", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr"},
+    **{8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32844: "LogL", 32845: "LogLuv"},
+}
+FORMAT_NAMES = {SIGNED: " signed", FLOAT: " float", 5: " complex", 6: " complex"}
+INSTALL_CODECS = "install more codecs with pip install 'comfyui-colorist[tiff]'"
 # An unmarked page with at most this share of the pixels of the largest is a thumbnail.
 THUMBNAIL_SHARE = 1 / 4
 FLOAT_SCALES = (255.0, 65535.0, 2.0**32 - 1)  # of integers that were stored as float
@@ -35,32 +46,37 @@ def choose_page(pages: list[Page], name: str, number: int | None = None) -> Page
     Args:
         pages: those of the file.
         name: file name for messages.
-        number: page that the user chose, from 1; None for the only full-size page.
+        number: page that the user chose, from 1; None for the first full-size page.
 
     Raises:
-        ImageError: there are several full-size pages, or no page of this number.
+        ImageError: there is no page of this number.
     """
     count = pages[-1].index + 1
     if number is not None:
         if not 1 <= number <= count:
-            raise ImageError(f"{name}: page {number} does not exist; expected 1 to {count}.")
-        return next(page for page in pages if page.index == number - 1)
+            raise ImageError(f"{name}: no such page; expected 1 to {count}.")
+        return _full_size_pages([page for page in pages if page.index == number - 1])[0]
     if len(pages) == 1:
         return pages[0]
     full_size = _full_size_pages(pages)
-    if len(full_size) > 1:
-        raise ImageError(
-            f"{name}: a multi-page TIFF with {len(full_size)} full-size pages; choose one with "
-            "--page N, or save each page as a separate file."
-        )
     page = full_size[0]
-    if page.index or page.in_sub_ifd or any(not other.is_secondary for other in pages[1:]):
-        place = f"page {page.index + 1} of {count}" + (" (SubIFD)" if page.in_sub_ifd else "")
+    place = f"page {page.index + 1} of {count}" + (" (SubIFD)" if page.in_sub_ifd else "")
+    size = f"{page.width}x{page.height}"
+    if len(full_size) > 1:
         log.warning(
-            "%s: %s is read, %dx%d; the others are smaller, masks, or infrared.",
-            *(name, place, page.width, page.height),
+            "%s: %s is read, %s; %d other pages are as large. Choose with --page N or --page all.",
+            *(name, place, size, len(full_size) - 1),
+        )
+    elif page.index or page.in_sub_ifd or any(not other.is_secondary for other in pages[1:]):
+        log.warning(
+            "%s: %s is read, %s; the others are smaller, masks, or infrared.", name, place, size
         )
     return page
+
+
+def page_numbers(pages: list[Page]) -> list[int]:
+    """Return the numbers, from 1, of the full-size pages, which `--page all` colorizes."""
+    return sorted({page.index + 1 for page in _full_size_pages(pages)})
 
 
 def _full_size_pages(pages: list[Page]) -> list[Page]:
@@ -223,7 +239,7 @@ def _value_range(
         white = 65535.0
     kind = "float" if layout.sample_format == FLOAT else "integer"
     log.warning(
-        "%s: %d-bit %s samples; values %g to %g are read as black to white.",
+        "%s: %d-bit %s samples; values %g to %g are read as black to white, with 16 bits.",
         *(name, layout.bits, kind, black, white),
     )
     return black, white
@@ -276,27 +292,22 @@ def read_with_tifffile(file: BinaryIO, page: Page, name: str) -> tuple[np.ndarra
             f"{name}: a camera's raw file; develop it to TIFF or JPEG first."
         )
     photometric = _photometric(page)
-    compression = page.number(Tag.COMPRESSION, 1)
     bits = page.number(Tag.BITS_PER_SAMPLE, 1)
-    description = f"compression {compression}, {bits} bits, photometric {photometric}"
     remedy = "save it as gray or RGB without compression"
-    unsupported = f"{name}: a TIFF of an unsupported kind ({description})"
-    if photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
+    unsupported = f"{name}: an unsupported kind of TIFF ({_description(page)})"
+    readable_samples = page.number(Tag.SAMPLE_FORMAT, UNSIGNED) in (UNSIGNED, FLOAT, UNDEFINED)
+    if photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or not readable_samples:
         raise UnsupportedImageError(f"{unsupported}; {remedy}.")
-    try:
-        import tifffile
-    except ImportError as error:
-        message = f"{unsupported}; install tifffile and imagecodecs, or {remedy}."
-        raise UnsupportedImageError(message) from error
     file.seek(0)
     try:
+        import tifffile
+
         with tifffile.TiffFile(file) as tiff:
             candidates = [*tiff.pages, *(sub for main in tiff.pages for sub in main.pages or ())]
             samples = next(p for p in candidates if p.offset == page.offset).asarray()
     except (ValueError, KeyError, ImportError) as error:
-        reason = error_reason(error)
-        message = f"{unsupported}: {reason}; install imagecodecs, or {remedy}."
-        raise UnsupportedImageError(message) from error
+        log.debug("%s: not for tifffile (%s)", name, error_reason(error))
+        raise UnsupportedImageError(f"{unsupported}; {INSTALL_CODECS}, or {remedy}.") from error
     if samples.ndim == 2:
         samples = samples[..., None]
     elif page.number(Tag.PLANAR_CONFIGURATION, 1) == 2:
@@ -304,11 +315,20 @@ def read_with_tifffile(file: BinaryIO, page: Page, name: str) -> tuple[np.ndarra
     if samples.shape[:2] != (page.height, page.width):
         raise ValueError(f"{samples.shape} samples for {page.width}x{page.height} pixels")
     samples = samples[..., : 3 if photometric == RGB else 1]
-    if samples.dtype.kind not in "uf":
-        raise UnsupportedImageError(f"{unsupported}; {remedy}.")
     pixels = samples.astype(np.float32)
     _normalize(pixels, 0, 1 if samples.dtype.kind == "f" else 2 ** min(bits, 64) - 1)
     return 1 - pixels if photometric == WHITE_IS_ZERO else pixels, 16 if bits > 8 else 8
+
+
+def _description(page: Page) -> str:
+    """Describe how the pixels of a page are stored."""
+    compression, photometric = page.number(Tag.COMPRESSION, 1), _photometric(page)
+    kind = FORMAT_NAMES.get(page.number(Tag.SAMPLE_FORMAT, UNSIGNED), "")
+    return (
+        f"{COMPRESSION_NAMES.get(compression, f'compression {compression}')}, "
+        f"{COLOR_NAMES.get(photometric, f'colors of kind {photometric}')}, "
+        f"{page.number(Tag.BITS_PER_SAMPLE, 1)} bits{kind}"
+    )
 
 
 # --- Metadata ----------------------------------------------------------------------------------

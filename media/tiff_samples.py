@@ -9,10 +9,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from itertools import accumulate
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import TiffImagePlugin
+from PIL import TiffImagePlugin, TiffTags
 
 from .tiff_directory import ByteOrder, Page, Tag
 
@@ -23,6 +24,7 @@ NO_PREDICTOR, HORIZONTAL, FLOATING_POINT = 1, 2, 3
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # SampleFormat
 PACKED_BITS = range(1, 32)  # depths that are unpacked bit by bit
 CHUNK_SAMPLES = 2**20  # unpacked in one go; bounds memory
+BATCH_BYTES = 2**24  # decompressed in one go
 MAX_SAMPLES_PER_PIXEL = 16
 LARGEST_TILE = 2**24  # pixels of a tile that is larger than the image
 
@@ -126,77 +128,112 @@ def read_samples(file: BinaryIO, layout: SampleLayout, channels: list[int]) -> n
     if not 0 < segment_pixels <= max(layout.width * layout.height, LARGEST_TILE):
         raise ValueError(f"strips or tiles of {segment_pixels} pixels")
     pixels = np.zeros((layout.height, layout.width, len(channels)), layout.dtype)
-    for index, (plane, top, left) in enumerate(_segments(layout)):
-        if layout.planar and plane not in channels:
-            continue
-        rows = layout.segment_height
-        if not layout.tiled:
-            rows = min(rows, layout.height - top)  # the last strip may be short
-        data = _decompress(_read_segment(file, layout, index, rows), layout, rows)
-        if len(data) < rows * layout.row_bytes:
-            raise ValueError(f"strip or tile {index} ends early")
-        segment = _unpack(data, layout, rows)
-        target = pixels[top : top + rows, left : left + layout.segment_width]
-        segment = segment[: target.shape[0], : target.shape[1]]
-        if layout.planar:
-            target[..., channels.index(plane)] = segment[..., 0]
-        else:
-            target[:] = segment[..., channels]
+    for batch in _batches(layout, channels):
+        stored = [_read_segment(file, layout, segment) for segment in batch]
+        for segment, data in zip(batch, _decompress(stored, layout, batch[0].rows), strict=True):
+            if len(data) < segment.rows * layout.row_bytes:
+                raise ValueError(f"strip or tile {segment.index} ends early")
+            samples = _unpack(data, layout, segment.rows)
+            rows = slice(segment.top, segment.top + segment.rows)
+            target = pixels[rows, segment.left : segment.left + layout.segment_width]
+            samples = samples[: target.shape[0], : target.shape[1]]
+            if layout.planar:
+                target[..., channels.index(segment.plane)] = samples[..., 0]
+            else:
+                target[:] = samples[..., channels]
     return pixels
 
 
-def _read_segment(file: BinaryIO, layout: SampleLayout, index: int, rows: int) -> bytes:
+class Segment(NamedTuple):
+    """A strip or tile: its number in the file, and its place in the image."""
+
+    index: int
+    plane: int
+    top: int
+    left: int
+    rows: int
+
+
+def _segments(layout: SampleLayout) -> Iterator[Segment]:
+    """Yield the strips or tiles in file order."""
+    index = 0
+    for plane in range(layout.samples if layout.planar else 1):
+        for top in range(0, layout.height, layout.segment_height):
+            # The last strip may be short
+            rows = layout.segment_height if layout.tiled else layout.height - top
+            for left in range(0, layout.width, layout.segment_width):
+                yield Segment(index, plane, top, left, min(rows, layout.segment_height))
+                index += 1
+
+
+def _batches(layout: SampleLayout, channels: list[int]) -> Iterator[list[Segment]]:
+    """Group the segments of some channels, of equal size, for one call of the decompressor.
+
+    A call of libtiff through Pillow costs more than it takes to decompress a small strip.
+    """
+    batch: list[Segment] = []
+    most = 1
+    if layout.compression in LIBTIFF:
+        most = max(1, BATCH_BYTES // (layout.segment_height * layout.row_bytes))
+    for segment in _segments(layout):
+        if layout.planar and segment.plane not in channels:
+            continue
+        if batch and (len(batch) == most or segment.rows != batch[0].rows):
+            yield batch
+            batch = []
+        batch.append(segment)
+    yield batch
+
+
+def _read_segment(file: BinaryIO, layout: SampleLayout, segment: Segment) -> bytes:
     """Read a strip or tile as stored; uncompressed ones need no byte count."""
+    index = segment.index
     size = layout.byte_counts[index] if index < len(layout.byte_counts) else 0
     if not size and layout.compression == NONE:
-        size = rows * layout.row_bytes
+        size = segment.rows * layout.row_bytes
     if index >= len(layout.offsets) or not size:
         raise ValueError(f"strip or tile {index} is missing")
     file.seek(layout.offsets[index])
     return file.read(size)
 
 
-def _segments(layout: SampleLayout) -> Iterator[tuple[int, int, int]]:
-    """Yield plane, first row and first column of each strip or tile in file order."""
-    for plane in range(layout.samples if layout.planar else 1):
-        for top in range(0, layout.height, layout.segment_height):
-            for left in range(0, layout.width, layout.segment_width):
-                yield plane, top, left
-
-
-def _decompress(data: bytes, layout: SampleLayout, rows: int) -> bytes:
+def _decompress(stored: list[bytes], layout: SampleLayout, rows: int) -> list[bytes]:
+    """Decompress segments of `rows` rows each."""
     size = rows * layout.row_bytes
     if layout.compression in LIBTIFF:
-        return _decompress_with_libtiff(data, layout, rows)
+        data = _decompress_with_libtiff(stored, layout, rows)
+        return [data[start : start + size] for start in range(0, len(stored) * size, size)]
     if layout.reversed_bits:
-        reversed_bits = np.packbits(np.unpackbits(np.frombuffer(data, np.uint8)), bitorder="little")
-        data = reversed_bits.tobytes()
+        stored = [
+            np.packbits(np.unpackbits(np.frombuffer(data, np.uint8)), bitorder="little").tobytes()
+            for data in stored
+        ]
     if layout.compression == NONE:
-        return data
-    return zlib.decompressobj().decompress(data, size)  # never more than expected
+        return stored
+    return [zlib.decompressobj().decompress(data, size) for data in stored]  # not more than size
 
 
-def _decompress_with_libtiff(data: bytes, layout: SampleLayout, rows: int) -> bytes:
-    """Decompress one strip or tile, presented to libtiff as a gray image of its bytes."""
+def _decompress_with_libtiff(stored: list[bytes], layout: SampleLayout, rows: int) -> bytes:
+    """Decompress strips or tiles, presented to libtiff as the strips of a gray image of bytes."""
+    lengths = [len(data) for data in stored]
     fields = {
-        256: (4, layout.row_bytes),  # type 4: LONG
-        257: (4, rows),
-        258: (4, 8),
-        259: (4, layout.compression),
-        262: (4, 1),
-        266: (4, 2 if layout.reversed_bits else 1),
-        277: (4, 1),
-        278: (4, rows),
-        279: (4, len(data)),
+        256: [layout.row_bytes],
+        257: [rows * len(stored)],
+        258: [8],
+        259: [layout.compression],
+        262: [1],
+        266: [2 if layout.reversed_bits else 1],
+        273: [0, *accumulate(lengths[:-1])],
+        277: [1],
+        278: [rows],
+        279: lengths,
     }
-    start = 8 + 2 + 12 * (len(fields) + 1) + 4
-    fields[273] = (4, start)
-    entries = b"".join(
-        struct.pack("<HHII", tag, kind, 1, value) for tag, (kind, value) in sorted(fields.items())
-    )
-    header = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
-    header = header.ljust(start, b"\0")
-    with TiffImagePlugin.TiffImageFile(io.BytesIO(header + data)) as image:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, values in fields.items():
+        tags[tag], tags.tagtype[tag] = values, TiffTags.LONG
+    # Pillow adds the end of the directory to these offsets: the strips begin there.
+    header = b"II*\0" + struct.pack("<I", 8) + tags.tobytes(8)
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(b"".join([header, *stored]))) as image:
         return image.tobytes()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_lead_somewhere(page):
     dead = []
-    for link in (one or other for one, other in LINK.findall(prose(page))):
+    for link in (first or other for first, other in LINK.findall(prose(page))):
         if re.match(r"[a-z]+:", link):
             continue
         file, _, place = link.partition("#")
@@ -71,7 +72,14 @@ def test_the_readme_leads_to_every_node_and_workflow(names):
         assert f"`{workflow.stem}`" in text
 
 
+def test_the_table_of_image_formats_is_current():
+    """`python docs/formats.py` writes it."""
+    script = runpy.run_path(str(ROOT / "docs" / "formats.py"))
+    page = script["PAGE"].read_text(encoding="utf-8")
+    assert page.split(script["BEGIN"])[1].split(script["END"])[0] == script["table"]()
+
+
 def test_pages_name_no_paths_of_a_machine():
     for page in PAGES:
-        found = re.findall(r"(?<![\w.])/(?:home|root|Users|work|tmp)/", prose(page))
-        assert not found, page.name
+        result = re.findall(r"(?<![\w.])/(?:home|root|Users|work|tmp)/", prose(page))
+        assert not result, page.name

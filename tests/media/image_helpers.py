@@ -59,7 +59,17 @@ ADOBE_RGB = make_profile(
 )
 
 
-XMP = b"<x:xmpmeta><a tiff:Orientation=\"6\" dc:creator='M\xc3\xbcller'/></x:xmpmeta>"
+XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" rdf:about="" tiff:Make="Kodak">
+   <dc:creator xmlns:dc="http://purl.org/dc/elements/1.1/">Müller</dc:creator>
+  </rdf:Description>
+ </rdf:RDF>
+</x:xmpmeta><?xpacket end="w"?>""".replace("\n<x:xmpmeta", "<x:xmpmeta").encode()
+"""A packet as `clean_xmp` writes it."""
+
+SIDEWAYS_XMP = XMP.replace(b' tiff:Make="', b' tiff:Orientation="6" tiff:Make="')
 
 
 def photo_exif(orientation: int = 6) -> Image.Exif:

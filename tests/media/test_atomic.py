@@ -13,6 +13,7 @@ from comfyui_colorist.media.atomic import (
     make_work_folder,
     remove_abandoned_parts,
     write_atomic,
+    write_atomic_together,
 )
 from comfyui_colorist.media.image_io import write_image
 
@@ -38,6 +39,27 @@ def test_nothing_is_left_when_writing_fails(tmp_path, monkeypatch, error):
         write_image(path, np.zeros((4, 4, 3), np.float32))
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"old")
+    sync, synced = os.fsync, []
+
+    def fail_at_the_second(descriptor):
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr(atomic.os, "fsync", fail_at_the_second)
+        write_atomic_together({first: b"new", second: b"new"})
+    assert caught.value.filename == str(second)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"] and first.read_bytes() == b"old"
+    write_atomic_together({first: b"new", second: b"2"})
+    assert (first.read_bytes(), second.read_bytes()) == (b"new", b"2")
+    assert part_names(tmp_path) == []
 
 
 def test_errors_name_the_file(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from comfyui_colorist.media.errors import ImageError, UnsupportedImageError
 from comfyui_colorist.media.image_data import ImageMetadata
-from comfyui_colorist.media.image_io import read_image, write_image
+from comfyui_colorist.media.image_io import list_pages, read_image, write_image
 from PIL import Image, TiffImagePlugin
 
 helpers = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("image_helpers.py"))))
@@ -333,25 +333,46 @@ def test_sub_ifd_holds_the_photo(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "jpeg"}, {"compression": "group4"}])
-def test_several_full_size_pages(tmp_path, options):
+def test_several_full_size_pages(tmp_path, options, caplog):
     mode = "1" if options.get("compression") == "group4" else "L"
     images = [Image.new(mode, (24, 16), value) for value in (0, 1, 255)]
     images[0].save(tmp_path / "x.tif", save_all=True, append_images=images[1:], **options)
-    message = "x.tif: a multi-page TIFF with 3 full-size pages; choose one with --page N, or save"
-    with pytest.raises(ImageError, match=message):
-        read_image(tmp_path / "x.tif")
+    assert list_pages(tmp_path / "x.tif") == [1, 2, 3]
+    first = read_image(tmp_path / "x.tif").pixels
+    assert "x.tif: page 1 of 3 is read, 24x16; 2 other pages are as large." in caplog.text
+    assert np.array_equal(first, read_image(tmp_path / "x.tif", page=1).pixels)
     for number, image in enumerate(images, 1):
         expected = np.asarray(image.convert("L"))
         pixels = read_image(tmp_path / "x.tif", page=number).pixels[..., 0]
         assert np.abs(pixels * 255 - expected).max() < 2
-    with pytest.raises(ImageError, match="x.tif: page 4 does not exist; expected 1 to 3."):
+    with pytest.raises(ImageError, match="x.tif, page 4: no such page; expected 1 to 3."):
         read_image(tmp_path / "x.tif", page=4)
+
+
+def test_pages_in_sub_ifds_are_chosen_by_number(tmp_path):
+    photos = [random(40, 30, 3) // (1 + i) for i in range(2)]
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for photo in photos:
+            file.write(photo[:4, :3], photometric="rgb", subfiletype=1, subifds=1)
+            file.write(photo, photometric="rgb")
+    assert list_pages(tmp_path / "x.tif") == [1, 2]
+    for number, photo in enumerate(photos, 1):
+        pixels = read_image(tmp_path / "x.tif", page=number).pixels
+        assert np.array_equal(np.rint(pixels * 255), photo)
+
+
+def test_files_without_several_full_size_pages_have_no_list(tmp_path):
+    write_tiff(tmp_path / "x.tif", page_of(1, (4, 3), _254=1), page_of(2))
+    save(tmp_path / "x.png", random(4, 4, 3))
+    (tmp_path / "y.tif").write_bytes(b"II*\0 cut")
+    for name in ("x.tif", "x.png", "y.tif", "missing.tif", "."):
+        assert list_pages(tmp_path / name) == []
 
 
 def test_only_tiff_has_pages(tmp_path):
     save(tmp_path / "x.png", random(4, 4, 3))
     assert read_image(tmp_path / "x.png", page=1).pixels.shape == (4, 4, 3)
-    with pytest.raises(ImageError, match="x.png: page 2 does not exist; only TIFF files have"):
+    with pytest.raises(ImageError, match="x.png, page 2: no such page; only TIFF files have"):
         read_image(tmp_path / "x.png", page=2)
 
 
@@ -420,9 +441,11 @@ def test_resolution_unit(tmp_path, unit, dpi):
     [
         ({"_262": 32803}, "x.tif: a camera's raw file; develop it to TIFF or JPEG first."),
         ({"_259": 34713}, "x.tif: a camera's raw file; develop it to TIFF or JPEG first."),
-        ({"_259": 50002}, r"x.tif: a TIFF of an unsupported kind \(compression 50002, 16 bits"),
-        ({"_259": 50001}, r"x.tif: a TIFF of an unsupported kind \(compression 50001, 16 bits"),
-        ({"_262": 6}, r"x.tif: a TIFF of an unsupported kind .*; save it as gray or RGB without"),
+        ({"_259": 50002}, r"x.tif: an unsupported kind of TIFF \(JPEG XL, gray, 16 bits\); instal"),
+        ({"_259": 50001}, r"x.tif: an unsupported kind of TIFF \(WebP, gray, 16 bits\); install m"),
+        ({"_259": 9}, r"x.tif: an unsupported kind of TIFF \(compression 9, gray, 16 bits\); inst"),
+        ({"_262": 6}, r"x.tif: .* TIFF \(uncompressed, YCbCr, 16 bits\); save it as gray or RGB"),
+        ({"_339": 6}, r"x.tif: .* TIFF \(uncompressed, gray, 16 bits complex\); save it as gray"),
     ],
 )
 def test_sound_but_unsupported(tmp_path, tags, message):
@@ -434,7 +457,10 @@ def test_sound_but_unsupported(tmp_path, tags, message):
 def test_without_tifffile(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)
     write_tiff(tmp_path / "x.tif", gray_page(np.zeros((4, 4), int), 16, _259=50002))
-    message = "install tifffile and imagecodecs, or save it as gray or RGB without compression."
+    message = (
+        r"install more codecs with pip install 'comfyui-colorist\[tiff\]', or save it as gray or "
+        "RGB without compression."
+    )
     with pytest.raises(UnsupportedImageError, match=message):
         read_image(tmp_path / "x.tif")
 
@@ -456,7 +482,7 @@ def test_tifffile_reads_what_pillow_cannot(tmp_path, monkeypatch):
 
 def test_codec_that_this_libtiff_lacks(tmp_path):
     page = gray_page(np.zeros((4, 4), int), 8, _259=50001) | {"strips": [b"RIFF"]}
-    with pytest.raises(UnsupportedImageError, match="compression 50001, 8 bits, photometric 1"):
+    with pytest.raises(UnsupportedImageError, match="WebP, gray, 8 bits"):
         read_image(write_tiff(tmp_path / "x.tif", page))
 
 
