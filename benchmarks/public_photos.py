@@ -8,10 +8,10 @@ r"""Extract photos with free licenses from Python packages, for the contact shee
 The authors and licenses are listed in PHOTOS.
 """
 
-import sys
 from importlib.resources import files
 from pathlib import Path
 
+import bench
 from PIL import Image
 
 MAX_SIDE = 512  # pixels
@@ -26,8 +26,11 @@ PHOTOS = {  # name -> package, its file; the comment names the author
 }
 
 
-def main(out: Path) -> None:
+def main() -> None:
     """Write the photos, reduced to MAX_SIDE."""
+    parser = bench.argument_parser(__doc__, json_report=False)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("photos"))
+    out = parser.parse_args().folder
     out.mkdir(parents=True, exist_ok=True)
     for name, (package, file) in PHOTOS.items():
         with files(package).joinpath(file).open("rb") as data:
@@ -38,4 +41,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "photos"))
+    main()

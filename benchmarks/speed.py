@@ -224,7 +224,7 @@ def pipelines(options: argparse.Namespace, results: Results) -> None:
     import torch
 
     if official.checkout_path("DDCOLOR_PATH") is None:
-        print("without DDCOLOR_PATH there is nothing to compare")
+        print("skipped: set DDCOLOR_PATH to compare with the official program")
         return
     photo = bench.gray_image(*PHOTO_SIZE)
     with tempfile.TemporaryDirectory() as folder:
@@ -271,7 +271,7 @@ def first_image(options: argparse.Namespace, results: Results) -> None:
     import official
 
     if official.checkout_path("DDCOLOR_PATH") is None:
-        print("without DDCOLOR_PATH there is nothing to compare")
+        print("skipped: set DDCOLOR_PATH to compare with the official program")
         return
     print()
     bench.print_table(

@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 
 TRAINERS = ("ddcolor", "colorformer", "exemplar", "pointhint")
 VGG_BLOCKS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # convolutions of each block
-SHARES = ("--shares", "0", "0", "0.1", "0.9")  # there is no table of references
+SHARES = ("--shares", "0", "0", "0.1", "0.9")  # without a table of references
 LOSSES = {  # losses that the small presets leave out
     "ddcolor": ("--adversarial", "1", "--colorfulness", "0.5", "--spectral-norm"),
     "colorformer": ("--adversarial", "1", "--spectral-norm", "--recolor", "0.5"),

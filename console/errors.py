@@ -33,7 +33,7 @@ REMEDIES = {
     errno.EIO: "check the disk",
     errno.EPIPE: "let the program behind the pipe read to its end",
 }
-"""What to do about an error of the operating system."""
+"""Number of an error of the operating system -> remedy."""
 
 
 class ExitCode(IntEnum):

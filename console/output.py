@@ -56,7 +56,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def skipped_summary(gray: int, unreadable: int) -> str:
-    """Return the line about photos that were left out; empty if there are none."""
+    """Return the line about photos that were left out; empty without such photos."""
     counts = {"gray": gray, "unreadable": unreadable}
     parts = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     return parts and f"left out: {parts}."

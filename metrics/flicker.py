@@ -14,7 +14,7 @@ MIN_STILL_FRAMES = 4  # shortest run of still frames that counts
 
 
 class FlickerScores(TypedDict):
-    """Flicker of a video; 0 if there is nothing to compare."""
+    """Flicker of a video; 0 without pixels to compare."""
 
     flicker: float
     """Mean change of chroma along motion from frame to frame, in ab units."""

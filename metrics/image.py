@@ -80,7 +80,7 @@ def boundary_psnr(rgb: Tensor, true_rgb: Tensor, patch: int = 16) -> Tensor:
     Returns:
         (B,) in dB, at most 50.
     Raises:
-        ValueError: the shapes differ or there is no patch boundary.
+        ValueError: the shapes differ, or the image has no patch boundary.
     """
     _require_same_shape(rgb, true_rgb)
     at_boundary = []

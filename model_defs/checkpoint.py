@@ -183,7 +183,7 @@ def canonical(state: object, name: str) -> dict[str, Tensor]:
         state: content of a file.
         name: of the file, for errors.
     Raises:
-        CheckpointError: there are no tensors, or their names are not text.
+        CheckpointError: tensors are missing, or their names are not text.
     """
     for container in CONTAINERS:
         if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):

@@ -165,7 +165,7 @@ class SmallBackbone(nn.Module):
 def row_strips(rows: int, elements_per_row: int) -> list[tuple[int, int]]:
     """Split the rows of a map into ranges (top, bottom) of about STRIP_ELEMENTS each.
 
-    With gradients or tracing there is one range: autograd would keep the whole map anyway.
+    With gradients or tracing, return a single range: autograd would keep the whole map anyway.
     """
     whole = torch.is_grad_enabled() or torch.jit.is_tracing()
     height = rows if whole else max(1, STRIP_ELEMENTS // elements_per_row)

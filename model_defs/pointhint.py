@@ -157,7 +157,7 @@ class FeatureWindows(NamedTuple):
     slot: Tensor
     """(B N): slot of each token, 0 ... W T - 1; the inverse of `token`."""
     valid: Tensor | None
-    """(W, 1, 1, T): False for surplus slots; None if there are none."""
+    """(W, 1, 1, T): False for surplus slots; None without such slots."""
 
 
 def _partition(count: int, parts: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -488,7 +488,7 @@ class PointHint(nn.Module):
     precision, because feature windows are computed from its L.
 
     Attributes:
-        kernel: kernel of the color prior, used by the pipeline; None if there is none.
+        kernel: kernel of the color prior, used by the pipeline; None without one.
     """
 
     def __init__(self, config: Config):

@@ -59,7 +59,7 @@ class Spec:
     attention_bytes: Annotated[float, Range(0, 2**24)] = 0.0
     """Added to `activation_bytes_per_pixel` for each reference, per pixel of the longer side."""
     official: OfficialRenderer | None = None
-    """Reproduces the output image of the network's official program; None if there is none."""
+    """Reproduces the output image of the network's official program; None without one."""
     fade: Annotated[float, Range(0, 50)] = 0.0
     """Automatic networks: chroma C* in Lab units that is reduced by half, see `postprocess`."""
     gain: Annotated[float, Range(0, 4)] = 1.0

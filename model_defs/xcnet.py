@@ -291,7 +291,7 @@ class XCNet(nn.Module):
             with_confidence: the result is used for `predict`, which needs a confidence.
             with_prior: compute the posterior of networks with a kernel.
         Raises:
-            ValueError: there is no reference, or a reference or size is invalid.
+            ValueError: references are missing, or a reference or size is invalid.
         """
         trusts = trusts or [None] * len(references)
         self._check_references(references, size)

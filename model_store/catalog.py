@@ -29,7 +29,7 @@ class Published:
     source: str
     """Where a user can download the file in a browser."""
     hub_path: str = ""
-    """Path on the Hugging Face hub; empty if there is no stable address or no known SHA-256."""
+    """Path on the Hugging Face hub; empty without a stable address or a known SHA-256."""
     size: int = 0
     """Size in bytes."""
     sha256: str = ""

@@ -309,7 +309,7 @@ class _HttpsRedirects(HTTPRedirectHandler):
 def _opener() -> OpenerDirector:
     """Return an opener that uses the proxies of the environment."""
     context = ssl.create_default_context()
-    with suppress(ImportError):  # some Pythons on macOS have no certificates of their own
+    with suppress(ImportError):  # Pythons on macOS may lack certificates
         context.load_verify_locations(importlib.import_module("certifi").where())
     return build_opener(_HttpsRedirects, HTTPSHandler(context=context))
 
@@ -327,12 +327,12 @@ def _locked(path: Path, wait: Callable[[], None]) -> Generator[None, None, None]
         except Timeout:
             wait()
         except (NotImplementedError, OSError):  # some network drives have no locks
-            break
+            break  # two downloads at once then fail by their SHA-256
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows cannot remove an open file and leaves it
-            path.unlink()  # while it is held, so that nobody else can have locked it
+        with suppress(OSError):  # Windows cannot remove a file that is open, and keeps it
+            path.unlink()  # before the release, or another process could already hold the lock
         lock.release()
 
 
@@ -341,7 +341,7 @@ def _size(path: Path) -> int:
 
 
 def _reason(error: object) -> str:
-    """Return the reason of an error in a few words, with the file name if there is one."""
+    """Return the reason of an error in a few words, with the name of the file if known."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     name = getattr(error, "filename", None)
     return f"{text}: {name}" if name and not isinstance(error, HTTPError) else text

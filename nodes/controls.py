@@ -1,5 +1,7 @@
 """Inputs that several nodes share."""
 
+from collections.abc import Sequence
+
 from ..ops.chroma_upsampling import METHODS
 from ..pipeline.postprocess import FINISHES
 from .host import build_supported, io
@@ -123,25 +125,27 @@ def keep_color() -> io.Float.Input:
 
 
 def upsample() -> io.Combo.Input:
-    return build_supported(
-        io.Combo.Input,
+    return _choice(
         "upsample",
-        display_name="chroma upsampling",
-        options=list(METHODS),
-        default=METHODS[0],
-        advanced=True,
-        tooltip="How color is scaled from the working resolution to full size. edge: follows the "
-        "edges of the photo; best quality. bilinear and nearest are for comparison.",
+        "chroma upsampling",
+        METHODS,
+        "How color is scaled from the working resolution to full size. edge: follows the edges of "
+        "the photo; best quality. bilinear and nearest are for comparison.",
     )
 
 
 def finish(tooltip: str) -> io.Combo.Input:
+    return _choice("finish", "finish", FINISHES, tooltip)
+
+
+def _choice(name: str, display_name: str, options: Sequence[str], tooltip: str) -> io.Combo.Input:
+    """Return an advanced combo; the first option is the default."""
     return build_supported(
         io.Combo.Input,
-        "finish",
-        display_name="finish",
-        options=list(FINISHES),
-        default=FINISHES[0],
+        name,
+        display_name=display_name,
+        options=list(options),
+        default=options[0],
         advanced=True,
         tooltip=tooltip,
     )

@@ -170,8 +170,8 @@ def krige(
         valid: (B, N) False for rows without a hint.
         kernel: constants, or the field that a network predicts for these images.
     Returns:
-        (B, 2, H, W) in Lab units, interpolated bilinearly between cells; the prior mean m if there
-        are no hints.
+        (B, 2, H, W) in Lab units, interpolated bilinearly between cells; the prior mean m
+        without hints.
     """
     H, W = L.shape[2:]
     h, w = -(-H // CELL), -(-W // CELL)

@@ -100,7 +100,7 @@ class ExemplarColorizer(LoadedNetwork):
             return reference
         inputs = list(reference) if isinstance(reference, Sequence) else [reference]
         if not inputs:
-            raise ValueError("there is no reference; give at least one color image.")
+            raise ValueError("the list of references is empty; give at least one color image.")
         images = []
         for image in inputs:
             batch, _ = as_batch(image, "reference")

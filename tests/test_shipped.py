@@ -44,7 +44,14 @@ def declared() -> dict:
 def test_tests_and_tools_stay_here(shipped):
     tops = {path.relative_to(ROOT).parts[0] for path in shipped}
     assert {"__init__.py", "nodes", "web", "weights", "example_workflows", "LICENSE"} <= tops
-    assert not tops & {"tests", "benchmarks", "assets", ".ci", "Makefile", "constraints.txt"}
+    assert not tops & {"tests", "benchmarks", "assets", "Makefile", "constraints.txt"}
+    assert not [top for top in tops if top.startswith(".")]
+
+
+def test_generated_folders_stay_here():
+    """Without git, the publisher packs the whole folder, and .comfyignore alone leaves them out."""
+    patterns = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    assert {"build/", "dist/"} <= set(patterns)
 
 
 def test_all_code_of_the_package_is_shipped(shipped, declared):
@@ -61,13 +68,13 @@ def test_the_archive_is_small(shipped):
 
 
 def test_shipped_python_runs_no_programs_and_no_text(shipped):
-    found = []
+    result = []
     for path in shipped:
         if path.suffix == ".py":
             tree = ast.parse(path.read_text(encoding="utf-8"))
             lines = [node.lineno for node in ast.walk(tree) if _forbidden(node)]
-            found += [f"{path.relative_to(ROOT)}:{line}" for line in lines]
-    assert not found
+            result += [f"{path.relative_to(ROOT)}:{line}" for line in lines]
+    assert not result
 
 
 def _forbidden(node: ast.AST) -> bool:

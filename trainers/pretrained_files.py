@@ -128,8 +128,8 @@ def locate(source: str | Path, *, offline: bool = False) -> Path:
         source: path of a file, name of a file in `training_folder()`, or name in CATALOG.
         offline: download nothing.
     Raises:
-        ValueError: there is no such file or name, or the download fails; the message says where to
-            get the file and where to put it.
+        ValueError: the file or name does not exist, or the download fails; the message says where
+            to get the file and where to put it.
     """
     folder, name = training_folder(), str(source)
     installed = folder.iterdir() if folder.is_dir() else ()
@@ -220,7 +220,7 @@ def file_digest(path: str | Path) -> str:
         if _stamp(path).items() <= record.items():
             return record["sha256"][:12]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        pass  # there is no record, or it is a file of another program
+        pass  # the record is missing, or a file of another program
     return download.sha256(path)[:12]
 
 

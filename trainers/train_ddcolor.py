@@ -89,8 +89,8 @@ class Config(AutomaticSettings):
         validate_architecture(self.weights, self.architecture, ddcolor.PRESETS)
         if self.start_share and not self.weights:
             raise ValueError(
-                f"start_share is {self.start_share}, but there is no model to start from; name "
-                "one with --weights, or leave out --start-share."
+                f"start_share is {self.start_share}, but the model to start from is missing; "
+                "name it with --weights, or leave out --start-share."
             )
 
 

@@ -37,7 +37,7 @@ def save_temp_png(png: bytes) -> FileReference:
 
 
 def _server() -> object | None:
-    """Return the host's running server; None if there is none, as in tests."""
+    """Return the host's running server; None without a host, as in tests."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 

@@ -77,7 +77,7 @@ def build_memory(
         counterclockwise in the ab plane. An entry with fewer than n colors repeats them.
     Raises:
         ValueError: no photo has colors, or the settings or the network are unsuitable.
-        OSError: there is no disk space for the temporary file.
+        OSError: the disk has too little free space for the temporary file.
         RuntimeError: scikit-learn is not installed.
         MemoryError: a single photo does not fit.
     """
@@ -161,12 +161,12 @@ def check_build(
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed is {seed}; expected 0 to {MAX_SEED}.")
     if not len(photos):
-        raise ValueError("there are no photos to build a color memory from; add color photos.")
+        raise ValueError("no photos to build a color memory from; add color photos.")
     clustering.kmeans_class()
     network = cast(MemoryNetwork, colorizer.device_manager.acquire(0))
     if not fresh and not network.memory.keys.any():
         raise ValueError(
-            f"{colorizer.name}: its own color memory is empty, so there is no key space to build "
+            f"{colorizer.name}: its own color memory is empty and has no key space to build "
             "in; train it first with a memory from trainers/build_color_memory.py --fresh."
         )
     return sizes

@@ -37,7 +37,7 @@ class FeatureSpool:
         width: width k of a key.
         expected_rows: estimate of the number of rows, for a check of free disk space.
     Raises:
-        OSError: there is not enough free disk space.
+        OSError: the disk has too little free space.
     """
 
     def __init__(self, file: BinaryIO, width: int, expected_rows: int):

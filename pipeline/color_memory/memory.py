@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...media.atomic import write_atomic
+from ...media.atomic import write_atomic, write_atomic_together
 from ...model_defs import checkpoint
 from ...model_defs.checkpoint import CheckpointError
 from ...model_defs.spec import MemoryEntries, MemorySizes
@@ -303,14 +303,16 @@ def import_npy(
 
 
 def export_npy(memory: ColorMemory, colors: str | Path, semantics: str | Path) -> None:
-    """Write the official pair of files: ab as whole numbers in float64, keys in float32."""
+    """Write the official pair of files, or neither: ab as whole float64, keys in float32."""
+    contents = {}
     for path, array in (
         (colors, memory.values.double().round().numpy()),
         (semantics, memory.keys.numpy()),
     ):
         buffer = io.BytesIO()
         np.save(buffer, array)
-        write_atomic(Path(path), buffer.getvalue())
+        contents[Path(path)] = buffer.getvalue()
+    write_atomic_together(contents)
 
 
 def _load_array(path: str | Path, dimensions: int) -> Tensor:

@@ -5,9 +5,9 @@
  *     --url http://127.0.0.1:8188 --renderer classic|nodes2 --shots folder [--only "zooms"]
  *   node tests/host/canvas.mjs --list
  *
- * The host's input folder has to hold the three pictures that test_canvas.py draws, and its models
+ * The host's input folder has to hold the three images that test_canvas.py draws, and its models
  * the networks that canvas_page.mjs names. Needs playwright-core and Chromium (CHROMIUM=/path).
- * A failed check leaves a picture of the page in the folder.
+ * A failed check leaves a screenshot of the page in the folder.
  */
 
 import assert from "node:assert/strict";
@@ -27,7 +27,7 @@ const BLUE = { x: 0.7, y: 0.6, color: "#2244cc", size: 2 };
 // --- Checks --------------------------------------------------------------------------------------
 
 const checks = {
-  async "the photo is there before any run, in grey"() {
+  async "the photo is there before any run, in gray"() {
     await open();
     await seen("photo.png");
     assert.equal(await message(), "Click the image to place a hint point");
@@ -98,12 +98,12 @@ const checks = {
     assert.ok(await page.evaluate(() => window.hintsNode().graph), "Delete took the node");
   },
 
-  async "the wheel zooms the picture that has the focus, else the graph"() {
+  async "the wheel zooms the image that has the focus, else the graph"() {
     await open();
     const graph = () => page.evaluate(() => window.app.canvas.ds.scale);
     await viewport().focus();
     await wheel(-500);
-    await until(async () => /%/.test(await text(".counts")), "the picture is zoomed");
+    await until(async () => /%/.test(await text(".counts")), "the image is zoomed");
     assert.equal(await graph(), 1);
     await keys("0");
     await until(async () => !/%/.test(await text(".counts")), "0 shows all again");
@@ -116,7 +116,7 @@ const checks = {
     await open([RED]);
     await viewport().focus();
     await wheel(-900);
-    await until(async () => /%/.test(await text(".counts")), "the picture is zoomed");
+    await until(async () => /%/.test(await text(".counts")), "the image is zoomed");
     const dark = await pixel(0.25, 0.5);
     await drag([0.3, 0.5], [0.8, 0.5], { button: "middle" });
     await page.keyboard.down(" ");
@@ -127,7 +127,7 @@ const checks = {
     assert.deepEqual(await pixel(0.9, 0.5), dark, "the dark half was pulled to the right");
   },
 
-  async "a colour from hex and from the plane"() {
+  async "a color from hex and from the plane"() {
     await open([RED]);
     await keys("]");
     await part(".hex").fill("3366CC");
@@ -155,7 +155,7 @@ const checks = {
     await until(async () => (await points(1))[0].size === 9, "the size is 9");
   },
 
-  async "the eyedropper takes a colour from the reference"() {
+  async "the eyedropper takes a color from the reference"() {
     await open([RED]);
     await keys("]");
     await button("pick").click();
@@ -230,7 +230,7 @@ const checks = {
     assert.equal(sent, await value());
   },
 
-  async "a version that is not known is kept and told"() {
+  async "a version that is not known is kept and reported"() {
     await open(VERSION_7);
     await until(async () => /Kept unchanged: .*version 7/.test(await message()), "the line tells it");
     assert.equal(await value(), VERSION_7);
@@ -243,21 +243,21 @@ const checks = {
     assert.deepEqual(await points(1), [RED]);
   },
 
-  async "a run shows colours, and each edit changes them without another"() {
+  async "a run shows colors, and each edit changes them without another"() {
     await open([RED]);
     await run();
     assert.equal(await button("view-result").getAttribute("aria-pressed"), "true");
-    const place = [RED.x + 0.06, RED.y]; // beside the point's own disc
-    await until(async () => reddish(await pixel(...place)), "red around a red point");
+    const position = [RED.x + 0.06, RED.y]; // beside the point's own disc
+    await until(async () => reddish(await pixel(...position)), "red around a red point");
     await keys("]");
     await part(".hex").fill("#2244cc");
     await part(".hex").press("Enter");
-    await until(async () => bluish(await pixel(...place)), "blue around it when it is blue");
+    await until(async () => bluish(await pixel(...position)), "blue around it when it is blue");
     const [asked] = previews();
     assert.equal(JSON.parse(asked.hints).points[0].color, "#2244cc");
-    const blue = await pixel(...place);
+    const blue = await pixel(...position);
     await keys("Delete");
-    await until(async () => `${await pixel(...place)}` !== `${blue}`, "its colour goes with it");
+    await until(async () => `${await pixel(...position)}` !== `${blue}`, "its color goes with it");
   },
 
   async "dragging a point asks for previews on the way"() {
@@ -270,7 +270,7 @@ const checks = {
     await page.mouse.up();
     await settled();
     const shown = JSON.parse(previews().at(-1).hints).points;
-    assert.deepEqual(shown, await points(1), "the last preview is of the last place");
+    assert.deepEqual(shown, await points(1), "the last preview is of the last position");
   },
 
   async "nothing is asked when nothing changes"() {
@@ -294,10 +294,10 @@ const checks = {
       strength.callback?.(0, window.app.canvas, node);
     });
     await until(() => previews().some((asked) => asked.controls.strength === 0), "it is asked for");
-    await until(async () => grayish(await pixel(RED.x + 0.06, RED.y)), "strength 0 is grey");
+    await until(async () => grayish(await pixel(RED.x + 0.06, RED.y)), "strength 0 is gray");
   },
 
-  async "colours that are likely at the point can be taken"() {
+  async "colors that are likely at the point can be taken"() {
     await open([RED]);
     await run();
     await keys("]");
@@ -308,16 +308,16 @@ const checks = {
     await colored(color);
   },
 
-  async "C compares with the grey photo"() {
+  async "C compares with the gray photo"() {
     await open([RED]);
     await run();
-    const place = [RED.x + 0.06, RED.y];
-    await until(async () => reddish(await pixel(...place)), "the result is shown");
+    const position = [RED.x + 0.06, RED.y];
+    await until(async () => reddish(await pixel(...position)), "the result is shown");
     await viewport().focus();
     await page.keyboard.down("c");
-    await until(async () => grayish(await pixel(...place)), "the photo while C is held");
+    await until(async () => grayish(await pixel(...position)), "the photo while C is held");
     await page.keyboard.up("c");
-    await until(async () => reddish(await pixel(...place)), "the result again");
+    await until(async () => reddish(await pixel(...position)), "the result again");
   },
 
   async "the host's undo keeps what the run left"() {
@@ -385,14 +385,14 @@ function print(line) {
 async function main() {
   const options = Object.fromEntries(["url", "renderer", "shots", "only"].map((name) => [name,
     { type: "string" }]));
-  const { values: given } = parseArgs({ options: { ...options, list: { type: "boolean" } } });
-  const names = Object.keys(checks).filter((name) => name.includes(given.only ?? ""));
-  if (given.list) {
+  const { values: flags } = parseArgs({ options: { ...options, list: { type: "boolean" } } });
+  const names = Object.keys(checks).filter((name) => name.includes(flags.only ?? ""));
+  if (flags.list) {
     names.forEach((name) => process.stdout.write(`${name}\n`));
     return;
   }
   const { browser, context } = await launched({ width: 1300, height: 1000 });
-  const skip = await openPage(context, given.url, given.renderer === "nodes2");
+  const skip = await openPage(context, flags.url, flags.renderer === "nodes2");
   if (skip) print({ skip });
   const noise = listen();
   for (const name of skip ? [] : names) {
@@ -403,8 +403,8 @@ async function main() {
       assert.deepEqual(noise, [], "the page complained");
     } catch (problem) {
       error = problem.message;
-      const file = `${given.renderer} ${name}.png`.replace(/[^\w.]+/g, "-");
-      if (given.shots) await page.screenshot({ path: join(given.shots, file) }).catch(() => {});
+      const file = `${flags.renderer} ${name}.png`.replace(/[^\w.]+/g, "-");
+      if (flags.shots) await page.screenshot({ path: join(flags.shots, file) }).catch(() => {});
     }
     noise.length = 0;
     print({ check: name, ok: !error, error, seconds: (Date.now() - began) / 1000 });

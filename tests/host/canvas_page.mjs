@@ -1,6 +1,6 @@
 /**
  * What canvas.mjs sees and does on the page: the workflow that it is about, pointer and keys in
- * parts of the picture, pixels of the canvas, and waits for what must come.
+ * parts of the image, pixels of the canvas, and waits for what must come.
  */
 
 import assert from "node:assert/strict";
@@ -44,7 +44,7 @@ export async function until(holds, what) {
 /** The workflow with these points (or this text), as a new one. */
 export async function open(hints = []) {
   const whole = typeof hints === "string" ? hints : JSON.stringify({ version: 1, points: hints });
-  await page.evaluate((given) => window.reopen(given), whole);
+  await page.evaluate((text) => window.reopen(text), whole);
   await viewport().waitFor();
   await seen("photo.png");
   requests = [];
@@ -66,10 +66,10 @@ export function near(point, { x, y }) {
   assert.ok(away < 0.02, `${JSON.stringify(point)} is not at ${x}, ${y}`);
 }
 
-/** Place of the page for a place of the picture, while all of it is shown. */
+/** Position on the page of a position in the image, while all of it is shown. */
 export async function at(x, y) {
   const box = await viewport().boundingBox();
-  const scale = Math.min(box.width / 320, box.height / 240); // pictures are 320 x 240
+  const scale = Math.min(box.width / 320, box.height / 240); // images are 320 x 240
   const left = box.x + (box.width - 320 * scale) / 2, top = box.y + (box.height - 240 * scale) / 2;
   return [left + x * 320 * scale, top + y * 240 * scale];
 }
@@ -90,13 +90,13 @@ export async function wheel(amount) {
   await page.mouse.wheel(0, amount);
 }
 
-/** Keys on the picture. */
+/** Keys on the image. */
 export async function keys(...names) {
   await viewport().focus();
   for (const name of names) await page.keyboard.press(name);
 }
 
-/** Takes the focus from the canvas; never twice at one place, which would be a double click. */
+/** Takes the focus from the canvas; never twice at one position, which would be a double click. */
 export async function leave() {
   await page.mouse.click(...EMPTY[0]);
   EMPTY.reverse();
@@ -104,19 +104,19 @@ export async function leave() {
 
 export const away = () => page.mouse.move(...EMPTY[0]);
 
-/** A button of the toolbar, or a key on the picture. */
+/** A button of the toolbar, or a key on the image. */
 export async function step(name) {
   if (name.includes("+")) await keys(name);
   else await button(name).click();
 }
 
-/** [r, g, b, a] of the viewport at a place of the picture. */
+/** [r, g, b, a] of the viewport at a position of the image. */
 export async function pixel(x, y) {
   const box = await viewport().boundingBox();
   const [px, py] = await at(x, y);
   return viewport().evaluate((canvas, [u, v]) => {
-    const place = [Math.floor(canvas.width * u), Math.floor(canvas.height * v), 1, 1];
-    return [...canvas.getContext("2d").getImageData(...place).data];
+    const position = [Math.floor(canvas.width * u), Math.floor(canvas.height * v), 1, 1];
+    return [...canvas.getContext("2d").getImageData(...position).data];
   }, [(px - box.x) / box.width, (py - box.y) / box.height]);
 }
 
@@ -126,7 +126,7 @@ export async function seen(name) {
   await until(async () => {
     const halves = [await pixel(dark, 0.9), await pixel(light, 0.9)];
     return halves.every(grayish) && halves[0][0] === 96 && halves[1][0] === 176;
-  }, `${name} is shown, in grey`);
+  }, `${name} is shown, in gray`);
 }
 
 /** The element on the page is the one of the node that is in the graph. */
@@ -188,15 +188,15 @@ export const cutOff = () => ui().evaluate((root) => {
 async function preparePage(models) {
   const { app, LiteGraph } = window;
   app.graph.clear();
-  const add = (type, place, values = {}) => {
+  const add = (type, position, values = {}) => {
     const node = LiteGraph.createNode(type);
-    node.pos = place;
+    node.pos = position;
     app.graph.add(node);
     for (const [name, to] of Object.entries(values)) {
       const widget = node.widgets.find((other) => other.name === name);
       widget.value = to;
     }
-    if (type === "LoadImage") node.setSize([315, 330]); // with room for its picture
+    if (type === "LoadImage") node.setSize([315, 330]); // with room for its image
     return node;
   };
   const hints = add("ColoristPointHints", [420, 60]);
@@ -219,8 +219,8 @@ async function preparePage(models) {
     const workflow = { ...JSON.parse(now), id: crypto.randomUUID() };
     if (text !== undefined) {
       const node = workflow.nodes.find(({ type }) => type === "ColoristPointHints");
-      const place = node.widgets_values.findIndex((value) => /"version"/.test(value));
-      node.widgets_values.splice(place, 1, text);
+      const position = node.widgets_values.findIndex((value) => /"version"/.test(value));
+      node.widgets_values.splice(position, 1, text);
     }
     await app.loadGraphData(workflow, true, true, null);
     app.canvas.ds.scale = 1;

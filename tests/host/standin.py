@@ -364,12 +364,12 @@ def folder_paths() -> ModuleType:
 
     def get_filename_list(key):
         folders, suffixes = paths.folder_names_and_paths[key]
-        found = set()
+        names = set()
         for folder in folders:
             for where, _, files in os.walk(folder, followlinks=True):
-                found |= {os.path.relpath(os.path.join(where, name), folder) for name in files}
+                names |= {os.path.relpath(os.path.join(where, name), folder) for name in files}
         return sorted(
-            n for n in found if not suffixes or os.path.splitext(n)[1].lower() in suffixes
+            n for n in names if not suffixes or os.path.splitext(n)[1].lower() in suffixes
         )
 
     def get_full_path(key, name):

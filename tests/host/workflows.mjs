@@ -6,7 +6,7 @@
  *     --url http://127.0.0.1:8188 --renderer classic|nodes2 --shots folder WORKFLOW.json ...
  *
  * Needs playwright-core and Chromium (CHROMIUM=/path). Nothing is downloaded: the page reaches its
- * host alone. A picture of each workflow goes to the folder.
+ * host alone. A screenshot of each workflow goes to the folder.
  */
 
 import { readFileSync } from "node:fs";
@@ -65,18 +65,18 @@ async function look(path, noise) {
 
 async function main() {
   const names = ["url", "renderer", "shots"].map((name) => [name, { type: "string" }]);
-  const { values: given, positionals } = parseArgs({
+  const { values: flags, positionals } = parseArgs({
     options: Object.fromEntries(names), allowPositionals: true,
   });
   const { browser, context } = await launched({ width: 1500, height: 1000 });
-  const skip = await openPage(context, given.url, given.renderer === "nodes2");
+  const skip = await openPage(context, flags.url, flags.renderer === "nodes2");
   if (skip) print({ skip });
   const noise = listen();
   for (const path of skip ? [] : positionals) {
     const file = basename(path);
     const line = await look(path, noise);
-    const shot = `${file.replace(".json", "")}-${given.renderer}.png`;
-    await page.screenshot({ path: join(given.shots, shot) });
+    const shot = `${file.replace(".json", "")}-${flags.renderer}.png`;
+    await page.screenshot({ path: join(flags.shots, shot) });
     for (let i = 0; i < 2; i++) await page.keyboard.press("Escape");
     print({ file, ...line });
   }

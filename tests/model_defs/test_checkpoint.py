@@ -1,12 +1,15 @@
 """Checkpoints are read safely and strictly; errors name the problem."""
 
+import argparse
 import copyreg
 import dataclasses
 import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from comfyui_colorist.model_defs import checkpoint, registry
@@ -303,6 +306,37 @@ def test_files_of_training_scripts_are_read(tmp_path, legacy):
     assert info == {}
     for key, tensor in network.state_dict().items():
         assert torch.equal(tensors[key], tensor)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (argparse.Namespace(lr=1e-4), "argparse.Namespace"),
+        (np.float64(23.4), "scalar"),
+        (np.zeros(3), "_reconstruct"),
+        (Path("runs"), "Path"),
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("legacy", [True, False])
+def test_objects_of_training_scripts_are_refused_by_name(tmp_path, value, name, legacy):
+    path = tmp_path / "training.pth"
+    content = {"state_dict": {"a": torch.zeros(2)}, "args": value}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    message = assert_refused(path, "more than tensors", name, "Use a file with plain weights")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("container", [*checkpoint.CONTAINERS, None])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_containers_and_prefixes(tmp_path, container, prefix):
+    path = tmp_path / "published.pth"
+    state = {f"{prefix}{name}": torch.full((2,), float(i)) for i, name in enumerate("ab")}
+    content = {container: state, "epoch": 3, "optimizer": {"state": {}}} if container else state
+    torch.save(content, path)
+    tensors, _ = checkpoint.read(path)
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {"a": [0, 0], "b": [1, 1]}
 
 
 # --- Odd contents --------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_golden(full, fill, golden):
     assert error.pow(2).mean().sqrt() / golden["colorformer"].double().std() <= TOLERANCE[1]
 
 
-def test_published_picture(full, fill, golden):
+def test_published_image(full, fill, golden):
     """`finish="published"` is the official script's image, at 256x256."""
     import comfyui_colorist
     from comfyui_colorist.pipeline.device_manager import DeviceManager

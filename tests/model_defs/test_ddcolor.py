@@ -134,7 +134,7 @@ def test_golden_large(reference, fill, golden):
         agrees(network(fill["gray_input"](256, 256)), golden["ddcolor_large"], "ddcolor_large")
 
 
-def test_published_picture(tiny, fill, golden):
+def test_published_image(tiny, fill, golden):
     """`finish="published"` is the official script's image, within one level of 255."""
     import comfyui_colorist
     from comfyui_colorist.pipeline.device_manager import DeviceManager

@@ -73,9 +73,9 @@ def test_images_of_a_batch_are_independent(kernel):
     L = lightness(3)
     together = kernel(L)
     for i in range(3):
-        one = kernel(L[i : i + 1])
-        torch.testing.assert_close(together.coordinates[:, i : i + 1], one.coordinates)
-        torch.testing.assert_close(together.mean[i : i + 1], one.mean)
+        single = kernel(L[i : i + 1])
+        torch.testing.assert_close(together.coordinates[:, i : i + 1], single.coordinates)
+        torch.testing.assert_close(together.mean[i : i + 1], single.mean)
 
 
 def test_padding_does_not_change_the_cells(kernel):

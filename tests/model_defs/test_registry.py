@@ -58,6 +58,48 @@ def test_every_old_name_has_a_current_one(root):
     assert set(KERNEL_TENSORS.values()) == registry.TENSOR_ALIASES.keys()
 
 
+OLD_SPECS = {  # as the trainers of version 1.0.0 wrote them
+    "mini_network": {"resolution": 512, "fade": 3.0, "gain": 1.2},
+    "mini_colorformer_network": {"resolution": 128, "fade": 0.0, "gain": 1.0},
+    "mini_exemplar_network": {"resolution": 256},
+    "mini_pointhint_network": {"resolution": 224, "prior": True},
+}
+OLD_CONFIG_FIELDS = {new: old for old, new in registry.CONFIG_ALIASES.items()}
+ADDED_FIELDS = {"mini_network": ["encoder"], "mini_colorformer_network": ["encoder", "dims"]}
+
+
+def old_config(fields):
+    """Return a config with the field names of version 1.0.0."""
+    return {
+        OLD_CONFIG_FIELDS.get(name, name): old_config(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+
+
+@pytest.mark.parametrize("fixture", OLD_SPECS)
+def test_files_of_the_trainers_of_version_1_0_0_load(request, tmp_path, fixture):
+    network = request.getfixturevalue(fixture)
+    fields, spec = dataclasses.asdict(network.config), OLD_SPECS[fixture]
+    for name in ADDED_FIELDS.get(fixture, []):
+        del fields[name]
+    old_tensors = {new: old for old, new in registry.TENSOR_ALIASES.items()}
+    state = {old_tensors.get(key, key): tensor for key, tensor in network.state_dict().items()}
+    architecture = next(
+        name
+        for name, (_, class_name) in registry.ARCHITECTURES.items()
+        if class_name == type(network).__name__
+    )
+    training = {"steps": 8, "licences": ["CC0"], "before": [{"what": "preset nano"}]}
+    info = {"architecture": architecture, "config": old_config(fields), "training": training}
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(checkpoint.to_bytes(state, info | {"licence": "", "spec": spec}))
+    loaded, loaded_spec, _ = registry.load(path)
+    assert loaded.config == network.config
+    assert {name: getattr(loaded_spec, name) for name in spec} == spec
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+
+
 def test_current_names_are_written(mini_pointhint_network, tmp_path):
     path = tmp_path / "new.safetensors"
     info = {

@@ -167,7 +167,7 @@ def test_golden_in_full(published, predictions, reference):
         agrees(got, want[scale], name)
 
 
-def test_published_picture(published, fill, golden):
+def test_published_image(published, fill, golden):
     """`finish="published"` is the official notebook's image before quantization to bytes."""
     name, path = published
     if name != "xcnet":
@@ -515,11 +515,11 @@ def test_the_reference_colors_matter(network):
     """The result depends on the reference's ab, not only on its L."""
     target, reference = gray(image(1)), image(2)
     other = torch.cat([reference[:, :1], -reference[:, 1:]], dim=1)
-    one, two = (predict(network, target, [r]).ab for r in (reference, other))
+    first, second = (predict(network, target, [r]).ab for r in (reference, other))
     if network.config.reference_color:
-        assert (one - two).abs().mean() > 0.1
+        assert (first - second).abs().mean() > 0.1
     else:  # the backbone reads L only
-        torch.testing.assert_close(one, two)
+        torch.testing.assert_close(first, second)
 
 
 # --- Trust and confidence ------------------------------------------------------------------------
@@ -530,11 +530,11 @@ def test_colors_without_trust_do_not_matter(network):
     trust[..., :32] = 0
     other = reference.clone()
     other[:, 1:, :, :32] = image(3)[:, 1:, :, :32]  # the same L
-    one, two = (predict(network, target, [r], [trust]) for r in (reference, other))
-    for got, want in zip(one, two, strict=True):
+    first, second = (predict(network, target, [r], [trust]) for r in (reference, other))
+    for got, want in zip(first, second, strict=True):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
     full = predict(network, target, [reference])
-    assert (full.ab - one.ab).abs().max() > 1e-3
+    assert (full.ab - first.ab).abs().max() > 1e-3
 
 
 def test_full_trust_is_the_default(network):
@@ -775,13 +775,13 @@ def test_fused_ignores_lines_without_trust():
     trust[:, :, :2] = 0
     other[:, :, :2] = torch.randn(1, 16, 2, 5)
     moments, target = torch.cat([trust, torch.zeros(1, 3, 6, 5)], 1), torch.randn(1, 16, 6, 5)
-    one, two = (
+    first, second = (
         module(target, module.keys_values([xcnet_attention.Reference(x, trust, moments)], (6, 5)))[
             0
         ]
         for x in (features, other)
     )
-    assert (one - two).abs().mean() < 0.1 * one.std()
+    assert (first - second).abs().mean() < 0.1 * first.std()
 
 
 def test_a_file_that_keeps_one_name_of_a_module(fill):

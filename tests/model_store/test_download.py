@@ -57,16 +57,16 @@ def left(folder: Path) -> list[str]:
 
 
 def test_complete_download(server, known, folder, caplog):
-    told = []
+    reported = []
     with caplog.at_level(logging.INFO):
         path = download.fetch(
-            known, folder, base=server.url, progress=lambda *now: told.append(now)
+            known, folder, base=server.url, progress=lambda *now: reported.append(now)
         )
     assert path == folder / "mine.safetensors"
     assert path.read_bytes() == CONTENT
     assert left(folder) == [path.name]
-    assert told[-1] == (len(CONTENT), len(CONTENT))
-    assert told.count(told[-1]) == 1
+    assert reported[-1] == (len(CONTENT), len(CONTENT))
+    assert reported.count(reported[-1]) == 1
     assert known.url(server.url) in caplog.text and "MIT" in caplog.text
 
 
@@ -80,10 +80,10 @@ def test_existing_file_is_kept(server, known, folder):
 
 def test_resume(server, known, folder):
     part_of(folder, CONTENT[:300_000])
-    told = []
-    download.fetch(known, folder, base=server.url, progress=lambda *now: told.append(now))
+    reported = []
+    download.fetch(known, folder, base=server.url, progress=lambda *now: reported.append(now))
     assert server.asked == ["bytes=300000-"]
-    assert told[0][0] > 300_000
+    assert reported[0][0] > 300_000
     assert (folder / known.file).read_bytes() == CONTENT
     assert left(folder) == [known.file]
 

@@ -79,8 +79,8 @@ def grey():
 
     def make(batch: int = 1, height: int = 40, width: int = 56, channels: int = 3):
         generator = torch.Generator().manual_seed(batch * 1000 + height)
-        one = torch.rand(batch, height, width, 1, generator=generator) * 0.5 + 0.25
-        return one.expand(-1, -1, -1, channels).contiguous()
+        gray = torch.rand(batch, height, width, 1, generator=generator) * 0.5 + 0.25
+        return gray.expand(-1, -1, -1, channels).contiguous()
 
     return make
 

@@ -63,8 +63,8 @@ def assured(network, monkeypatch):
 
     def set_to(value):
         def answered(target, evidence):
-            given = answer(target, evidence)
-            return given._replace(confidence=torch.full_like(given.confidence, value))
+            inputs = answer(target, evidence)
+            return inputs._replace(confidence=torch.full_like(inputs.confidence, value))
 
         monkeypatch.setattr(network, "predict", answered)
 
@@ -90,7 +90,7 @@ def test_each_loader_lists_networks_of_its_role(host, folder, network_bytes, exe
     assert "exemplar.safetensors" not in listed(host, "LoadAutomatic")
 
 
-def test_boxed_networks_are_listed_by_role_too(
+def test_bundled_networks_are_listed_by_role_too(
     host, folder, network_bytes, exemplar_bytes, monkeypatch
 ):
     box = folder.parent / "box"
@@ -111,7 +111,7 @@ def test_a_replaced_file_is_listed_as_what_it_now_is(host, folder, network_bytes
     assert "one.safetensors" in listed(host, "LoadExemplar")
 
 
-def test_there_is_a_boxed_network(host, folder):
+def test_bundled_network_is_installed(host, folder):
     assert any(name in paths.bundled_models() for name in listed(host, "LoadExemplar"))
 
 
@@ -176,7 +176,7 @@ def test_a_batch_equals_its_images_one_by_one(run, grey):
     image = grey(3)
     colored, confidence = run(image)
     apart = [run(image[i : i + 1]) for i in range(3)]
-    torch.testing.assert_close(colored, torch.cat([one for one, _ in apart]), **ROUNDING)
+    torch.testing.assert_close(colored, torch.cat([first for first, _ in apart]), **ROUNDING)
     torch.testing.assert_close(confidence, torch.cat([sure for _, sure in apart]), **ROUNDING)
 
 
@@ -213,27 +213,27 @@ def test_published_finish(run, grey):
 
 
 def test_the_reference_counts(run, grey):
-    one, other = (run(grey(1), reference(seed=seed))[0] for seed in (1, 2))
-    assert (one - other).abs().mean() > DIFFERENT
+    first, other = (run(grey(1), reference(seed=seed))[0] for seed in (1, 2))
+    assert (first - other).abs().mean() > DIFFERENT
 
 
 def test_references_of_other_sizes_are_joined(run, grey):
-    pictures = reference(seed=1), reference(1, 30, 90, seed=2), reference(2, 20, 20, seed=3)
-    options = {"reference_2": pictures[1], "reference_3": pictures[2]}
-    alone, two, three = (
-        run(grey(1), pictures[0], **dict(list(options.items())[:more]))[0] for more in (0, 1, 2)
+    images = reference(seed=1), reference(1, 30, 90, seed=2), reference(2, 20, 20, seed=3)
+    options = {"reference_2": images[1], "reference_3": images[2]}
+    alone, second, three = (
+        run(grey(1), images[0], **dict(list(options.items())[:more]))[0] for more in (0, 1, 2)
     )
-    for one, other in ((alone, two), (two, three), (alone, three)):
-        assert (one - other).abs().mean() > DIFFERENT
-    only_third = run(grey(1), pictures[0], reference_3=pictures[1])[0]
-    assert torch.equal(only_third, two)
+    for first, other in ((alone, second), (second, three), (alone, three)):
+        assert (first - other).abs().mean() > DIFFERENT
+    only_third = run(grey(1), images[0], reference_3=images[1])[0]
+    assert torch.equal(only_third, second)
 
 
 def test_a_batch_of_references_serves_every_photo(run, grey):
-    pictures, image = reference(2, seed=1), grey(3)
-    colored, _ = run(image, pictures)
+    images, image = reference(2, seed=1), grey(3)
+    colored, _ = run(image, images)
     assert colored.shape == image.shape
-    apart, _ = run(image, pictures[:1], reference_2=pictures[1:])
+    apart, _ = run(image, images[:1], reference_2=images[1:])
     torch.testing.assert_close(colored, apart)
 
 
@@ -259,47 +259,47 @@ def test_a_grey_reference_of_one_channel_is_refused(run, grey):
 @pytest.fixture
 def hidden():
     """Two references that differ on the left only, and the mask of their left."""
-    one, other = reference(seed=1), reference(seed=1)
+    first, other = reference(seed=1), reference(seed=1)
     other[:, :, :18] = torch.tensor([1.0, 0.0, 0.0])
     mask = torch.zeros(1, 48, 36)
     mask[:, :, :18] = 1
-    return one, other, mask
+    return first, other, mask
 
 
 def test_what_is_ignored_has_no_influence_at_all(run, grey, hidden):
-    one, other, mask = hidden
-    seen = [run(grey(1), picture)[0] for picture in (one, other)]
+    first, other, mask = hidden
+    seen = [run(grey(1), picture)[0] for picture in (first, other)]
     assert (seen[0] - seen[1]).abs().mean() > DIFFERENT
-    of_one, of_other = (run(grey(1), picture, ignore=mask) for picture in (one, other))
+    of_one, of_other = (run(grey(1), picture, ignore=mask) for picture in (first, other))
     assert torch.equal(of_one[0], of_other[0])
     assert torch.equal(of_one[1], of_other[1])
     assert (of_one[0] - seen[0]).abs().mean() > DIFFERENT
 
 
 def test_transparent_is_ignored(run, grey, hidden):
-    one, other, mask = hidden
-    masked, _ = run(grey(1), one, ignore=mask)
-    for picture in (one, other):
+    first, other, mask = hidden
+    masked, _ = run(grey(1), first, ignore=mask)
+    for picture in (first, other):
         rgba = torch.cat([picture, 1 - mask[..., None]], dim=-1)
         assert torch.equal(run(grey(1), rgba)[0], masked)
 
 
 def test_transparent_and_painted_add_up(run, grey, hidden):
-    one, _, mask = hidden
+    first, _, mask = hidden
     top = torch.zeros(1, 48, 36)
     top[:, :24] = 1
-    both, _ = run(grey(1), one, ignore=torch.maximum(mask, top))
-    rgba = torch.cat([one, 1 - top[..., None]], dim=-1)
+    both, _ = run(grey(1), first, ignore=torch.maximum(mask, top))
+    rgba = torch.cat([first, 1 - top[..., None]], dim=-1)
     torch.testing.assert_close(run(grey(1), rgba, ignore=mask)[0], both)
 
 
 @pytest.mark.parametrize("size", [(96, 72), (24, 18), (64, 64)])
 def test_a_mask_of_another_size_is_brought_to_the_references(run, grey, size):
-    one, other = reference(seed=1), reference(seed=1)
+    first, other = reference(seed=1), reference(seed=1)
     other[:, :, :14] = torch.tensor([1.0, 0.0, 0.0])
     mask = torch.zeros(1, *size)
     mask[:, :, : size[1] // 2] = 1  # up to column 18 of 36, with a soft edge
-    of_one, of_other = (run(grey(1), picture, ignore=mask)[0] for picture in (one, other))
+    of_one, of_other = (run(grey(1), picture, ignore=mask)[0] for picture in (first, other))
     assert torch.equal(of_one, of_other)
 
 
@@ -317,8 +317,8 @@ def test_a_wholly_ignored_reference_gives_no_confidence(run, grey):
 
 
 def test_one_mask_for_all_references_or_one_each(run, grey, hidden):
-    one, other, mask = hidden
-    pair = torch.cat([one, other])
+    first, other, mask = hidden
+    pair = torch.cat([first, other])
     shared, _ = run(grey(1), pair, ignore=mask)
     each, _ = run(grey(1), pair, ignore=mask.expand(2, -1, -1))
     assert torch.equal(shared, each)
@@ -329,12 +329,12 @@ def test_one_mask_for_all_references_or_one_each(run, grey, hidden):
 
 
 def test_the_mask_concerns_the_first_reference_alone(run, grey, hidden):
-    one, other, mask = hidden
+    first, other, mask = hidden
     ignored = {"ignore": mask, "reference_2": reference(seed=5)}
-    assert torch.equal(run(grey(1), one, **ignored)[0], run(grey(1), other, **ignored)[0])
+    assert torch.equal(run(grey(1), first, **ignored)[0], run(grey(1), other, **ignored)[0])
     seen = [
         run(grey(1), reference(seed=5), ignore=mask, reference_2=picture)[0]
-        for picture in (one, other)
+        for picture in (first, other)
     ]
     assert (seen[0] - seen[1]).abs().mean() > DIFFERENT
 

@@ -54,7 +54,7 @@ def test_a_file_added_later_is_listed_and_loads(host, folder, network_bytes):
     assert loaded.dtype == torch.float32  # auto on a CPU
 
 
-def test_boxed_networks_come_first(host, folder, network_bytes, monkeypatch):
+def test_bundled_networks_come_first(host, folder, network_bytes, monkeypatch):
     (folder / "a.safetensors").write_bytes(b"x")
     box = folder.parent / "box"
     box.mkdir()
@@ -117,7 +117,7 @@ def test_fingerprint_of_a_point_hint_network_follows_its_file(host, folder, mini
     assert mark(model="../hints.safetensors").endswith("missing")
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(host, folder):
+def test_files_other_than_checkpoints_are_refused(host, folder):
     (folder / "page.pth").write_bytes(b"<!doctype html>")
     with pytest.raises(ValueError, match="page.pth: this is a web page"):
         host.nodes.LoadAutomatic.execute("page.pth", "auto")
@@ -306,21 +306,21 @@ def test_files_by_hand_are_listed_for_their_role(host, folder):
 
 @pytest.mark.parametrize("chosen", [MARKED, PLAIN, "mine.pth", "mine"])
 def test_a_published_network_is_downloaded(host, folder, server, chosen, monkeypatch):
-    told = []
+    reported = []
 
     class Bar:
         def __init__(self, total):
             assert total == len(server.content)
 
         def update_absolute(self, done, total):
-            told.append((done, total))
+            reported.append((done, total))
 
     monkeypatch.setattr(host.bridge.execution.comfy.utils, "ProgressBar", Bar)
     assert options(host, "model")[-1] == MARKED
     assert host.nodes.LoadAutomatic.fingerprint_inputs(model=chosen).endswith("missing")
     loaded = host.nodes.LoadAutomatic.execute(chosen, "auto").args[0]
     assert loaded.name == PLAIN
-    assert told[-1] == (len(server.content), len(server.content))
+    assert reported[-1] == (len(server.content), len(server.content))
     assert (folder / PLAIN).read_bytes() == server.content
     assert options(host, "model")[-1] == PLAIN
     mark = host.nodes.LoadAutomatic.fingerprint_inputs
@@ -330,7 +330,7 @@ def test_a_published_network_is_downloaded(host, folder, server, chosen, monkeyp
     assert len(server.asked) == 1
 
 
-def test_an_interrupted_download_goes_on(host, folder, server, monkeypatch):
+def test_interrupted_download_resumes(host, folder, server, monkeypatch):
     class Interrupt(BaseException):
         pass
 
@@ -404,6 +404,6 @@ def test_the_host_takes_both_names(host, folder, server, monkeypatch):
 
     for _ in range(2):
         assert problems(MARKED) == problems(PLAIN) == problems("ddcolor-nano") == []
-        [found] = problems("nope.pth")
-        assert "is not in the list" in found
+        [result] = problems("nope.pth")
+        assert "is not in the list" in result
         host.nodes.LoadAutomatic.execute(MARKED, "auto")

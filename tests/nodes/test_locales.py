@@ -29,11 +29,11 @@ def read(language: str, file: str) -> dict:
 
 def flat(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
     """Path -> text."""
-    found = {}
+    result = {}
     for name, value in tree.items():
         own = (*path, name)
-        found |= flat(value, own) if isinstance(value, dict) else {own: value}
-    return found
+        result |= flat(value, own) if isinstance(value, dict) else {own: value}
+    return result
 
 
 @pytest.fixture

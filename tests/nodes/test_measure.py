@@ -32,15 +32,15 @@ def test_with_truth_and_reference(measured):
     assert found["psnr"] == pytest.approx(50)
     assert found["ssim"] == pytest.approx(1)
     assert found["ciede2000"] == pytest.approx(0, abs=1e-3)
-    told = json.loads(found["json"])
-    assert len(told["pictures"]) == 2
-    assert told["mean"]["delta_colorfulness"] == 0
-    assert told["pictures"][0]["his"] == pytest.approx(1)
-    one = measured(image, truth=image[:1])
-    assert 5 < one["psnr"] < 50
+    reported = json.loads(found["json"])
+    assert len(reported["pictures"]) == 2
+    assert reported["mean"]["delta_colorfulness"] == 0
+    assert reported["pictures"][0]["his"] == pytest.approx(1)
+    first = measured(image, truth=image[:1])
+    assert 5 < first["psnr"] < 50
 
 
-def test_film_flickers(measured):
+def test_flicker_of_a_video(measured):
     frames = pictures(1, (48, 64)).expand(4, -1, -1, -1) * 0.5 + 0.2
     calm = measured(frames, film=True)
     assert calm["flicker"] < 0.1

@@ -390,7 +390,7 @@ def test_only_listed_memories_are_opened(host, folder, former, name):
     assert host.nodes.LoadMemory.fingerprint_inputs(file=name).endswith("missing")
 
 
-def test_a_network_is_no_memory(host, folder, network_bytes):
+def test_networks_are_refused_as_color_memories(host, folder, network_bytes):
     (folder / "memories").mkdir()
     (folder / "memories" / "net.safetensors").write_bytes(network_bytes())
     with pytest.raises(ValueError, match="net.safetensors: not a color memory"):

@@ -86,7 +86,7 @@ def test_no_points_are_legal(run, grey, hints):
     assert (overlay - overlay.mean(-1, keepdim=True)).abs().max() < 1e-6
 
 
-def test_the_hints_serve_all_pictures(run, grey):
+def test_hints_serve_all_images(run, grey):
     image = grey(3, 48, 64)
     together = run(image, hints=written(RED))
     for i in range(3):
@@ -98,14 +98,14 @@ def test_the_hints_serve_all_pictures(run, grey):
 def test_the_hints_follow_what_moves(run, grey):
     wide = torch.nn.functional.interpolate(grey(1, 24, 40).movedim(-1, 1), scale_factor=2.0)
     wide = wide.movedim(1, -1)
-    film = torch.cat([wide[:, :, 4 * t : 4 * t + 64] for t in range(3)])  # to the left by 4
-    _, overlay, points = run(film, hints=written(RED), follow=True).args
+    video = torch.cat([wide[:, :, 4 * t : 4 * t + 64] for t in range(3)])  # to the left by 4
+    _, overlay, points = run(video, hints=written(RED), follow=True).args
     discs = (overlay - overlay.mean(-1, keepdim=True)).abs().sum(-1) > 0.1
     middles = [disc.nonzero()[:, 1].float().mean() for disc in discs]
     assert middles[0] - middles[2] == pytest.approx(8, abs=1.5)
-    assert points == run(film[:1], hints=written(RED)).args[2]
-    apart = run(film[2:], hints=written(RED)).args[0]
-    assert not torch.allclose(apart, run(film, hints=written(RED), follow=True).args[0][2:])
+    assert points == run(video[:1], hints=written(RED)).args[2]
+    apart = run(video[2:], hints=written(RED)).args[0]
+    assert not torch.allclose(apart, run(video, hints=written(RED), follow=True).args[0][2:])
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -223,7 +223,7 @@ def test_fp16_intermediates(host, run, grey, monkeypatch):
 # ---- the widget ----
 
 
-def test_the_host_is_told_which_widget_draws_the_hints(host, folder):
+def test_schema_names_the_widget_that_draws_the_hints(host, folder):
     schema = host.nodes.ColorizeByPointHints.GET_SCHEMA()
     [put] = [put for put in schema.inputs if put.id == "hints"]
     assert put.extra_dict == {"widgetType": "COLORIST_HINTS"}
@@ -239,7 +239,7 @@ def test_the_host_is_told_which_widget_draws_the_hints(host, folder):
 # ---- what the page is told ----
 
 
-def test_the_page_is_told_of_session_and_pictures(run, grey, temp, canvas):
+def test_page_receives_session_and_images(run, grey, temp, canvas):
     image = grey(2, 48, 64)
     output = run(image, hints=written(RED))
     message = told(output)
@@ -262,7 +262,7 @@ def test_the_page_is_told_of_session_and_pictures(run, grey, temp, canvas):
     assert json.dumps(output.ui)
 
 
-def test_resolution_0_is_told_as_the_networks_own(run, grey, pointhint):
+def test_resolution_0_is_reported_as_that_of_the_network(run, grey, pointhint):
     assert told(run(grey(1), resolution=0))["resolution"] == pointhint.spec.resolution
 
 
@@ -321,7 +321,7 @@ def test_few_photos_are_ready_and_others_are_made_ready_again(run, grey, canvas,
     torch.testing.assert_close(rgb, want)
 
 
-def test_a_session_whose_photo_is_gone_is_not_found(run, grey, canvas):
+def test_session_without_its_photo_is_unknown(run, grey, canvas):
     token = told(run(grey(1)))["session"]
     assert canvas.find_session(token, "7")  # ready, whatever the host has let go
     canvas._sessions[token].release()

@@ -61,9 +61,9 @@ def find(host, folder, inputs):
 
 def test_finds_in_a_folder(find, album, cache):
     target = grey(photo(1, 90, 60))[None]
-    pictures, report, score = find(target, folder="album", count=3)
-    assert pictures.shape == (3, 90, 60, 3) and pictures.dtype == torch.float32
-    assert torch.allclose(pictures[0], photo(1, 90, 60), atol=1 / 255)
+    photos_rgb, report, score = find(target, folder="album", count=3)
+    assert photos_rgb.shape == (3, 90, 60, 3) and photos_rgb.dtype == torch.float32
+    assert torch.allclose(photos_rgb[0], photo(1, 90, 60), atol=1 / 255)
     lines = report.splitlines()
     assert lines[0] == "References for the image, from 3 color photos:"
     assert lines[1].startswith(f"1. b.png: score {score:.3f}, ") and lines[1].endswith(" % similar")
@@ -84,12 +84,12 @@ def test_finds_in_a_folder(find, album, cache):
 
 def test_finds_among_images(find, cache):
     gallery = torch.stack([photo(i) for i in range(4)])
-    pictures, report, score = find(grey(photo(2))[None].half(), gallery=gallery)
-    assert torch.equal(pictures, gallery[2:3])
+    photos_rgb, report, score = find(grey(photo(2))[None].half(), gallery=gallery)
+    assert torch.equal(photos_rgb, gallery[2:3])
     assert report.splitlines()[1].startswith("1. image 3: ") and isinstance(score, float)
     assert not cache.exists()
     alpha = torch.cat([gallery, torch.ones(4, 48, 64, 1)], dim=-1)
-    assert torch.equal(find(grey(photo(2))[None], gallery=alpha)[0], pictures)
+    assert torch.equal(find(grey(photo(2))[None], gallery=alpha)[0], photos_rgb)
 
 
 def test_what_is_transparent_stays_so(find):
@@ -97,8 +97,8 @@ def test_what_is_transparent_stays_so(find):
     gallery = torch.stack([photo(i) for i in range(4)])
     alpha = torch.ones(4, 48, 64, 1)
     alpha[2, :, :8] = 0
-    pictures, *_ = find(grey(photo(2))[None], gallery=torch.cat([gallery, alpha], dim=-1))
-    assert torch.equal(pictures[..., 3:], alpha[2:3])
+    photos_rgb, *_ = find(grey(photo(2))[None], gallery=torch.cat([gallery, alpha], dim=-1))
+    assert torch.equal(photos_rgb[..., 3:], alpha[2:3])
 
 
 def test_frames_are_ranked_for_together(find):
@@ -118,7 +118,7 @@ def test_a_chosen_folder_leaves_the_gallery_aside(find, album):
     assert "from 1 color photos" in report
 
 
-def test_the_image_itself_is_no_reference(find, album):
+def test_an_image_is_never_its_own_reference(find, album):
     report = find(photo(1, 90, 60)[None], folder="album", count=9)[1]
     assert "b.png" not in report and "1930/c.png" in report
 

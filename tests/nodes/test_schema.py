@@ -147,13 +147,13 @@ def test_few_widgets_are_in_sight(host, schemas):
 
 def test_only_the_gallery_draws_a_new_seed_after_each_run(schemas):
     """The front end does so for every input called seed, unless it is told not to."""
-    found = {
+    result = {
         schema.node_id: put.control_after_generate
         for _, schema in schemas
         for put in schema.inputs
         if put.id == "seed"
     }
-    assert found == {"ColoristVariations": True, "ColoristBuildMemory": False}
+    assert result == {"ColoristVariations": True, "ColoristBuildMemory": False}
 
 
 def test_newer_keywords_are_dropped_where_unknown_and_typos_are_not(host):

@@ -123,7 +123,7 @@ def test_bad_values_are_repaired_with_a_warning(mini, caplog):
     [
         (torch.zeros(2, 2, 3, dtype=torch.uint8), "divide by 255"),
         (torch.zeros(1, 3, 5, 5), r"expected \(B, H, W, C\)"),
-        (torch.zeros(5, 5), r"expected \(B, H, W, C\)"),
+        (torch.zeros(5, 5, 2), r"expected \(B, H, W, C\)"),
         (torch.zeros(0, 5, 5, 3), r"expected \(B, H, W, C\)"),
     ],
 )

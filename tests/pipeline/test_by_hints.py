@@ -135,11 +135,11 @@ def test_any_size_keeps_size_and_lightness(mini_pointhint, mini, size):
 
 
 def test_hints_change_the_colors(mini_pointhint):
-    none, one, other = (
+    none, first, other = (
         mini_pointhint.colorize(photo(), hints=hints, resolution=64)
         for hints in ("", HINTS[:1], HINTS[1:2])
     )
-    for a, b in ((none, one), (none, other), (one, other)):
+    for a, b in ((none, first), (none, other), (first, other)):
         assert (a - b).abs().mean() > DIFFERENT
 
 

@@ -112,12 +112,12 @@ def test_references_of_any_size(mini_exemplar, mini_standard, size):
 
 
 def test_the_reference_counts(mini_exemplar):
-    one, other = (
+    first, other = (
         mini_exemplar.colorize(photo(), reference=photo(seed=seed), resolution=64)
         for seed in (1, 2)
     )
-    assert chroma(one).mean() > 1
-    assert (one - other).abs().mean() > DIFFERENT
+    assert chroma(first).mean() > 1
+    assert (first - other).abs().mean() > DIFFERENT
 
 
 def test_the_network_sees_only_lightness(mini_exemplar):
@@ -165,8 +165,8 @@ def test_batch_equals_images_one_by_one(mini_exemplar, monkeypatch):
     monkeypatch.setattr(mini_exemplar.device_manager, "max_batch_size", lambda memory: 2)
     done = []
     together = mini_exemplar.colorize_with_confidence(rgb, **options, progress=done.append)
-    for one, all_of_them in zip(zip(*apart, strict=True), together, strict=True):
-        torch.testing.assert_close(all_of_them, torch.cat(one), **ROUNDING)
+    for first, all_of_them in zip(zip(*apart, strict=True), together, strict=True):
+        torch.testing.assert_close(all_of_them, torch.cat(first), **ROUNDING)
     assert done == [2, 4, 5]
 
 
@@ -201,11 +201,11 @@ def test_references_of_different_sizes(mini_exemplar, encoded):
 
 def test_a_batch_of_references_is_as_good_as_a_list(mini_exemplar):
     batch = photo(3, seed=1)
-    one, other = (
+    first, other = (
         mini_exemplar.colorize(photo(), reference=reference, resolution=64)
         for reference in (batch, list(batch))
     )
-    assert torch.equal(one, other)
+    assert torch.equal(first, other)
 
 
 def test_the_same_reference_twice_changes_nothing(mini_exemplar, mini_standard):
@@ -345,10 +345,10 @@ def test_transparent_parts_provide_no_color(mini_exemplar, mini_standard, seen):
 def test_opaque_alpha_changes_nothing(mini_exemplar):
     reference = photo(seed=1)
     opaque = torch.cat([reference, torch.ones(1, 50, 70, 1)], dim=-1)
-    one, other = (
+    first, other = (
         mini_exemplar.colorize(photo(), reference=r, resolution=64) for r in (reference, opaque)
     )
-    assert torch.equal(one, other)
+    assert torch.equal(first, other)
 
 
 def test_confidence_is_a_share(mini_exemplar, mini_standard):
@@ -458,7 +458,7 @@ def test_the_official_program_supports_no_mask_and_no_fallback(mini_exemplar, mi
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"reference": []}, "there is no reference; give at least one color image"),
+        ({"reference": []}, "the list of references is empty; give at least one color image"),
         ({"reference": photo(channels=1)}, "is gray; expected a color image"),
         (
             {"reference": torch.zeros(1, 9, 9, 3, dtype=torch.uint8)},

@@ -38,8 +38,8 @@ def test_batches():
     photos, sources = random_image(3), random_image(3, 24, 32, seed=1)
     merged = merge_chroma(photos, sources)
     for i in range(3):
-        one = merge_chroma(photos[i : i + 1], sources[i : i + 1])
-        torch.testing.assert_close(merged[i : i + 1], one)
+        single = merge_chroma(photos[i : i + 1], sources[i : i + 1])
+        torch.testing.assert_close(merged[i : i + 1], single)
     shared = merge_chroma(photos, sources[:1])
     torch.testing.assert_close(shared[:1], merged[:1])
     with pytest.raises(ValueError, match="color has 2 images but luminance has 3"):

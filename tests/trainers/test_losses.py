@@ -24,15 +24,15 @@ def test_feature_loss_sees_color(rgb, tmp_path):
     encoder = EfficientNetLite(*VARIANTS["lite0"])
     torch.save(encoder.state_dict(), tmp_path / "lite0.pth")
     loss = losses.FeatureLoss(tmp_path / "lite0.pth")
-    made = rgb.mean(1, keepdim=True).expand(-1, 3, -1, -1).clone().requires_grad_()
+    result = rgb.mean(1, keepdim=True).expand(-1, 3, -1, -1).clone().requires_grad_()
     assert loss(rgb, rgb).item() == 0
-    value = loss(made, rgb)
+    value = loss(result, rgb)
     value.backward()
-    assert value.item() > 0 and made.grad.abs().sum() > 0
+    assert value.item() > 0 and result.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in loss.parameters())
 
 
-def test_colorfulness_of_known_pictures(rgb):
+def test_colorfulness_of_known_images(rgb):
     assert image_metrics.colorfulness(rgb.mean(1, keepdim=True).expand(-1, 3, -1, -1)).max() < 0.01
     red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     # R - G = 255, (R + G) / 2 - B = 127.5, no spread: 0.3 hypot
@@ -72,8 +72,8 @@ def test_discriminator_learns_to_tell(rgb):
     gray = rgb.mean(1, keepdim=True).expand(-1, 3, -1, -1)
 
     def loss():
-        made, real = discriminator(gray), discriminator(rgb)
-        return losses.adversarial_loss(made, False) + losses.adversarial_loss(real, True)
+        result, real = discriminator(gray), discriminator(rgb)
+        return losses.adversarial_loss(result, False) + losses.adversarial_loss(real, True)
 
     before = loss().item()
     for _ in range(30):
@@ -109,12 +109,12 @@ def test_perceptual_loss_with_user_weights(norm, rgb, tmp_path, caplog):
     assert ("without batch norm" in caplog.text) == (not norm)
     assert perceptual(rgb, rgb).item() == 0
 
-    made = rgb.flip(0).requires_grad_()
-    loss = perceptual(made, rgb)
+    result = rgb.flip(0).requires_grad_()
+    loss = perceptual(result, rgb)
     mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     x, y = (
         (p - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-        for p in (made, rgb)
+        for p in (result, rgb)
     )
     expected, weight, first = 0, 1 / 16, True
     for layer in network:
@@ -123,9 +123,9 @@ def test_perceptual_loss_with_user_weights(norm, rgb, tmp_path, caplog):
             expected, weight = expected + weight * (x - y).abs().mean(), 2 * weight
         first = isinstance(layer, torch.nn.MaxPool2d)
     torch.testing.assert_close(loss, expected)
-    wanted = torch.autograd.grad(expected, made)[0]
+    wanted = torch.autograd.grad(expected, result)[0]
     loss.backward()
-    torch.testing.assert_close(made.grad, wanted, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(result.grad, wanted, rtol=1e-4, atol=1e-7)
     assert all(p.grad is None for p in perceptual.parameters())
 
 
@@ -151,34 +151,34 @@ def test_soft_histogram_is_bilinear_binning(ab_norm):
             for di, wi in ((0, 1 - u), (1, u)):
                 for dj, wj in ((0, 1 - v), (1, v)):
                     expected[b, i + di, j + dj] += wi * wj / (12 * 20)
-    made = image_metrics.soft_histogram(ab_norm)
-    assert made.shape == (3, 441)
-    torch.testing.assert_close(made, expected.flatten(1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(made.sum(1), torch.ones(3))
+    result = image_metrics.soft_histogram(ab_norm)
+    assert result.shape == (3, 441)
+    torch.testing.assert_close(result, expected.flatten(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.sum(1), torch.ones(3))
 
 
 def test_soft_histogram_at_the_ends_of_the_range():
     ends = torch.tensor([[-1.0, 1.0], [1.3, -2.0]]).view(2, 2, 1, 1)
-    made = image_metrics.soft_histogram(ends)
-    assert made.argmax(1).tolist() == [20, 420]  # (a, b) = (-1, 1) and (1, -1), a first
-    torch.testing.assert_close(made.amax(1), torch.ones(2))
+    result = image_metrics.soft_histogram(ends)
+    assert result.argmax(1).tolist() == [20, 420]  # (a, b) = (-1, 1) and (1, -1), a first
+    torch.testing.assert_close(result.amax(1), torch.ones(2))
 
 
 def test_histogram_loss_is_equation_3(ab_norm):
     other = ab_norm.roll(1, 0)[..., ::2].clone()
-    made, wanted = image_metrics.soft_histogram(ab_norm), image_metrics.soft_histogram(other)
+    result, wanted = image_metrics.soft_histogram(ab_norm), image_metrics.soft_histogram(other)
     expected = sum(
         2 * (m - w) ** 2 / (m + w + 1e-5)
-        for m, w in zip(made.flatten().tolist(), wanted.flatten().tolist(), strict=True)
+        for m, w in zip(result.flatten().tolist(), wanted.flatten().tolist(), strict=True)
     )
     assert losses.histogram_loss(ab_norm, other).item() == pytest.approx(expected / 3, rel=1e-4)
     assert losses.histogram_loss(ab_norm, ab_norm).item() == 0
 
 
 def test_histogram_loss_has_a_gradient_and_stays_float32(ab_norm):
-    made = ab_norm.clone().requires_grad_()
-    losses.histogram_loss(made, ab_norm.flip(0)).backward()
-    assert made.grad.isfinite().all() and made.grad.abs().sum() > 0
+    result = ab_norm.clone().requires_grad_()
+    losses.histogram_loss(result, ab_norm.flip(0)).backward()
+    assert result.grad.isfinite().all() and result.grad.abs().sum() > 0
     plain = losses.histogram_loss(ab_norm, ab_norm.flip(0))
     with torch.autocast("cpu", torch.bfloat16):
         loss = losses.histogram_loss(ab_norm, ab_norm.flip(0))
@@ -254,13 +254,13 @@ def test_discriminator_and_generator_steps_leave_each_other_alone():
     torch.manual_seed(0)
     network = losses.LeastSquaresPatchGAN(width=8)
     lab = torch.rand(2, 3, 32, 32)
-    made = lab.flip(2).requires_grad_()
-    loss = losses.least_squares_loss(network(made.detach()), False)
+    result = lab.flip(2).requires_grad_()
+    loss = losses.least_squares_loss(network(result.detach()), False)
     (loss + losses.least_squares_loss(network(lab), True)).backward()
-    assert made.grad is None
+    assert result.grad is None
     assert all(p.grad is not None for p in network.parameters())
     network.zero_grad()
     network.requires_grad_(False)
-    losses.least_squares_loss(network(made), True).backward()
-    assert made.grad.abs().sum() > 0
+    losses.least_squares_loss(network(result), True).backward()
+    assert result.grad.abs().sum() > 0
     assert all(p.grad is None for p in network.parameters())

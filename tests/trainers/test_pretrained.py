@@ -293,13 +293,13 @@ def lite_unfolded(state, x):
 
     x, maps = layer("stem", x, stride=2), {}
     for stage, block, expands in lite_blocks():
-        name, given = f"stages.{stage}.{block}", x
+        name, inputs = f"stages.{stage}.{block}", x
         stride = (1, 2, 2, 2, 1, 2, 1)[stage] if block == 0 else 1
         if expands:
             x = layer(f"{name}.expand", x)
         x = layer(f"{name}.depthwise", x, stride, groups=x.shape[1])
         x = layer(f"{name}.project", x, act=False)
-        x = x + given if x.shape == given.shape else x
+        x = x + inputs if x.shape == inputs.shape else x
         maps[stage] = x
     return [maps[stage] for stage in (1, 2, 4, 6)]
 
@@ -318,18 +318,18 @@ def test_lite_computes_what_the_published_network_does(naming, saved):
 
 def test_encoder_of_a_trained_ddcolor_is_taken(saved):
     encoder = EfficientNetLite(*LITE)
-    given = {f"encoder.{key}": tensor + 1 for key, tensor in encoder.state_dict().items()}
-    given |= {"pixel_decoder.embedding.weight": torch.ones(3), "mean": torch.ones(3)}
-    pretrained.load_backbone(encoder, saved(given), "efficientnet-lite")
+    inputs = {f"encoder.{key}": tensor + 1 for key, tensor in encoder.state_dict().items()}
+    inputs |= {"pixel_decoder.embedding.weight": torch.ones(3), "mean": torch.ones(3)}
+    pretrained.load_backbone(encoder, saved(inputs), "efficientnet-lite")
     taken = encoder.state_dict()
     assert all(
-        torch.equal(taken[key.removeprefix("encoder.")], given[key])
-        for key in given
+        torch.equal(taken[key.removeprefix("encoder.")], inputs[key])
+        for key in inputs
         if key.startswith("encoder.")
     )
 
 
-def test_other_files_are_no_lite(saved):
+def test_other_files_are_not_detected_as_lite(saved):
     encoder = EfficientNetLite(*LITE)
     with pytest.raises(
         CheckpointError, match=r"no EfficientNet-Lite with known tensor names \(\d+"
@@ -436,11 +436,11 @@ def test_swin_is_read_under_all_names(naming, saved):
 def test_glh_is_taken_whole(prefix, saved):
     state = swin_state(glh=True)
     places = [(r"^merging\.(\d)\.", r"layers.\1.downsample."), (r"^norms\.", "norm")]
-    given = rewritten(state, SWIN_NAMES + places) | DERIVED
-    given |= {"norm_cls.weight": torch.ones(64), "head_cls.weight": torch.ones(5, 64)}
+    inputs = rewritten(state, SWIN_NAMES + places) | DERIVED
+    inputs |= {"norm_cls.weight": torch.ones(64), "head_cls.weight": torch.ones(5, 64)}
     encoder = colorformer.GLHTransformer(SWIN)
     said = pretrained.load_backbone(
-        encoder, saved({prefix + key: t for key, t in given.items()}), "swin"
+        encoder, saved({prefix + key: t for key, t in inputs.items()}), "swin"
     )
     taken = encoder.state_dict()
     assert all(torch.equal(taken[key], tensor) for key, tensor in state.items())
@@ -455,8 +455,8 @@ def test_vgg19_is_taken_as_far_as_the_backbone_goes(last, handed):
     with torch.device("meta"):  # the sizes are VGG's own
         whole = xcnet.VGG19(xcnet.Config()).state_dict()
         backbone = xcnet.VGG19(xcnet.Config(backbone_last=last))
-        given = whole | {"classifier.0.weight": torch.empty(3, 3), "head.fc.bias": torch.empty(3)}
-    said = pretrained.load_backbone(backbone, handed(given), "vgg19")
+        inputs = whole | {"classifier.0.weight": torch.empty(3, 3), "head.fc.bias": torch.empty(3)}
+    said = pretrained.load_backbone(backbone, handed(inputs), "vgg19")
     assert said == f"handed.pth: {30 if last == 33 else 32} tensors loaded."
 
 
@@ -495,12 +495,12 @@ def test_published_networks_fit(root, handed):
 def test_timm_and_torchvision_convnexts_fit(name, preset, handed):
     timm, vision = reference("timm"), reference("torchvision").models
     with torch.device("meta"):
-        given = (
+        inputs = (
             timm.create_model(name, num_classes=21841).state_dict(),
             vision.get_model(name).state_dict(),
         )
         encoder = ddcolor.ConvNeXt(ddcolor.PRESETS[preset])
-    for state in given:
+    for state in inputs:
         assert "kept: norms.0, norms.1, norms.2, norms.3." in pretrained.load_backbone(
             encoder, handed(state), "convnext"
         )
@@ -509,14 +509,14 @@ def test_timm_and_torchvision_convnexts_fit(name, preset, handed):
 def test_timm_and_torchvision_swins_fit(handed):
     timm, vision = reference("timm"), reference("torchvision").models
     with torch.device("meta"):
-        given = (
+        inputs = (
             timm.models.swin_transformer.SwinTransformer(
                 num_classes=21841, embed_dim=96
             ).state_dict(),
             vision.swin_t().state_dict(),
         )
         encoder = colorformer.GLHTransformer(colorformer.PRESETS["colorformer"])
-    for state in given:
+    for state in inputs:
         assert pretrained.load_backbone(encoder, handed(state), "swin").endswith(
             "norms.0, norms.1, norms.2."
         )
@@ -567,9 +567,9 @@ def test_convnext_computes_what_torchvision_s_does(picture, saved):
     pretrained.load_backbone(encoder, saved(randomised(model.state_dict())), "convnext")
     maps = []
     for i, layer in enumerate(model.features):
-        picture = layer(picture) if i else layer(given := picture)
+        picture = layer(picture) if i else layer(inputs := picture)
         maps += [picture] if i % 2 else []
-    close(encoder(given), maps)
+    close(encoder(inputs), maps)
 
 
 @pytest.fixture
@@ -608,7 +608,7 @@ def test_swin_computes_what_timm_s_does(whose, unpooled, saved):
 
 def test_swin_computes_what_torchvision_s_does(unpooled, saved):
     vision = reference("torchvision").models.swin_transformer
-    given = picture = torch.randn(1, 3, 160, 256, generator=torch.Generator().manual_seed(0))
+    inputs = picture = torch.randn(1, 3, 160, 256, generator=torch.Generator().manual_seed(0))
     model = vision.SwinTransformer(
         [4, 4], 8, list(SWIN.depths), list(SWIN.heads), [4, 4], num_classes=5
     )
@@ -618,7 +618,7 @@ def test_swin_computes_what_torchvision_s_does(unpooled, saved):
     for i, layer in enumerate(model.features):
         picture = layer(picture)
         maps += [picture.permute(0, 3, 1, 2)] if i % 2 else []
-    made = encoder(given)
+    made = encoder(inputs)
     last = model.norm(picture).permute(0, 3, 1, 2)
     torch.testing.assert_close(made[3], last, rtol=1e-3, atol=1e-4)
     close(made[:3], maps[:3])

@@ -80,13 +80,13 @@ def test_unknown_names_are_refused_with_the_known_ones():
 
 def test_download_from_the_hub(folder, hub):
     asked = hub().asked
-    found = pretrained_files.locate("vgg16_bn")
-    assert found == folder / "vgg16_bn.safetensors" and found.read_bytes() == CONTENT
+    result = pretrained_files.locate("vgg16_bn")
+    assert result == folder / "vgg16_bn.safetensors" and result.read_bytes() == CONTENT
     assert asked == [("timm/vgg16_bn.tv_in1k", "model.safetensors")]
-    assert pretrained_files.locate("vgg16_bn") == found and len(asked) == 1
+    assert pretrained_files.locate("vgg16_bn") == result and len(asked) == 1
     note = json.loads((folder / "vgg16_bn.safetensors.json").read_text())
     assert note["sha256"] == DIGEST and note["licence"] == "BSD-3-Clause"
-    assert sorted(p.name for p in folder.iterdir()) == [found.name, found.name + ".json"]
+    assert sorted(p.name for p in folder.iterdir()) == [result.name, result.name + ".json"]
 
 
 def test_wrong_hash_is_refused_and_removed(folder, hub):
@@ -141,7 +141,7 @@ def test_offline_says_what_is_missing(how, folder, hub, monkeypatch):
     assert nothing_left(folder) and not asked
 
 
-def test_zero_is_no_switch(folder, hub, monkeypatch):
+def test_zero_does_not_switch_downloads_off(folder, hub, monkeypatch):
     hub()
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert pretrained_files.locate("vgg16").is_file()

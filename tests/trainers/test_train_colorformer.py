@@ -96,8 +96,8 @@ def test_resumed_run_equals_unbroken_run_on_a_lite_encoder(
     train_colorformer.main(broken)
     whole, resumed = (weights(tmp_path / name).state_dict() for name in ("whole", "broken"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-    given = checkpoint.read(lite_file)[0]
-    for name, tensor in given.items():
+    inputs = checkpoint.read(lite_file)[0]
+    for name, tensor in inputs.items():
         frozen = name.startswith(("stem.", "stages.0.", "stages.1.", "stages.2."))
         moved = not torch.equal(whole[f"encoder.{name}"], tensor.half().float())
         assert moved != frozen, name
@@ -120,9 +120,9 @@ def test_accumulated_parts_are_the_batch(photos, tmp_path, mini_preset, monkeypa
             settings(photos, out, accumulate=parts, steps=3, learning_rate=1e-6, **changes)
         )
         lines.append([json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()])
-    for one, two in zip(*lines, strict=True):
+    for first, second in zip(*lines, strict=True):
         for term in ("pixel", "gradient", "made_colorfulness"):
-            assert one[term] == pytest.approx(two[term], rel=1e-3, abs=1e-3)
+            assert first[term] == pytest.approx(second[term], rel=1e-3, abs=1e-3)
 
 
 def test_training_goes_through_the_prepared_module(photos, tmp_path, mini_preset, monkeypatch):
@@ -199,14 +199,14 @@ def test_trains_the_decoder_on_a_built_memory(
         spectral_norm=False,
     )
     train_colorformer.main(config)
-    network, given = weights(tmp_path), memory.load_memory(memory_file)
+    network, inputs = weights(tmp_path), memory.load_memory(memory_file)
     assert network.config.entries == 5
-    torch.testing.assert_close(network.memory.keys, given.keys, atol=1e-2, rtol=1e-2)
-    torch.testing.assert_close(network.memory.values, given.values, atol=0.1, rtol=1e-2)
+    torch.testing.assert_close(network.memory.keys, inputs.keys, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(network.memory.values, inputs.values, atol=0.1, rtol=1e-2)
     torch.testing.assert_close(
-        network.memory.components, given.projection.components, atol=1e-2, rtol=1e-2
+        network.memory.components, inputs.projection.components, atol=1e-2, rtol=1e-2
     )
-    assert memory.identify_encoder(network.encoder) == given.encoder
+    assert memory.identify_encoder(network.encoder) == inputs.encoder
     moved = network.memory.project_key.weight - mini_colorformer_network.memory.project_key.weight
     assert moved.abs().max() > 1e-4
     assert str(tmp_path) not in json.dumps(registry.load(tmp_path / "weights.safetensors")[2])
@@ -290,7 +290,7 @@ def test_freezes_an_encoder_from_its_input_on(kind, request):
         optimization.freeze_stages(encoder, stages + 1)
 
 
-def test_a_damaged_picture_gets_the_colors_of_the_photo(photos, tmp_path, mini_preset, monkeypatch):
+def test_damaged_images_keep_the_colors_of_the_photo(photos, tmp_path, mini_preset, monkeypatch):
     seen = []
     real = train_colorformer.RecoloringModel.forward
 

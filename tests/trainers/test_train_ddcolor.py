@@ -114,9 +114,9 @@ def test_frozen_stages_keep_their_weights(photos, tmp_path, lite_preset, stages)
     changes |= {"steps": 2, "learning_rate": 1e-2, "average": 0.0, "spectral_norm": False}
     changes |= {"crop": (64,)}
     train_ddcolor.main(settings(photos, tmp_path / "out", **changes))
-    made = weights(tmp_path / "out")
+    result = weights(tmp_path / "out")
     for key, tensor in start.items():
-        same = torch.allclose(made[f"encoder.{key}"], tensor, atol=1e-3)  # stored as float16
+        same = torch.allclose(result[f"encoder.{key}"], tensor, atol=1e-3)  # stored as float16
         stage = -1 if key.startswith("stem.") else int(key.split(".")[1])
         frozen = stage < stages and stages > 0
         assert same or not frozen, key
@@ -136,7 +136,7 @@ def test_result_is_mixed_with_the_start(photos, tmp_path, mini_preset):
         expected = (start[key] + end[key]) / 2
         torch.testing.assert_close(half[key], expected, atol=2e-3, rtol=2e-3)
         assert not torch.allclose(half[key], end[key], atol=2e-3)
-    with pytest.raises(ValueError, match="start_share is 0.5, but there is no model to start"):
+    with pytest.raises(ValueError, match="start_share is 0.5, but the model to start"):
         settings(photos, tmp_path, start_share=0.5)
 
 
@@ -220,9 +220,9 @@ def test_learns_a_few_photos_by_heart(photos, tmp_path, mini_preset):
     colorizer = loader.load(tmp_path / "weights.safetensors", device="cpu")
     true = torch.from_numpy(np.array(data.Photos([photos])[0])).float()[None] / 255
     gray = color.gray_rgb(color.lightness(true.movedim(-1, 1)))
-    made = colorizer.colorize(gray.movedim(1, -1), resolution=32).movedim(-1, 1)
+    result = colorizer.colorize(gray.movedim(1, -1), resolution=32).movedim(-1, 1)
     true = true.movedim(-1, 1)
-    assert image_metrics.psnr(made, true) > image_metrics.psnr(gray, true) + 1
+    assert image_metrics.psnr(result, true) > image_metrics.psnr(gray, true) + 1
 
 
 def test_starts_from_a_checkpoint(photos, tmp_path, mini_file, mini_network):
@@ -243,7 +243,7 @@ def test_starts_from_a_checkpoint(photos, tmp_path, mini_file, mini_network):
 
 
 def test_stops_on_a_loss_that_is_not_a_number(photos, tmp_path, mini_preset):
-    """The photos of the batch are named, and the state that led there is not kept."""
+    """Names the photos of the batch, and discards the state that led to the loss."""
     config = settings(photos, tmp_path, save_every=1, report_every=1)
     train_ddcolor.main(dataclasses.replace(config, steps=1))
     before = (tmp_path / "state.safetensors").read_bytes()

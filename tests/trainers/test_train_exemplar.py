@@ -128,13 +128,13 @@ def test_steps_of_network_and_discriminators_leave_each_other_alone(
     photos, tmp_path, mini_preset, monkeypatch
 ):
     """Discriminators first, on detached predictions; then the network, past frozen ones."""
-    made, seen = {}, []
+    output, seen = {}, []
 
     def keep(name, real):
         def kept(*given):
-            found = real(*given)
-            made[name] = found[0] if name == "build" else found
-            return found
+            result = real(*given)
+            output[name] = result[0] if name == "build" else result
+            return result
 
         monkeypatch.setattr(train_exemplar, name, kept)
 
@@ -145,9 +145,9 @@ def test_steps_of_network_and_discriminators_leave_each_other_alone(
         stepping = {id(p) for group in optimizer.param_groups for p in group["params"]}
         gradients = {
             name: [None if p.grad is None else p.grad.clone() for p in module.parameters()]
-            for name, module in made.items()
+            for name, module in output.items()
         }
-        owners = [n for n, m in made.items() if {id(p) for p in m.parameters()} == stepping]
+        owners = [n for n, m in output.items() if {id(p) for p in m.parameters()} == stepping]
         seen.append((*owners, gradients))
 
     handle = register_optimizer_step_pre_hook(before_step)
@@ -158,9 +158,9 @@ def test_steps_of_network_and_discriminators_leave_each_other_alone(
         handle.remove()
     owners, gradients = zip(*seen, strict=True)
     assert owners == ("Discriminators", "build") * 2
-    for owner, found in zip(owners, gradients, strict=True):
+    for owner, result in zip(owners, gradients, strict=True):
         other = "build" if owner == "Discriminators" else "Discriminators"
-        assert all(g is None for g in found[other])
+        assert all(g is None for g in result[other])
     assert any(g.any() for g in gradients[1]["build"])
     assert all(g.any() for g in gradients[0]["Discriminators"])
 
@@ -191,8 +191,8 @@ def test_parts_of_a_batch_are_recolored_like_the_whole(photos, tmp_path, mini_pr
     lab = 0.3 * torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     whole = train_exemplar.recolor(config, lab, lab.flip(3), 5, range(6))
     for rows in (range(0, 3), range(3, 6)):
-        some = lab[rows.start : rows.stop]
-        part = train_exemplar.recolor(config, some, some.flip(3), 5, rows)
+        subset = lab[rows.start : rows.stop]
+        part = train_exemplar.recolor(config, subset, subset.flip(3), 5, rows)
         for got, wanted in zip(part, whole, strict=True):
             assert torch.equal(got, wanted[rows.start : rows.stop])
     other = train_exemplar.recolor(config, lab, lab.flip(3), 6, range(6))
@@ -227,14 +227,14 @@ def test_held_out_photos_are_shown_with_the_best_reference(album, tmp_path, mini
     grey(album / f"{held_out.keys[2]}.png")
     config = settings(album, tmp_path, pairs=tmp_path / "pairs.json")
     references = train_exemplar.sample_references(config, held_out, photos)
-    pictures = list(sample_grid.sample_images(held_out))
-    assert len(references) == len(pictures) == 2  # the third is grey
+    images = list(sample_grid.sample_images(held_out))
+    assert len(references) == len(images) == 2  # the third is grey
     (wanted,) = sample_grid.sample_images(photos.subset([5]))
     assert torch.equal(references[0], wanted)
     # All that is like the second is held out, too: another view of itself
     assert references[1].shape == (1, 3, sample_grid.SIDE, sample_grid.SIDE)
-    same = train_exemplar.another_view(pictures[1], 1)
-    assert torch.equal(references[1], same) and not torch.equal(references[1], pictures[1])
+    same = train_exemplar.another_view(images[1], 1)
+    assert torch.equal(references[1], same) and not torch.equal(references[1], images[1])
 
 
 def test_the_sheet_shows_target_reference_result_truth(
@@ -248,11 +248,11 @@ def test_the_sheet_shows_target_reference_result_truth(
     )
     row = colorize(true, 1)
     assert list(row) == ["gray", "reference", "result", "photo"]
-    gray, shown, made, last = row.values()
+    gray, shown, output, last = row.values()
     assert torch.equal(last, true) and torch.equal(shown, reference)
     assert color.rgb_to_lab(gray)[:, 1:].abs().max() < 0.1
     wanted = mini_exemplar.colorize(gray.movedim(1, -1), reference=reference.movedim(1, -1))
-    assert torch.equal(made.movedim(1, -1), wanted)
+    assert torch.equal(output.movedim(1, -1), wanted)
 
 
 # --- It learns -----------------------------------------------------------------------------------
@@ -356,14 +356,14 @@ def test_a_kernel_of_another_network(mini_exemplar_config, mini_pointhint_file):
     """Its numbers, without the coordinate that means nothing in another picture; the rest stays."""
     plain = registry.build("exemplar", dataclasses.replace(mini_exemplar_config, kernel=None))
     for network in (plain, registry.build("exemplar", mini_exemplar_config)):
-        made = pretrained.transplant_kernel(network, str(mini_pointhint_file), use_x=False)
+        output = pretrained.transplant_kernel(network, str(mini_pointhint_file), use_x=False)
         theirs = registry.load(mini_pointhint_file)[0].kernel
-        for key, tensor in made.kernel.state_dict().items():
+        for key, tensor in output.kernel.state_dict().items():
             assert torch.equal(tensor, theirs.state_dict()[key])
-        assert made.config.kernel == dataclasses.replace(theirs.config, use_x=False)
+        assert output.config.kernel == dataclasses.replace(theirs.config, use_x=False)
         for key, tensor in network.state_dict().items():
             if not key.startswith("kernel."):
-                assert torch.equal(tensor, made.state_dict()[key])
+                assert torch.equal(tensor, output.state_dict()[key])
     with pytest.raises(ValueError, match="without one; expected one such as pointhint-nano"):
         pretrained.transplant_kernel(plain, "ddcolor-nano", use_x=False)
 
@@ -471,7 +471,7 @@ def test_confidence_of_a_trained_network_is_calibrated(trained, photos, monkeypa
     ("changes", "sentence"),
     [
         ({"photos": ()}, "name at least one folder"),
-        ({"shares": (0.6, 0.3, 0.1, 0.0)}, "no table of pairs"),
+        ({"shares": (0.6, 0.3, 0.1, 0.0)}, "table of pairs is missing"),
         ({"architecture": "exemplar-huge"}, "expected one of exemplar-vgg19, exemplar-nano"),
         ({"schedule": "linear"}, "schedule is 'linear'; expected one of constant, cosine"),
         ({"crop": (50,)}, "multiple of 32"),

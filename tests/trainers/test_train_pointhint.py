@@ -72,12 +72,12 @@ def lines_of(out):
 
 def always(monkeypatch, rgb):
     """One batch for ever."""
-    pictures = (255 * rgb).round().byte()
+    images = (255 * rgb).round().byte()
 
     def batches(*_, **__):
         while True:
             names = [str(row) for row in range(len(rgb))]
-            yield data.Batch(range(len(rgb)), names, (pictures,), {})
+            yield data.Batch(range(len(rgb)), names, (images,), {})
 
     monkeypatch.setattr(data, "load_batches", batches)
 
@@ -205,14 +205,14 @@ def test_samples_of_photos_that_are_not_trained_on(many_photos, tmp_path, monkey
     assert (tmp_path / "run" / "samples" / "0000001.jpg").exists()
     (rows,) = sheets
     assert len(rows) == 2 and all(len(row) == 3 + prior for row in rows)
-    for hinted, *between, made, true in rows:
+    for hinted, *between, result, true in rows:
         grey = hinted.std(1) < 1e-6
         assert 0.5 < grey.float().mean() < 0.999, "ten discs on a grey picture"
         assert image_metrics.psnr(true, color.gray_rgb(color.lightness(true))) < image_metrics.psnr(
-            made, true
+            result, true
         )
         if prior:  # which is what a new network answers
-            assert image_metrics.psnr(made, between[0]) > 30
+            assert image_metrics.psnr(result, between[0]) > 30
     lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     scores = {key: value for line in lines for key, value in line.items() if "psnr" in key}
     assert scores["held_out_psnr"] == scores["held_out_psnr_10"]
@@ -346,12 +346,12 @@ def test_decay_on_matrices_alone(mini_pointhint_network):
 
 
 def test_the_optimizer_is_the_paper_s(photos, tmp_path, monkeypatch):
-    made, real = [], torch.optim.AdamW
+    result, real = [], torch.optim.AdamW
     monkeypatch.setattr(
-        torch.optim, "AdamW", lambda *a, **k: made.append(real(*a, **k)) or made[-1]
+        torch.optim, "AdamW", lambda *a, **k: result.append(real(*a, **k)) or result[-1]
     )
     train_pointhint.main(settings(photos, tmp_path, steps=2, weight_decay=0.07))
-    groups = made[0].param_groups
+    groups = result[0].param_groups
     assert [group["weight_decay"] for group in groups] == [0.07, 0]
     assert all(group["betas"] == (0.9, 0.95) for group in groups)
 
@@ -457,9 +457,9 @@ def test_draws_are_of_seed_and_step():
     for i, (seed, step) in enumerate([(0, 5), (0, 5), (0, 6), (1, 5)]):
         torch.manual_seed(i)
         draws.append(cells_of(seed=seed, step=step))
-    one, same, *others = draws
-    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
-    assert not any(torch.equal(one[0], other[0]) for other in others)
+    first, same, *others = draws
+    assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
+    assert not any(torch.equal(first[0], other[0]) for other in others)
 
 
 # --- The guess -----------------------------------------------------------------------------------
@@ -585,7 +585,7 @@ def test_a_kernel_can_only_be_trained_where_there_is_one(
         settings(part="half")
 
 
-def test_without_a_guess_there_is_no_kernel(photos, tmp_path):
+def test_networks_without_a_prior_have_no_kernel(photos, tmp_path):
     train_pointhint.main(settings(photos, tmp_path, prior=False, steps=1))
     assert weights(tmp_path).kernel is None
 

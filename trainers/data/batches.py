@@ -187,7 +187,7 @@ def load_batches(
         parts: parts that a batch is split into, see `Batch.split`.
         threads: threads that decode ahead (Pillow releases the GIL); streams have one each.
     Raises:
-        ValueError: the batch cannot be divided evenly, or there is no usable photo.
+        ValueError: the batch cannot be divided evenly, or no photo is usable.
     """
     if batch % (world_size * parts):
         raise ValueError(

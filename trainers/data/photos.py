@@ -40,7 +40,7 @@ class Photos(Sequence[Image.Image]):
         folders: name of the folder of each photo.
         skipped: photos found to be unusable so far. Subsets share it.
     Raises:
-        ValueError: a source does not exist or is not a plain tar file, or there are no photos.
+        ValueError: a source does not exist is not a plain tar file, or has no photos.
     """
 
     def __init__(

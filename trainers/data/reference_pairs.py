@@ -84,7 +84,7 @@ def validate_shares(
 
     Args:
         shares: kind -> probability, 0 for missing kinds; or the four numbers.
-        has_pairs: True if there is a table of retrieved references.
+        has_pairs: True with a table of retrieved references.
         streamed: True for photos of a stream, which gives no access to other photos.
     Raises:
         ValueError: unknown kinds, numbers that are not four probabilities, "top1" or "top5" without
@@ -109,7 +109,7 @@ def validate_shares(
         )
     if not has_pairs and (shares[0] or shares[1]):
         raise ValueError(
-            "shares asks for retrieved references (top1, top5), but there is no table of pairs. "
+            "shares asks for retrieved references (top1, top5), but a table of pairs is missing. "
             "Give --pairs, or shares of random and self alone."
         )
     return tuple(shares)

@@ -63,7 +63,7 @@ class Config:
     sheet: Path | None = None
     """Write a contact sheet of the four best, median and worst photos by the first model's PSNR.
 
-    With models of several roles there is one sheet per role, and its name ends in the role.
+    Models of several roles get one sheet per role, whose name ends in the role.
     """
     stamp: bool = False
     """Write the scores into the metadata of the model files; published checkpoints have none."""

@@ -185,9 +185,7 @@ def select_photos(photos: Photos, config: Config, skipped: dict[str, str]) -> li
     # `indices` is the last argument, so that zip never reads a photo beyond the limit.
     limited = [i for _, i in zip(range(config.limit or len(photos)), indices, strict=False)]
     if not limited:
-        raise ValueError(
-            f"there are no photos left of {len(photos)}; lower --skip or --min-chroma."
-        )
+        raise ValueError(f"none of {len(photos)} photos is left; lower --skip or --min-chroma.")
     return limited
 
 

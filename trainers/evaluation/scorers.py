@@ -85,7 +85,7 @@ class FeatureScorers:
             rgb: results (B, 3, H, W) in 0..1.
             indices: numbers of their photos.
         Raises:
-            ValueError: there is no classifier.
+            ValueError: no classifier is loaded.
         """
         if self.classifier is None:
             raise ValueError("top-1 and top-5 need a classifier; give --classifier.")
@@ -114,7 +114,7 @@ def photo_classes(
             folder's name, as in the layout of ImageNet.
         count: number of classes of the classifier.
     Raises:
-        ValueError: there are no labels, or classes that the classifier does not have.
+        ValueError: labels are missing, or have classes that the classifier does not have.
     """
     class_of = _read_labels(labels) if labels else _read_shard_labels(sources)
     folders = sorted(set(photos.folders))
@@ -131,7 +131,7 @@ def photo_classes(
         reason = (
             f"{labels} names none of the photos"
             if labels
-            else f"there are no .cls members in shards, and {len(folders)} folders for {count} "
+            else f"shards have no .cls members, and {len(folders)} folders do not fit {count} "
             "classes"
         )
         raise ValueError(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,15 +71,10 @@ class TrainingLogger:
             self._redirect.enter_context(logging_redirect_tqdm())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.bar is None or self.tensorboard is None:
             return
-        self._redirect.__exit__(kind, error, traceback)
+        self._redirect.close()
         self.bar.close()
         self.tensorboard.close()
         if self.skipped:

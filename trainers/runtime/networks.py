@@ -28,7 +28,7 @@ def load_initial(
         network_type: class of its network.
         offline: download nothing.
     Raises:
-        CheckpointError: there is no such model.
+        CheckpointError: the model does not exist.
         ValueError: the model has another architecture.
     """
     network, spec, _ = registry.load(resolve.model_path(weights, offline=offline))
@@ -49,7 +49,7 @@ def to_channels_last(network: NetworkT, device: torch.device) -> NetworkT:
 def load_perceptual_loss(
     config: AutomaticSettings, device: torch.device
 ) -> losses.PerceptualLoss | None:
-    """Return the perceptual loss, or None if its weight is 0 or there is no VGG-16 for it."""
+    """Return the perceptual loss, or None if its weight is 0 or VGG-16 is missing."""
     if not config.perceptual:
         return None
     if not config.vgg:
@@ -71,7 +71,7 @@ def load_teacher(config: AutomaticSettings, device: torch.device) -> nn.Module |
     """Return a frozen automatic network for distillation, or None without `config.teacher`.
 
     Raises:
-        CheckpointError: there is no such model.
+        CheckpointError: the model does not exist.
         ValueError: the model needs hints or a reference.
     """
     if not config.teacher:

@@ -69,7 +69,7 @@ class TrainingState:
         return self.config.out / STATE_FILE
 
     def load(self) -> ResumePoint:
-        """Restore the last save, if there is one.
+        """Restore the last save, if any.
 
         Raises:
             ValueError: the file is damaged, or belongs to a run with other networks.

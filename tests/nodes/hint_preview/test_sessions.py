@@ -107,7 +107,7 @@ def pixels(data):
 # ---- answers ----
 
 
-def test_a_preview_is_the_picture_of_the_run(host, post, body, pointhint, photo):
+def test_preview_equals_the_result_of_the_run(host, post, body, pointhint, photo):
     status, headers, data = post(PREVIEW, body())
     assert status == 200
     assert headers["Content-Type"] == "image/png"
@@ -137,20 +137,20 @@ def test_suggestions_are_of_the_place_and_computed_once(
     monkeypatch.setattr(
         canvas.suggestions, "predict_candidates", lambda *given: calls.append(1) or guesses(*given)
     )
-    found = []
+    result = []
     for x, y in ((0.1, 0.1), (0.9, 0.9), (1, 1)):
         asked = body(x=x, y=y, number=None, hints=None)
         status, _, data = post(SUGGEST, asked)
         assert status == 200
-        found.append(json.loads(data)["colors"])
+        result.append(json.loads(data)["colors"])
     assert len(calls) == 1
-    for colors in found:
+    for colors in result:
         assert 1 <= len(colors) <= 8
         assert all(len(code) == 7 and code[0] == "#" for code in colors)
-    assert found[0] != found[1]
+    assert result[0] != result[1]
 
 
-def test_suggestions_without_a_color_memory_come_from_the_network_in_the_box(
+def test_suggestions_without_a_color_memory_come_from_the_bundled_network(
     host, canvas, pointhint, photo, colorizer, mini_colorformer, monkeypatch
 ):
     asked = []
@@ -165,7 +165,7 @@ def test_suggestions_without_a_color_memory_come_from_the_network_in_the_box(
     assert len(asked) == 2
 
 
-def test_the_network_in_the_box_can_suggest(session):
+def test_the_bundled_network_can_suggest(session):
     assert session.suggest(0.5, 0.5)
 
 
@@ -217,7 +217,7 @@ def test_wrong_places(post, body, x):
 @pytest.mark.parametrize(
     "data", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b"9" * 10_000]
 )
-def test_bodies_that_are_no_json_object(post, data, session):
+def test_bodies_other_than_json_objects(post, data, session):
     status, _, told = post(PREVIEW, data, headers={"Content-Type": "application/json"})
     assert status == 400
     assert "JSON" in reason(told)
@@ -342,7 +342,9 @@ def test_a_workflow_that_begins_meanwhile(post, body, pointhint, server, monkeyp
         (ValueError("mini: the network gives colours that are NaN"), "colours that are NaN"),
     ],
 )
-def test_failures_are_told_in_a_sentence(post, body, pointhint, monkeypatch, canvas, error, told):
+def test_failures_are_reported_in_a_sentence(
+    post, body, pointhint, monkeypatch, canvas, error, told
+):
     def fail(*_):
         raise error
 
@@ -428,7 +430,7 @@ def test_what_a_newer_request_has_replaced_is_not_computed(served, body, slow):
     assert answers[1][2] == 0
 
 
-def test_a_page_that_was_loaded_anew_counts_from_the_beginning(post, body):
+def test_reloaded_page_counts_from_the_beginning(post, body):
     assert [post(PREVIEW, body(number=number))[0] for number in (100, 1, 2)] == [200, 200, 200]
 
 
@@ -439,7 +441,7 @@ def test_nodes_do_not_drop_each_others_requests(host, served, body, canvas, poin
 
     async def talk(client):
         given = [body(number=9), body(number=2, node="13", session=other.token)]
-        sent = [asyncio.ensure_future(client.post(PREVIEW, json=one)) for one in given]
+        sent = [asyncio.ensure_future(client.post(PREVIEW, json=item)) for item in given]
         await until(slow.begun)
         await asyncio.sleep(0.2)
         slow.go.set()

@@ -149,7 +149,7 @@ def same_ab(first, second, tolerance):
 
 def test_pairs_refusals(folder):
     photos = data_photos.Photos([folder])
-    with pytest.raises(ValueError, match="no table of pairs"):
+    with pytest.raises(ValueError, match="table of pairs is missing"):
         first_pairs(photos, 1, pairs=None)
     assert len(first_pairs(photos, 1, pairs=None, shares={"random": 0.5, "self": 0.5})) == 1
     with pytest.raises(ValueError, match="2 rows for 5 photos"):

@@ -94,5 +94,5 @@ def test_photos_are_selected(photos, tmp_path):
     assert select(min_chroma=4.0) == [0, 2, 3, 4, 5]
     assert select(min_chroma=4.0, limit=2) == [0, 2]
     assert select(skip=4, limit=5) == [4, 5]
-    with pytest.raises(ValueError, match="no photos left of 6; lower --skip or --min-chroma"):
+    with pytest.raises(ValueError, match="none of 6 photos is left; lower --skip or --min-chroma"):
         select(min_chroma=120.0)

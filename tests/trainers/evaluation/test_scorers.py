@@ -30,7 +30,7 @@ def test_classes_come_from_shards_and_folders(photos, tmp_path):
     classes = scorers.photo_classes(gallery, [tmp_path / "set"], None, 3)
     assert classes == [("n01", "n02", "n03").index(folder) for folder in gallery.folders]
     assert set(classes) == {0, 1, 2}
-    with pytest.raises(ValueError, match=r"unknown: there are no .cls .*3 folders for 4 classes"):
+    with pytest.raises(ValueError, match=r"unknown: shards have no .cls .*3 folders .* 4 classes"):
         scorers.photo_classes(gallery, [tmp_path / "set"], None, 4)
 
 
