@@ -10,6 +10,14 @@ ROOT = Path(__file__).resolve().parents[1]
 runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Give each test the same random numbers, alone or among others."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Root folder of the checkout."""
