@@ -37,10 +37,10 @@ from comfyui_colorist.pipeline.references import descriptors, search
 from comfyui_colorist.trainers.data.photos import Photos
 from torch import Tensor
 
-ENCODERS = ("ddcolor-nano", "colorformer-nano")
-MAPS = ((0,), (1,), (2,), (3,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
+ENCODERS = ("ddcolor-nano",)
+MAPS = ((0,), (1,), (2,), (3,), (0, 1), (2, 3), (0, 1, 2, 3))
 HISTOGRAM_WEIGHTS = (0.0, 0.02, descriptors.HISTOGRAM_WEIGHT, 0.1, 0.25, 0.5)
-THUMBNAIL, OUTLINES = "thumbnail 16x16", "outlines (HOG 4x4x9)"
+THUMBNAIL = "thumbnail 16x16"
 VIEWS = 600  # photos that are searched for by changed views
 MIN_LABEL_PHOTOS = 15
 Rows = tuple[Tensor, Tensor]  # of photos, of views
@@ -135,14 +135,12 @@ def describe(
         for rgb in working_images(photos, min(VIEWS, count) if views else count, views):
             L = color.lightness(rgb)
             parts.setdefault(THUMBNAIL, []).append(F.adaptive_avg_pool2d(L, 16).flatten(1))
-            parts.setdefault(OUTLINES, []).append(descriptors.hog(L))
             for name, colorizer in colorizers.items():
                 network = colorizer.device_manager.acquire(0)
                 with torch.inference_mode():
                     gray = (color.gray_rgb(L) - network.mean) / network.std
                     for i, x in enumerate(network.encoder(gray)):
-                        pooled = torch.cat([x.mean((2, 3)), x.std((2, 3))], dim=1)
-                        parts.setdefault(f"{name} map {i}", []).append(pooled)
+                        parts.setdefault(f"{name} map {i}", []).append(x.mean((2, 3)))
             used_parts.append(descriptors.describe(colorizers[descriptors.ENCODER], rgb))
         rows.append({name: torch.cat(tensors) for name, tensors in parts.items()})
         used.append(descriptors.concat(used_parts))
@@ -187,13 +185,13 @@ def histogram(ab: Tensor) -> Tensor:
 # --- Tables ------------------------------------------------------------------------------------
 
 
-def concatenate(rows: dict[str, Rows], parts: list[tuple[str, float]]) -> Rows:
-    """Concatenate descriptors, each standardized and multiplied by its weight."""
+def concatenate(rows: dict[str, Rows], parts: list[str]) -> Rows:
+    """Concatenate descriptors, each standardized."""
     blocks = []
-    for name, weight in parts:
+    for name in parts:
         photos, _ = rows[name]
         center, deviation = photos.mean(0), photos.std(0).clamp_min(1e-6)
-        scale = weight / deviation / photos.shape[1] ** 0.5
+        scale = 1 / deviation / photos.shape[1] ** 0.5
         blocks.append([(x - center) * scale for x in rows[name]])
     photos, views = (torch.cat(x, dim=1) for x in zip(*blocks, strict=True))
     return photos, views
@@ -237,14 +235,10 @@ def rank(
     truth: Truth,
 ) -> dict[str, dict[str, float]]:
     """Print and return the first table."""
-    choices = {name: [(name, 1.0)] for name in (THUMBNAIL, OUTLINES)}
+    choices = {THUMBNAIL: [THUMBNAIL]}
     for name in ENCODERS:
         for maps in MAPS:
-            choices[f"{name} maps {maps}"] = [(f"{name} map {i}", 1.0) for i in maps]
-        choices[f"{name} maps {descriptors.POOLED_MAPS} + outlines"] = [
-            *((f"{name} map {i}", 1.0) for i in descriptors.POOLED_MAPS),
-            (OUTLINES, 0.5),
-        ]
+            choices[f"{name} maps {maps}"] = [f"{name} map {i}" for i in maps]
     print(f"{len(truth.labels)} photos, {int(truth.counted.sum())} with a label that counts")
     columns = ("label", "set", "HIS", "self@1", "self@5")
     print(f"{'':56}" + "".join(f"{column:>8}" for column in columns))
@@ -261,7 +255,7 @@ def rank(
         table[name] = print_scores(name, truth.scores(of_photos) | own)
 
     for name, parts in choices.items():
-        for whitening in (0, 0.5, 1) if "+" in name else (0.5,):
+        for whitening in (0, 0.5, 1) if name.endswith(f"({descriptors.POOLED_MAP},)") else (0.5,):
             vectors = principal_components(concatenate(rows, parts), whitening)
             add(f"{name}, whitening {whitening}", vectors)
     add("as used", whitened(photos, views))

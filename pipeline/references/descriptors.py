@@ -2,7 +2,7 @@
 
 Only lightness is used, so that a gray target and a color photo of the same scene get similar
 descriptors. All images are squashed to SIDE x SIDE, as in the exemplar paper. Shapes: B images,
-P cells of 16 x 16 pixels, C channels of a cell, D width of a descriptor vector. The constants were
+P = GRID x GRID cells, C channels of a cell, D width of a descriptor vector. The constants were
 chosen with benchmarks/reference_search.py.
 """
 
@@ -20,17 +20,12 @@ from ..color_memory.memory import identify_encoder
 from ..loaded_network import LoadedNetwork
 from ..photos import is_gray
 
-ENCODER = "ddcolor-nano"  # the other bundled encoder is as good but takes 1.5 times as long
-SIDE = 160
-GRID = 10  # cells per side
-CELL = SIDE // GRID
-# Maps at 1/4 and 1/8, by mean and deviation. Of the five nearest of 3000 photos, 15 % have the
-# label of the photo, 14 % with deeper maps added, 5 % with a deeper map alone, 21 % with HOG added.
-POOLED_MAPS = (0, 1)
+ENCODER = "ddcolor-nano"  # pretrained on ImageNet, so that its last map describes things
+SIDE = 224
+POOLED_MAP = 3  # at 1/32, by its mean; its deviation and the map at 1/16 add nothing
 CELL_MAP = 1  # map whose cells are compared
-HOG_SIDE, HOG_GRID, HOG_BINS = 64, 4, 9  # coarse outlines, which pooled maps do not contain
-HOG_WIDTH = HOG_GRID**2 * HOG_BINS
-HOG_WEIGHT = 0.5  # relative to the pooled maps, as blocks of equal variance
+GRID = 10  # cells per side
+CELL = 16  # pixels per side of a cell, in which lightness is counted
 PCA_DIMENSIONS = 128  # paper, section 4.1
 WHITENING = 0.5  # exponent of the whitening: 0 = plain PCA, 1 = equal variance in all directions
 HISTOGRAM_BINS = 50  # for the lightness of a cell, 0..100
@@ -46,7 +41,7 @@ class Descriptors(NamedTuple):
     """Descriptors of B images, on the CPU."""
 
     vectors: Tensor
-    """(B, D) float16: pooled maps, then HOG."""
+    """(B, D) float16: mean of the last map."""
     cells: Tensor
     """(B, P, C) float16: features of unit length."""
     histograms: Tensor
@@ -77,7 +72,7 @@ def to_working_images(rgb: Tensor, name: str) -> Tensor:
         rgb, alpha = rgb.split([3, 1], dim=1)
         rgb = rgb * alpha + 0.5 * (1 - alpha)
     height, width = rgb.shape[2:]
-    return downscale(rgb, squashed_geometry(height, width, SIDE, CELL), "cpu")
+    return downscale(rgb, squashed_geometry(height, width, SIDE, SIDE), "cpu")
 
 
 def is_gray_reference(image: Tensor) -> bool:
@@ -89,7 +84,7 @@ def is_gray_reference(image: Tensor) -> bool:
 
 
 class _EncoderNetwork(Protocol):
-    """Network with an encoder that gives maps at 1/4, 1/8, ..."""
+    """Network with an encoder that gives maps at 1/4 to 1/32."""
 
     encoder: nn.Module
     mean: Tensor
@@ -115,7 +110,7 @@ def describe(colorizer: LoadedNetwork, images: Tensor) -> Descriptors:
     """Describe the lightness of working images (B, 3, SIDE, SIDE) in 0..1.
 
     Raises:
-        ValueError: the network has no encoder that gives maps at 1/4 and 1/8.
+        ValueError: the network has no encoder that gives four maps, at 1/4 to 1/32.
     """
     device_manager = colorizer.device_manager
     spec = colorizer.spec
@@ -130,46 +125,22 @@ def describe(colorizer: LoadedNetwork, images: Tensor) -> Descriptors:
             L = color.lightness(batch.to(device_manager.device))
             gray = ((color.gray_rgb(L) - network.mean) / network.std).to(colorizer.dtype)
             gray = gray.contiguous(memory_format=torch.channels_last)
-            maps = [x.float() for x in network.encoder(gray)[: max(*POOLED_MAPS, CELL_MAP) + 1]]
-            pooled = [
-                statistic for i in POOLED_MAPS for statistic in (_mean(maps[i]), _std(maps[i]))
-            ]
-            vectors = torch.cat([*pooled, hog(L)], dim=1).half()
-            cells = F.adaptive_avg_pool2d(maps[CELL_MAP], GRID).flatten(2)
+            maps = network.encoder(gray)
+            vectors = maps[POOLED_MAP].float().mean(dim=(2, 3)).half()
+            cells = F.adaptive_avg_pool2d(maps[CELL_MAP].float(), GRID).flatten(2)
             cells = F.normalize(cells, dim=1).mT.half()
             tensors = vectors, cells, lightness_histograms(L)
             parts.append(Descriptors(*(x.cpu().clone() for x in tensors)))
     return concat(parts)
 
 
-def _mean(x: Tensor) -> Tensor:
-    return x.mean(dim=(2, 3))
-
-
-def _std(x: Tensor) -> Tensor:
-    return x.std(dim=(2, 3))
-
-
-def hog(L: Tensor) -> Tensor:
-    """Return histograms of oriented gradients (B, HOG_WIDTH) of L (B, 1, h, w).
-
-    Dalal and Triggs 2005, with 9 orientations in each of 4 x 4 cells of a thumbnail; each cell has
-    unit length.
-    """
-    thumbnail = F.interpolate(L, size=(HOG_SIDE, HOG_SIDE), mode="area") / 100
-    dx = F.pad(thumbnail[..., 2:] - thumbnail[..., :-2], (1, 1, 0, 0))
-    dy = F.pad(thumbnail[..., 2:, :] - thumbnail[..., :-2, :], (0, 0, 1, 1))
-    bins = (torch.atan2(dy, dx) % torch.pi / torch.pi * HOG_BINS).long().clamp(0, HOG_BINS - 1)
-    weight = F.one_hot(bins[:, 0], HOG_BINS).movedim(-1, 1) * torch.hypot(dx, dy)
-    return F.normalize(F.adaptive_avg_pool2d(weight, HOG_GRID), dim=1, eps=1e-4).flatten(1)
-
-
 def lightness_histograms(L: Tensor) -> Tensor:
     """Count pixels per lightness bin in each cell: L (B, 1, SIDE, SIDE) -> (B, P, bins) uint8.
 
-    The paper's patches of 16 x 16 pixels, centered on cells of 16 pixels, are the cells themselves.
-    256 pixels in one bin count as 255.
+    L is reduced to cells of 16 x 16 pixels; the paper's patches of that size are then the cells
+    themselves. 256 pixels in one bin count as 255.
     """
+    L = F.interpolate(L, size=(GRID * CELL, GRID * CELL), mode="area")
     patches = F.unfold(L, CELL, stride=CELL).mT
     bins = (patches * (HISTOGRAM_BINS / 100)).long().clamp(0, HISTOGRAM_BINS - 1)
     counts = torch.zeros(*bins.shape[:2], HISTOGRAM_BINS, device=L.device)
@@ -193,9 +164,6 @@ class WhitenedSpace:
         self.center = rows.mean(0)
         deviation = rows.std(0, correction=0)
         self.scale = torch.where(deviation > 0, 1 / deviation, 0.0)
-        pooled_width = rows.shape[1] - HOG_WIDTH
-        self.scale[:pooled_width] /= pooled_width**0.5
-        self.scale[pooled_width:] *= HOG_WEIGHT / HOG_WIDTH**0.5
         rows = (rows - self.center) * self.scale
         variance, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
         dimensions = min(PCA_DIMENSIONS, max(1, len(rows) - 1), rows.shape[1])

@@ -22,7 +22,7 @@ from ..photos import Photo
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the file format and of the descriptors
+VERSION = 2  # of the file format and of the descriptors
 Kind = Literal["color", "grey", "unreadable"]
 COLOR: Kind = "color"
 GRAY: Kind = "grey"

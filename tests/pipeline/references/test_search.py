@@ -85,11 +85,11 @@ def test_modified_gray_copy_finds_its_photo(bundled, seed):
     assert (ranking.photos, ranking.gray, ranking.unreadable) == (10, [], {})
 
 
-def test_color_of_the_target_has_no_influence(mini):
+def test_color_of_the_target_has_no_influence(bundled):
     gallery = [photo(i) for i in range(9)]
     target = photo(20)
     colored, gray = (
-        search.find_references(x, gallery, mini, count=9) for x in (target, gray_of(target))
+        search.find_references(x, gallery, bundled, count=9) for x in (target, gray_of(target))
     )
     assert indices_of(colored) == indices_of(gray)
     assert [m.score for m in colored.matches] == pytest.approx(
@@ -247,19 +247,21 @@ def test_distances_equal_a_loop():
 
 
 def test_histograms_count_the_pixels_of_each_cell():
-    L = torch.full((1, 1, descriptors.SIDE, descriptors.SIDE), 99.9)
+    side = descriptors.GRID * descriptors.CELL
+    L = torch.full((1, 1, side, side), 99.9)
     L[..., :16, 16:32] = 50.0
     L[..., :8, 16:32] = 0.0
     counts = descriptors.lightness_histograms(L)
     assert counts.shape == (1, 100, descriptors.HISTOGRAM_BINS)
     assert counts[0, 1, [0, 25]].tolist() == [128, 128]
     assert counts[0, 0, -1] == 255 and counts[0, 1].sum() == 256
-    assert descriptors.lightness_histograms(torch.full_like(L, 100.0))[0, 0, -1] == 255
+    full = torch.full((1, 1, descriptors.SIDE, descriptors.SIDE), 100.0)
+    assert descriptors.lightness_histograms(full)[0, 0, -1] == 255
 
 
 def test_whitened_space_has_unit_vectors():
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(300, 32 + descriptors.HOG_WIDTH, generator=generator)
+    rows = torch.randn(300, 176, generator=generator)
     rows[:, 3] = 7  # the same in all
     for count, dimensions in ((300, descriptors.PCA_DIMENSIONS), (9, 8), (2, 1), (1, 1)):
         space = descriptors.WhitenedSpace(rows[:count])
