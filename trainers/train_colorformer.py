@@ -135,15 +135,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dtype": "auto",
         "spectral_norm": False,  # models trained with spectral norm keep their scale without it
     },
-    # The bundled model, in two runs on a CPU. First the decoder, on a frozen ImageNet encoder
-    # (--backbone) and the color memory built with it (--memory).
+    # The bundled model, on a CPU: the decoder, on the frozen encoder of ddcolor-nano (--backbone)
+    # and the color memory built with it (--memory), with ddcolor-nano as the teacher.
     "nano": _NANO
     | {
         "architecture": "colorformer-nano",
         "resolution": 192,
         "freeze_encoder": True,
-        "steps": 6_000,
-        "crop": (128,),
+        "teacher": "ddcolor-nano",
+        "pixel": 0.03,
+        "psnr": 1.0,
+        "colorfulness": 0.05,
+        "recolor": 0.6,
+        "steps": 4_600,
+        "crop": (96, 128),
+        "crop_until": (4_400,),
         "learning_rate": 1e-3,
         "warmup": 100,
     },
