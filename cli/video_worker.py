@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..console.errors import EXPECTED_ERRORS, UsageError, format_error
@@ -54,12 +53,7 @@ class VideoWorker:
     def __enter__(self) -> "VideoWorker":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:

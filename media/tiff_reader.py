@@ -49,7 +49,7 @@ def choose_page(pages: list[Page], name: str, number: int | None = None) -> Page
         number: page that the user chose, from 1; None for the first full-size page.
 
     Raises:
-        ImageError: there is no page of this number.
+        ImageError: the file has fewer pages.
     """
     count = pages[-1].index + 1
     if number is not None:

@@ -52,7 +52,7 @@ class EncoderSettings:
     pixel_format: str
     full_range: bool
     width: int
-    """Of the encoded frames: one more than that of the source if it must be even."""
+    """Width of the encoded frames: that of the source, rounded up if it must be even."""
     height: int
     color_tags: tuple[int, int, int]
     """Matrix, primaries and transfer."""

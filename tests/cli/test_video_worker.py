@@ -56,7 +56,7 @@ def colorize(source, target):
     target.write_text(str(os.getpid()))
 
 def crashing_backends(arguments, jobs):
-    """Those of `colorist colorize`, with a native crash at the sight of a bright frame."""
+    """Frame colorizers of `colorist colorize` that crash natively on a bright frame."""
     backends = _load_backends(arguments, jobs)
 
     def video(settings):

@@ -232,7 +232,7 @@ def test_out_of_memory_halves_the_batch(mini_pointhint, mini, monkeypatch):
 
 @pytest.mark.parametrize("size", [(150, 335), (33, 33), (1, 3000)])
 def test_memory_is_acquired_for_the_padded_image(mini_pointhint, monkeypatch, size):
-    """As much as `colorize` assumes when it determines the batch size."""
+    """The estimate that `colorize` derives the batch size from."""
     wanted, acquired, device_manager = [], [], mini_pointhint.device_manager
     acquire = device_manager.acquire
     monkeypatch.setattr(device_manager, "max_batch_size", lambda memory: wanted.append(memory) or 1)
@@ -418,7 +418,7 @@ def test_three_hundred_hints(mini_pointhint, fresh):
 
 @pytest.mark.parametrize("with_base", [False, True])
 def test_a_covered_hint_has_no_influence(with_base):
-    """Of two hints in a cell, the later wins everywhere: a click corrects an earlier one."""
+    """A later hint replaces an earlier one in the same cell, as a correcting click must."""
     L = 100 * photo(1, 32, 32, 1).movedim(-1, 1)
     base = 20 * photo(1, 32, 32, 2, seed=1).movedim(-1, 1) if with_base else None
     wrong, right = Hint(0.5, 0.5, "#b04030"), Hint(0.51, 0.52, "#3060b0")
