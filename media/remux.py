@@ -3,18 +3,19 @@
 import io
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import error_reason
+from .sound import SOUND_ENCODERS, SoundEncoder
 from .video_container import is_cover, open_input
 from .video_info import to_fraction
 
 if TYPE_CHECKING:
-    from av import Packet
+    from av import AudioStream, Packet
     from av.container import InputContainer, OutputContainer
     from av.container.core import Chapter
     from av.stream import Disposition, Stream
@@ -27,6 +28,8 @@ FILE_SPECIFIC_METADATA = re.compile(
     "encoder|major_brand|minor_version|compatible_brands|duration|rotate|bps|number_of_.*|_stat.*",
     re.IGNORECASE,
 )
+PLAYED_IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus", "libopus")
+"""Sound that common players play in MP4. MP4 can hold more, such as PCM and MP2."""
 
 
 def lasting_metadata(source: "InputContainer | Stream", frame_rate: Fraction) -> dict[str, str]:
@@ -60,8 +63,10 @@ def add_passthrough_streams(
     result: "OutputContainer",
     out: Path,
     frame_rate: Fraction,
-) -> "dict[int, Stream]":
+) -> "dict[int, Stream | SoundEncoder]":
     """Add a stream to the result for each stream that its container can hold.
+
+    Sound that it cannot hold, or that few players know in it, is encoded again.
 
     Args:
         source: open source.
@@ -73,30 +78,39 @@ def add_passthrough_streams(
     Returns:
         Index of the source's stream -> stream of the result.
     """
-    copies: dict[int, Stream] = {}
+    copies: dict[int, Stream | SoundEncoder] = {}
     for stream in source.streams:
         if stream.index == video.index or _is_rewritten(stream, source):
             continue
         if is_cover(stream) and _can_attach(result):
             _attach_cover(source, stream, result)
-            continue
-        if _may_copy(result.format.name, stream) and _can_hold(result.format.name, stream):
-            copies[stream.index] = copy = result.add_stream_from_template(stream)
-            copy.metadata.update(lasting_metadata(stream, frame_rate))
-            # Before PyAV 18, the setter refuses the type of the getter
-            copy.disposition = cast("Disposition", stream.disposition.value)
-            if copy.type == "audio" and _is_raw_sound(stream) and out.suffix in (".mp4", ".m4v"):
-                log.warning(
-                    "%s: few players know %s sound in %s; write .mov or .mkv for more of them.",
-                    *(out.name, stream.name, out.suffix),
-                )
-            continue
-        details = getattr(stream, "name", None), stream.metadata.get("language")
-        kind = "cover image" if is_cover(stream) else f"{stream.type} stream"
-        what = f"{kind} {stream.index} ({', '.join(filter(None, details)) or 'unknown'})"
-        remedy = _remedy(stream, out)
-        log.warning("%s: %s is left out%s.", out.name, what, remedy and f"; write {remedy} keep it")
+        elif _may_copy(result.format.name, stream, out) and _can_hold(result.format.name, stream):
+            copy = result.add_stream_from_template(stream)
+            _describe(copy, stream, frame_rate)
+            copies[stream.index] = copy
+        elif stream.type == "audio" and _can_encode(result.format.name, stream):
+            encoder = SoundEncoder(cast("AudioStream", stream), result)
+            _describe(encoder.stream, stream, frame_rate)
+            copies[stream.index] = encoder
+            log.warning(
+                "%s: sound stream %d (%s) is encoded as %s, which plays in %s; "
+                "write .mkv to copy it.",
+                *(out.name, stream.index, stream.name, encoder.name, out.suffix),
+            )
+        else:
+            details = getattr(stream, "name", None), stream.metadata.get("language")
+            kind = "cover image" if is_cover(stream) else f"{stream.type} stream"
+            what = f"{kind} {stream.index} ({', '.join(filter(None, details)) or 'unknown'})"
+            remedy = _remedy(stream, out)
+            remedy = remedy and f"; write {remedy} keep it"
+            log.warning("%s: %s is left out%s.", out.name, what, remedy)
     return copies
+
+
+def _describe(copy: "Stream", stream: "Stream", frame_rate: Fraction) -> None:
+    copy.metadata.update(lasting_metadata(stream, frame_rate))
+    # Before PyAV 18, the setter refuses the type of the getter
+    copy.disposition = cast("Disposition", stream.disposition.value)
 
 
 def set_timecode(result: "OutputContainer", video: "Stream") -> None:
@@ -115,15 +129,13 @@ def _is_rewritten(stream: "Stream", source: "InputContainer") -> bool:
     return "timecode" in stream.metadata or bool(hasattr(source, "chapters") and source.chapters())
 
 
-def _may_copy(container_format: str, stream: "Stream") -> bool:
-    """Return False for streams that FFmpeg would drop in silence, and for further videos."""
+def _may_copy(container_format: str, stream: "Stream", out: Path) -> bool:
+    """Return False for what FFmpeg would drop in silence, further videos, and unplayable sound."""
     if stream.type == "video":
         return is_cover(stream) and container_format == "mp4"
+    if stream.type == "audio" and out.suffix.lower() in (".mp4", ".m4v"):
+        return str(getattr(stream, "name", "")).startswith(PLAYED_IN_MP4)
     return stream.type not in ("data", "unknown")
-
-
-def _is_raw_sound(stream: "Stream") -> bool:
-    return str(getattr(stream, "name", "")).startswith("pcm_")
 
 
 def _remedy(stream: "Stream", out: Path) -> str:
@@ -155,11 +167,22 @@ def _attach_cover(source: "InputContainer", stream: "Stream", result: "OutputCon
 
 def _can_hold(container_format: str, stream: "Stream") -> bool:
     """Return True if FFmpeg starts a file of this format with a copy of the stream."""
+    return _can_start(container_format, lambda trial: trial.add_stream_from_template(stream))
+
+
+def _can_encode(container_format: str, stream: "Stream") -> bool:
+    """Return True if FFmpeg starts a file of this format with the stream's sound encoded again."""
+    return container_format in SOUND_ENCODERS and _can_start(
+        container_format, lambda trial: SoundEncoder(cast("AudioStream", stream), trial)
+    )
+
+
+def _can_start(container_format: str, add: "Callable[[OutputContainer], object]") -> bool:
     import av
 
     trial = av.open(io.BytesIO(), "w", format=container_format)
     try:
-        trial.add_stream_from_template(stream)
+        add(trial)
         trial.start_encoding()
     except (av.FFmpegError, ValueError):
         return False
@@ -170,7 +193,7 @@ def _can_hold(container_format: str, stream: "Stream") -> bool:
 
 
 def passthrough_packets(
-    source: "InputContainer", copies: "dict[int, Stream]", start: Fraction
+    source: "InputContainer", copies: "dict[int, Stream | SoundEncoder]", start: Fraction
 ) -> "Iterator[Packet[Stream]]":
     """Yield the packets of the copied streams, `start` seconds earlier.
 
@@ -181,23 +204,35 @@ def passthrough_packets(
     """
     import av
 
-    last: dict[int, int] = {}
+    last: dict[Stream, int] = {}
+
+    def shifted(packet: "Packet[Any]", copy: "Stream") -> "Iterator[Packet[Stream]]":
+        dts = packet.pts if packet.dts is None else packet.dts
+        pts = packet.dts if packet.pts is None else packet.pts
+        if packet.size and is_cover(packet.stream):  # one packet, mostly without a time
+            dts = pts = round(start / packet.time_base)
+            packet.duration = 0
+        if dts is None or pts is None:  # at the end, or before the first packet with a time
+            return
+        shift = round(start / packet.time_base)
+        # Decoding times must rise, or FFmpeg refuses the packet.
+        packet.dts = max(dts - shift, last.get(copy, dts - shift - 1) + 1)
+        packet.pts = max(pts - shift, packet.dts)
+        last[copy] = packet.dts
+        packet.stream = copy
+        yield packet
+
     try:
         for packet in source.demux([source.streams[index] for index in copies]) if copies else ():
-            index = packet.stream_index
-            dts = packet.pts if packet.dts is None else packet.dts
-            pts = packet.dts if packet.pts is None else packet.pts
-            if packet.size and is_cover(packet.stream):  # one packet, mostly without a time
-                dts = pts = round(start / packet.time_base)
-                packet.duration = 0
-            if dts is None or pts is None:  # at the end, or before the first packet with a time
-                continue
-            shift = round(start / packet.time_base)
-            # Decoding times must rise, or FFmpeg refuses the packet.
-            packet.dts = max(dts - shift, last.get(index, dts - shift - 1) + 1)
-            packet.pts = max(pts - shift, packet.dts)
-            last[index] = packet.dts
-            packet.stream = copies[index]
-            yield packet
+            copy = copies[packet.stream.index]
+            if isinstance(copy, SoundEncoder):
+                for encoded in copy.encode(packet):
+                    yield from shifted(encoded, copy.stream)
+            else:
+                yield from shifted(packet, copy)
     except (av.FFmpegError, OSError) as error:
         log.warning("%s: the copied streams end early (%s).", source.name, error_reason(error))
+    for copy in copies.values():
+        if isinstance(copy, SoundEncoder):
+            for encoded in copy.flush():
+                yield from shifted(encoded, copy.stream)

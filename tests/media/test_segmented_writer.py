@@ -64,12 +64,12 @@ def test_times_tags_and_lightness_in_every_container(tmp_path, name, codec, pixe
         apart = other_packets(result)[1][0] - shift - other_packets(source)[1][0]
         assert abs(apart) < Fraction(1, 1000)
     with av.open(str(result)) as container:
-        assert [stream.type for stream in container.streams][1:] == ["audio"] * (name != "y.webm")
+        assert [stream.type for stream in container.streams][1:] == ["audio"]
         if codec == "h265" and name == "y.mp4":
             assert container.streams.video[0].codec_context.codec_tag == "hvc1"
 
 
-@pytest.mark.parametrize("name", ["y.mkv", "y.mp4"])
+@pytest.mark.parametrize("name", ["y.mkv", "y.mov"])
 def test_varying_times_ten_bits_and_pcm(tmp_path, name):
     times = [500, 540, 541, 590, 700, 1500, 1501, 1502, 1503, 1600, 2500, 3000]
     source = make_video(
