@@ -94,15 +94,19 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """(B, 3, H, W), normalized by MEAN and STD -> four feature maps at 1/4, 1/8, 1/16, 1/32.
+    """(B, 3, H, W), normalized by MEAN and STD -> feature maps at 1/4, 1/8, 1/16, 1/32.
 
     Args:
         depths: blocks of each of the seven stages.
         dims: channels of each of the seven stages.
+        taps: stages whose maps are returned.
     """
 
-    def __init__(self, depths: tuple[int, ...], dims: tuple[int, ...]):
+    def __init__(
+        self, depths: tuple[int, ...], dims: tuple[int, ...], taps: tuple[int, ...] = TAPS
+    ):
         super().__init__()
+        self.taps = taps
         self.stem = SameConv2d(3, STEM, 3, stride=2)
         stages, in_channels = [], STEM
         for depth, dim, kernel, stride, expansion in zip(
@@ -128,6 +132,6 @@ class EfficientNetLite(nn.Module):
         taps = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
-            if i in TAPS:
+            if i in self.taps:
                 taps.append(x)
         return taps

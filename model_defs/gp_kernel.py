@@ -5,8 +5,9 @@ embeds each cell of an image so that cells with similar embeddings have similar 
 (`ops.gaussian_process`) then interpolates the colors of hints or reference cells. Embeddings depend
 on lightness alone, so one pass serves any set of hints.
 
-Structure: small backbone -> decoder back up to cells of 2x2 pixels -> one head with the embeddings,
-the expected color without hints, and two variances.
+Structure: backbone -> decoder back up to cells of 2x2 pixels -> one head with the embeddings, the
+expected color without hints, and two variances. An ImageNet-pretrained EfficientNet-Lite as the
+backbone knows which cells belong to the same thing.
 """
 
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import gaussian_process
+from ..ops import color, gaussian_process
 from ..ops.gaussian_process import Field
-from .layers import SmallBackbone
-from .validation import Depth, Range, Width, validate_fields
+from . import efficientnet_lite
+from .efficientnet_lite import EfficientNetLite
+from .layers import LayerNorm2d, SmallBackbone
+from .validation import Choice, Depth, Range, Width, validate_fields
 
-MULTIPLE = 16  # pixels per cell at the backbone's coarsest level
 MEAN_SCALE = 20.0  # Lab units of a predicted mean of 1; about the spread of chroma in photos
 MAX_LOG_FACTOR = 3.0  # bound on the predicted logarithms of scale and noise
 MIN_NOISE = 1e-3
@@ -32,18 +34,21 @@ CORRECTION_REACH = 0.5
 # Scalars are stored as log(value) / 10: they have further to go than filters, and learn that much
 # faster at the same learning rate.
 LOG_RATE = 10.0
+LITE_TAPS = (0, *efficientnet_lite.TAPS)  # also the first stage, at 1/2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """All values that change a tensor's shape or the result; JSON-serializable."""
 
+    backbone: Annotated[str, Choice(("convnext", "efficientnet-lite"))] = "convnext"
+    """convnext (small, with a convolutional stem) or efficientnet-lite."""
     stem: Width = 24
-    """Channels at 1/2."""
-    dims: tuple[Width, Width, Width] = (40, 80, 160)
-    """ConvNeXt channels at 1/4, 1/8, 1/16."""
-    depths: tuple[Depth, Depth, Depth] = (2, 2, 2)
-    """ConvNeXt blocks at 1/4, 1/8, 1/16."""
+    """Channels of convnext at 1/2."""
+    dims: tuple[Width, ...] = (40, 80, 160)
+    """Channels of each stage: convnext at 1/4, 1/8, 1/16; seven stages of efficientnet-lite."""
+    depths: tuple[Depth, ...] = (2, 2, 2)
+    """Blocks of each stage."""
     width: Width = 64
     """Decoder channels down to 1/4; half of them at 1/2."""
     kernel_count: Annotated[int, Range(1, 64)] = 3
@@ -56,6 +61,20 @@ class Config:
 
     def __post_init__(self) -> None:
         validate_fields(self, "kernel")
+        stages = 3 if self.backbone == "convnext" else len(efficientnet_lite.STRIDES)
+        if not len(self.dims) == len(self.depths) == stages:
+            raise ValueError(
+                f"kernel: dims and depths have {len(self.dims)} and {len(self.depths)} values; the "
+                f"backbone {self.backbone} has {stages} stages."
+            )
+
+
+LITE = Config(
+    backbone="efficientnet-lite",
+    dims=efficientnet_lite.VARIANTS["lite1"].dims,
+    depths=efficientnet_lite.VARIANTS["lite1"].depths,
+)
+"""The bundled models' kernel."""
 
 
 def _to_parameter(value: Tensor) -> nn.Parameter:
@@ -75,19 +94,35 @@ def _mix(channels: int, out: int) -> nn.Sequential:
     )
 
 
+def build_backbone(config: Config) -> SmallBackbone | EfficientNetLite:
+    """Build the backbone that `config` describes."""
+    if config.backbone == "convnext":
+        return SmallBackbone(config.stem, config.dims, config.depths)
+    return EfficientNetLite(config.depths, config.dims, taps=LITE_TAPS)
+
+
 class DeepKernel(nn.Module):
     """Lightness (B, 1, H, W) in 0..100 -> `Field` of its cells."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        width, half, (low, middle, high) = config.width, config.width // 2, config.dims
-        self.backbone = SmallBackbone(config.stem, config.dims, config.depths)
+        self.backbone = build_backbone(config)
+        if config.backbone == "convnext":
+            channels = [config.stem, *config.dims]
+            self.norms = nn.ModuleList()
+        else:
+            channels = [config.dims[stage] for stage in LITE_TAPS]
+            self.norms = nn.ModuleList(map(LayerNorm2d, channels))
+        # From the coarsest map to that at 1/2, which has half the width
+        width, half, coarser = config.width, config.width // 2, len(channels) - 2
+        widths = [*[width] * (coarser + 1), half]
         self.skips = nn.ModuleList(
-            nn.Conv2d(channels, out, 1)
-            for channels, out in ((high, width), (middle, width), (low, width), (config.stem, half))
+            nn.Conv2d(*sizes, 1) for sizes in zip(reversed(channels), widths, strict=True)
         )
-        self.mixes = nn.ModuleList([_mix(width, width), _mix(width, half), _mix(half, half)])
+        self.mixes = nn.ModuleList(
+            [*(_mix(width, width) for _ in range(coarser - 1)), _mix(width, half), _mix(half, half)]
+        )
         # Embeddings of all kernels; mean a and b; logarithms of scale and noise
         self.head = nn.Conv2d(half, config.kernel_count * config.embedding_width + 4, 1)
         nn.init.normal_(self.head.weight, std=0.02)
@@ -116,14 +151,12 @@ class DeepKernel(nn.Module):
         if L.ndim != 4 or L.shape[1] != 1:
             raise ValueError(f"deep kernel: L has shape {tuple(L.shape)}; expected (B, 1, H, W).")
         height, width = L.shape[2:]
-        padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-        x = F.pad(L.float() / 50 - 1, padding, mode="replicate").to(self.head.weight.dtype)
-        taps = self.backbone(x.contiguous(memory_format=torch.channels_last))
-        x = self.skips[0](taps[5])
-        for level, skip, mix in zip((4, 3, 2), self.skips[1:], self.mixes, strict=True):
-            tap = taps[level]
+        maps = self._feature_maps(L.float())
+        x = self.skips[0](maps[-1])
+        for tap, skip, mix in zip(maps[-2::-1], self.skips[1:], self.mixes, strict=True):
             x = F.gelu(skip(tap) + F.interpolate(x, size=tap.shape[2:], mode="bilinear"))
-            x = mix(x) if level == 3 else x + mix(x)
+            mixed = mix(x)
+            x = x + mixed if x.shape == mixed.shape else mixed
         outputs = self.head(x).float()[:, :, : -(-height // 2), : -(-width // 2)].flatten(2).mT
 
         # Float32 from here: sums of many small differences
@@ -154,3 +187,16 @@ class DeepKernel(nn.Module):
             position=None,
             correction_position=yx / CORRECTION_REACH if self.config.use_x else None,
         )
+
+    def _feature_maps(self, L: Tensor) -> list[Tensor]:
+        """Return the backbone's maps at 1/2, 1/4, ... of L, padded to whole cells of the last."""
+        multiple = 2 ** len(self.skips)
+        padding = (0, -L.shape[3] % multiple, 0, -L.shape[2] % multiple)
+        L, dtype = F.pad(L, padding, mode="replicate"), self.head.weight.dtype
+        if isinstance(self.backbone, SmallBackbone):
+            x = (L / 50 - 1).to(dtype).contiguous(memory_format=torch.channels_last)
+            taps = self.backbone(x)
+            return [taps[level] for level in (2, 3, 4, 5)]
+        gray = (color.gray_rgb(L) - efficientnet_lite.MEAN) / efficientnet_lite.STD
+        x = gray.to(dtype).contiguous(memory_format=torch.channels_last)
+        return [norm(tap) for norm, tap in zip(self.norms, self.backbone(x), strict=True)]

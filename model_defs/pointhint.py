@@ -99,7 +99,7 @@ PRESETS = {
         inner=(16, 24, 32, 32),
         depths=(1, 1, 1, 1),
         heads=(1, 2, 2, 2),
-        kernel=gp_kernel.Config(),
+        kernel=gp_kernel.LITE,
     ),
 }
 

@@ -472,33 +472,36 @@ def _squeezed_shape(tensor: Tensor) -> list[int]:
 # --- From our own models ---------------------------------------------------------------------
 
 
-def transfer_encoder(backbone: SmallBackbone, source: str, *, offline: bool = False) -> None:
-    """Copy stages of a DDColor encoder, or the backbone of a kernel, into a small backbone.
+def transfer_encoder(
+    backbone: SmallBackbone | EfficientNetLite, source: str, *, offline: bool = False
+) -> None:
+    """Copy the encoder of another model into the backbone of a kernel or of an exemplar network.
 
-    DDColor reads gray RGB normalized by ImageNet's mean and std, the backbone L / 50 - 1. Gray sRGB
-    is about L / 100, within a few hundredths, so the three filters of the first layer are added up.
+    Into a small backbone, the encoder of a DDColor is copied as far as it has the stages. It reads
+    gray RGB normalized by ImageNet's mean and std, the backbone L / 50 - 1. Gray sRGB is about
+    L / 100, within a few hundredths, so the three filters of the first layer are added up.
 
     Args:
-        backbone: changed in place; its last stage may have fewer blocks than the encoder's.
+        backbone: changed in place; a small one may have fewer blocks in its last stage.
         source: file, or name of a bundled or installed model.
         offline: download nothing.
     Raises:
-        ValueError: the model has neither a ConvNeXt encoder nor a kernel, or other sizes.
+        ValueError: the model has no encoder of this type, or one of other sizes.
     """
     donor, spec, _ = registry.load(resolve.model_path(source, offline=offline))
-    if kernel := _kernel_of(donor):
-        checkpoint.load_strict(backbone, kernel.backbone.state_dict(), source)
+    kernel = _kernel_of(donor)
+    encoder = kernel.backbone if kernel else getattr(donor, "encoder", None)
+    if isinstance(encoder, type(backbone)):
+        checkpoint.load_strict(backbone, encoder.state_dict(), source)
         return
-    if not isinstance(donor, DDColor):
-        raise ValueError(
-            f"encoder is {source}, a {spec.architecture} network; expected a DDColor with a "
-            "ConvNeXt encoder, or a network with a kernel such as pointhint-nano."
+    if isinstance(backbone, EfficientNetLite) or not isinstance(encoder, ConvNeXt):
+        needed = (
+            "an EfficientNet-Lite, as ddcolor-nano and pointhint-nano have"
+            if isinstance(backbone, EfficientNetLite)
+            else "the encoder of a DDColor with ConvNeXt, or the small backbone of a kernel"
         )
-    encoder = donor.encoder
-    if not isinstance(encoder, ConvNeXt):
         raise ValueError(
-            f"encoder is {source}, a DDColor with the encoder {donor.config.encoder}; expected one "
-            "with a ConvNeXt encoder, or a network with a kernel such as pointhint-nano."
+            f"encoder is {source}, a {spec.architecture} network; this backbone needs {needed}."
         )
     initial, depth = backbone.state_dict(), len(cast(nn.Sequential, backbone.stages[-1]))
     state = {key: tensor for key, tensor in initial.items() if key.startswith("stem.")}
@@ -508,7 +511,7 @@ def transfer_encoder(backbone: SmallBackbone, source: str, *, offline: bool = Fa
         if stage in ("0", "1", "2") and not surplus:
             state[key] = tensor
     first = cast(nn.Conv2d, encoder.get_submodule("downsample.0.0"))
-    mean, std = donor.mean.flatten(), donor.std.flatten()
+    mean, std = cast(DDColor, donor).mean.flatten(), cast(DDColor, donor).std.flatten()
     filters = (first.weight * (0.5 / std).view(1, 3, 1, 1)).sum(1, keepdim=True)
     shift = (first.weight.sum(dim=(2, 3)) * ((0.5 - mean) / std)).sum(1)
     state["downsample.0.0.weight"] = filters

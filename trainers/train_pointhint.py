@@ -93,9 +93,12 @@ class Config(Settings):
     kernel: str | None = None
     """Model to copy the kernel from: a file, or the name of a bundled or installed model."""
     encoder: str | None = None
-    """Model to initialize the kernel's backbone from: one with a kernel, such as pointhint-nano, or
-    a DDColor with a ConvNeXt encoder. A file, or the name of a bundled or installed model. Ignored
+    """Model to initialize the kernel's backbone from: one whose encoder or kernel has such a
+    backbone, such as ddcolor-nano. A file, or the name of a bundled or installed model. Ignored
     with --weights."""
+    frozen_stages: int = 0
+    """Number of stages of the kernel's backbone to freeze, counted from the input; 7 are all of an
+    EfficientNet-Lite."""
     hints: tuple[int, ...] = (1, 64)
     """Smallest and largest number of hints per photo; the logarithm of the number is uniformly
     distributed. The paper (section 4.3) mostly uses 10."""
@@ -165,7 +168,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {
         "architecture": "pointhint-nano",
         "part": "kernel",
-        "encoder": "pointhint-nano",
+        "encoder": "ddcolor-nano",
+        "frozen_stages": 7,
         "base_share": 0.15,
         "hints": (1, 48),
         "without": 0.05,
@@ -216,6 +220,8 @@ def main(config: Config) -> None:
         network, spec = build(config)
         network.to(device).train()
         hint_model = HintModel(network, config.part, prior=config.prior)
+        if network.kernel:
+            optimization.freeze_stages(network.kernel.backbone, config.frozen_stages)
         base = load_base(config, device)
         optimizer = torch.optim.AdamW(
             optimization.parameter_groups(network, config.weight_decay),

@@ -12,13 +12,16 @@ from comfyui_colorist.ops import gaussian_process
 MINI = gp_kernel.Config(
     stem=4, dims=(4, 8, 8), depths=(1, 1, 1), width=8, kernel_count=2, embedding_width=3
 )
+MINI_LITE = dataclasses.replace(
+    MINI, backbone="efficientnet-lite", dims=(4, 4, 8, 8, 8, 8, 16), depths=(1,) * 7
+)
 
 
-@pytest.fixture(scope="module")
-def kernel():
+@pytest.fixture(scope="module", params=[MINI, MINI_LITE], ids=["convnext", "lite"])
+def kernel(request):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return DeepKernel(MINI)
+        return DeepKernel(request.param)
 
 
 def lightness(batch=1, height=48, width=64, seed=0):
@@ -145,3 +148,10 @@ def test_the_config_survives_json():
     assert again == config
     network = registry.build("pointhint", again, device="meta")
     assert network.kernel.config == MINI
+
+
+def test_dims_must_fit_the_backbone():
+    with pytest.raises(ValueError, match=r"dims and depths have 7 and 3 values.* has 3 stages"):
+        dataclasses.replace(MINI, dims=(8,) * 7)
+    with pytest.raises(ValueError, match=r"7 and 3 values; the backbone efficientnet-lite has 7"):
+        dataclasses.replace(MINI_LITE, depths=(1, 1, 1))

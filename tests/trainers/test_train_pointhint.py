@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfyui_colorist.metrics import image as image_metrics
-from comfyui_colorist.model_defs import checkpoint, pointhint, registry
+from comfyui_colorist.model_defs import checkpoint, gp_kernel, pointhint, registry
+from comfyui_colorist.model_store import resolve
 from comfyui_colorist.ops import color, gaussian_process
 from comfyui_colorist.pipeline import loader
 from comfyui_colorist.pipeline.by_hints import encode_hints, network_input, predict_base_ab
@@ -597,6 +598,24 @@ def test_the_kernel_starts_from_an_encoder(mini_file):
     ours, theirs = network.kernel.backbone, encoder
     assert torch.equal(ours.stages[1][0].depthwise.weight, theirs.stages[1][0].depthwise.weight)
     assert len(ours.stages[2]) == 1 and len(theirs.stages[2]) == 2  # the first of them
+
+
+def test_an_efficientnet_lite_is_copied_and_frozen(photos, tmp_path, monkeypatch, mini_file):
+    config = dataclasses.replace(
+        pointhint.PRESETS["pointhint-nano"],
+        kernel=dataclasses.replace(gp_kernel.LITE, width=8, kernel_count=1),
+    )
+    monkeypatch.setitem(pointhint.PRESETS, "mini", config)
+    changes = {"prior": True, "encoder": "ddcolor-nano", "part": "kernel", "frozen_stages": 7}
+    train_pointhint.main(settings(photos, tmp_path, **changes, steps=2, average=0.0))
+    theirs = registry.load(resolve.model_path("ddcolor-nano"))[0].encoder.state_dict()
+    trained = weights(tmp_path).kernel
+    for key, tensor in trained.backbone.state_dict().items():
+        assert torch.equal(tensor, theirs[key].half().float()), key
+    with pytest.raises(ValueError, match="a ddcolor network; this backbone needs an EfficientNet"):
+        train_pointhint.build(settings(prior=True, encoder=str(mini_file)))
+    with pytest.raises(ValueError, match="frozen_stages is 8; this encoder has 7 stages"):
+        train_pointhint.main(settings(photos, tmp_path / "b", **changes | {"frozen_stages": 8}))
 
 
 def test_the_kernel_of_a_guess_learns(photos, tmp_path, monkeypatch):
