@@ -57,9 +57,12 @@ UNSUPPORTED_SIGNATURES = {
 """First bytes of files that are images, or hold some, but are not read."""
 JPEGS = ("JPEG", "MPO")  # Pillow's names
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+AVIF_SIGNATURES = (b"ftypavif", b"ftypavis")
 OPTIONAL_CODECS = (34925, 50000, 50001)  # LZMA, Zstandard, WebP: not in every build of libtiff
 HEADER_BYTES = 65536  # that are searched for the bit depth
+EIGHT_BITS = "%s: read with 8 of its bits per channel."
 MAX_PIXELS = 300_000_000  # per image; more is taken for an attack on memory
+MAX_AVIF_PIXELS = 2**28  # limit of libavif, which calls larger images damaged
 # A strip or tile of a TIFF is decompressed as an image of bytes: up to 4 samples of 8 bytes.
 MAX_SEGMENT_BYTES = 32 * MAX_PIXELS
 
@@ -138,12 +141,22 @@ def _raised_pixel_limit(limit: int) -> Generator[None, None, None]:
                 Image.MAX_IMAGE_PIXELS = _host_limit
 
 
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
+def _check_size(width: int, height: int, name: str, limit: int | None = None) -> None:
+    limit = limit or MAX_PIXELS
+    if width * height > limit:
         raise ImageError(
             f"{name}: {width}x{height} is {width * height / 1e6:.0f} megapixels; "
-            f"the limit is {MAX_PIXELS // 10**6}. Scale it down, or cut it into parts."
+            f"the limit is {limit // 10**6}. Scale it down, or cut it into parts."
         )
+
+
+def _check_avif_size(file: BinaryIO, name: str) -> None:
+    file.seek(0)
+    head = file.read(HEADER_BYTES)
+    place = head.find(b"ispe") + 8  # image spatial extents (ISO 23008-12, 6.5.3)
+    if 8 <= place <= len(head) - 8:
+        width, height = struct.unpack_from(">II", head, place)
+        _check_size(width, height, name, MAX_AVIF_PIXELS)
 
 
 # --- Orientation -------------------------------------------------------------------------------
@@ -201,26 +214,22 @@ def _decode_page(
             raise
         decoded = tiff_reader.read_with_tifffile(file, page, name)
     pixels, bit_depth = decoded
+    if tiff_reader.is_cmyk(page):
+        pixels, icc = _cmyk_pixels_to_srgb(pixels, icc, name)
+        if bit_depth > 8:
+            log.warning(EIGHT_BITS, name)
+            bit_depth = 8
     return _upright(pixels, page.orientation), bit_depth, icc
 
 
 def _decode_samples(file: BinaryIO, page: Page, name: str) -> tuple[np.ndarray, int] | None:
-    """Decode with our own reader or tifffile; None for pages that Pillow reads as well."""
-    bits = page.numbers(Tag.BITS_PER_SAMPLE, (1,))
-    plain = (
-        max(bits) <= 8
-        and page.number(Tag.PLANAR_CONFIGURATION, 1) == 1
-        and not page.numbers(Tag.EXTRA_SAMPLES, ())
-        and not (page.big and page.byte_order == ">")  # which Pillow takes for damaged
-    )
-    if not plain and (decoded := tiff_reader.read_with_samples(file, page, name)) is not None:
+    """Decode with our own reader or tifffile; None for pages that Pillow reads."""
+    if (decoded := tiff_reader.read_with_samples(file, page, name)) is not None:
         return decoded
     try:
         tiff_reader.open_with_pillow(file, page)
     except (SyntaxError, KeyError) as error:  # a kind that Pillow lacks
         log.debug("%s: not for Pillow (%s)", name, error_reason(error))
-        if (decoded := tiff_reader.read_with_samples(file, page, name)) is not None:
-            return decoded
         return tiff_reader.read_with_tifffile(file, page, name)
     return None
 
@@ -231,7 +240,7 @@ def _decode_page_with_pillow(
     image = tiff_reader.open_with_pillow(file, page)
     pixels, icc = _pixels_of(image, icc, name)
     if max(page.numbers(Tag.BITS_PER_SAMPLE, (1,))) > 8:
-        log.warning("%s: read with 8 of its bits per channel.", name)
+        log.warning(EIGHT_BITS, name)
     remaining = image.getexif().get(ORIENTATION, 1)  # Pillow turns TIFF images upright
     return _upright(pixels, remaining), 8, icc
 
@@ -258,7 +267,7 @@ def _decode_with_pillow(file: BinaryIO, head: bytes, name: str) -> StoredImage:
     else:
         pixels, icc = _pixels_of(image, icc, name)
         if _stored_bits(image, file) > 8:
-            log.warning("%s: read with 8 of its bits per channel.", name)
+            log.warning(EIGHT_BITS, name)
     pixels = _upright(pixels, orientation)
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     text, iptc = png_text(file) if image.format == "PNG" else ((), b"")
@@ -288,6 +297,8 @@ def _open(file: BinaryIO, head: bytes, name: str) -> Image.Image:
             )
     if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
         return _open_heif(file, name)
+    if head[4:12] in AVIF_SIGNATURES:
+        _check_avif_size(file, name)
     Image.init()
     reason = ""
     is_tga = name.lower().endswith(".tga")  # TGA has no signature
@@ -301,7 +312,7 @@ def _open(file: BinaryIO, head: bytes, name: str) -> Image.Image:
                 reason = error_reason(error)
     if reason:
         raise ImageError(f"{name}: damaged or cut short ({reason}); get the file again.")
-    if head[4:12] in (b"ftypavif", b"ftypavis"):
+    if head[4:12] in AVIF_SIGNATURES:
         raise UnsupportedImageError(
             f"{name}: an AVIF image, which needs Pillow 11.3 or newer; update it, or save the "
             "image as PNG or JPEG."
@@ -383,6 +394,15 @@ def _cmyk_to_srgb(image: Image.Image, icc: bytes, name: str) -> tuple[Image.Imag
     except ValueError as error:
         log.warning("%s: %s; converted without it.", name, error)
         return image.convert("RGB"), srgb_profile()
+
+
+def _cmyk_pixels_to_srgb(pixels: np.ndarray, icc: bytes, name: str) -> tuple[np.ndarray, bytes]:
+    """Convert CMYK pixels (H, W, 4, or 5 with alpha) in 0..1 to sRGB with 8 bits."""
+    inks = np.rint(pixels[..., :4] * np.float32(255)).astype(np.uint8)
+    image = Image.frombytes("CMYK", (pixels.shape[1], pixels.shape[0]), inks.tobytes())
+    image, icc = _cmyk_to_srgb(image, icc, name)
+    colors = np.asarray(image).astype(np.float32) / np.float32(255)
+    return np.concatenate([colors, pixels[..., 4:]], axis=2), icc
 
 
 def _stored_bits(image: Image.Image, file: BinaryIO) -> int:

@@ -9,19 +9,31 @@ from PIL import Image, TiffImagePlugin
 
 from .errors import ImageError, UnsupportedImageError, error_reason
 from .image_metadata import UNIT_SCALE, Resolution, valid_resolution
+from .tiff_colors import apply_palette, ycbcr_to_rgb
 from .tiff_directory import Page, Tag
-from .tiff_samples import FLOAT, SIGNED, UNDEFINED, UNSIGNED, SampleLayout, read_samples
+from .tiff_samples import (
+    FLOAT,
+    MAX_SAMPLES_PER_PIXEL,
+    SIGNED,
+    UNDEFINED,
+    UNSIGNED,
+    YCBCR,
+    SampleLayout,
+    read_samples,
+)
 
 log = logging.getLogger(__name__)
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
+COLOR_CHANNELS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 CAMERA_RAW = (32803, 34892)  # color filter array, linear raw
 CAMERA_RAW_COMPRESSION = (34713,)  # Nikon
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 COMPRESSION_NAMES = {
-    **{1: "uncompressed", 5: "LZW", 6: "old-style JPEG", 7: "JPEG", 8: "deflate", 34661: "JBIG"},
-    **{33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA"},
-    **{34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"},
+    **{1: "uncompressed", 5: "LZW", 6: "old-style JPEG", 7: "JPEG", 8: "deflate", 32946: "deflate"},
+    **{32809: "ThunderScan", 34676: "SGI Log", 34677: "SGI Log", 34887: "LERC", 34925: "LZMA"},
+    **{33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34661: "JBIG", 34933: "PNG"},
+    **{34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"},
 }
 COLOR_NAMES = {
     **{0: "gray", 1: "gray", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr"},
@@ -31,6 +43,8 @@ FORMAT_NAMES = {SIGNED: " signed", FLOAT: " float", 5: " complex", 6: " complex"
 INSTALL_CODECS = "install more codecs with pip install 'comfyui-colorist[tiff]'"
 # An unmarked page with at most this share of the pixels of the largest is a thumbnail.
 THUMBNAIL_SHARE = 1 / 4
+SAMPLED_ROWS = 256  # that decide whether bytes are signed
+SIGNED_SPREAD = 32  # of both signs, in photos with signed bytes
 FLOAT_SCALES = (255.0, 65535.0, 2.0**32 - 1)  # of integers that were stored as float
 FLOAT_OVERSHOOT = 0.25  # negative values of an image in 0..1, as resampling leaves them
 
@@ -152,34 +166,40 @@ class PageFile(io.RawIOBase):
 
 
 def read_with_samples(file: BinaryIO, page: Page, name: str) -> tuple[np.ndarray, int] | None:
-    """Read gray or RGB of any depth at full precision.
+    """Read uncompressed or losslessly compressed samples of any depth at full precision.
 
     Returns:
-        Pixels (H, W, 1, 3 or 4) float32 in 0..1 as stored, before rotation, and the bit depth of a
-        result that keeps their precision: 8 or 16. None for pages that are left to Pillow.
+        Pixels (H, W, C) float32 in 0..1 as stored, before rotation, and the bit depth of a result
+        that keeps their precision: 8 or 16. C is 1, 3 or 4 (gray, RGB, RGBA); 4 or 5 for CMYK
+        without and with alpha (see `is_cmyk`). None for pages that are left to Pillow.
     """
     photometric = _photometric(page)
     layout = SampleLayout.of(page)
-    if layout is None or photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
+    if layout is None or photometric not in COLOR_CHANNELS:
         return None
-    colors = 3 if photometric == RGB else 1
+    if photometric in (PALETTE, YCBCR) and (layout.sample_format != UNSIGNED or layout.bits > 16):
+        return None
+    colors = COLOR_CHANNELS[photometric]
     if layout.samples < colors:
-        raise ValueError(f"{layout.samples} samples per pixel for RGB")
+        kind = COLOR_NAMES[photometric]
+        raise ValueError(f"{layout.samples} samples per pixel for {kind}")
     extra = page.numbers(Tag.EXTRA_SAMPLES, ())[: layout.samples - colors]
+    if photometric == RGB and layout.samples == 4 and not extra:
+        extra = (UNASSOCIATED_ALPHA,)  # many programs leave the tag out
     kinds = (ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA)
     alpha = next((index for index, kind in enumerate(extra) if kind in kinds), None)
     channels = [*range(colors), *([] if alpha is None else [colors + alpha])]
     samples = read_samples(file, layout, channels)
-    with np.errstate(over="ignore"):  # float64
-        pixels = samples.astype(np.float32)
-    if layout.sample_format == FLOAT:
-        np.nan_to_num(pixels, copy=False)  # NaN becomes 0
-    black, white = _value_range(samples[..., :colors], layout, page, name)
-    _normalize(pixels[..., :colors], black, white)
+    if layout.bits == 8 and page.number(Tag.SAMPLE_FORMAT, UNSIGNED) == SIGNED:
+        samples = _from_signed_bytes(samples, name)
+    if photometric in (PALETTE, YCBCR):
+        pixels = _to_rgb(samples, layout, page)
+        photometric, colors = RGB, 3
+    else:
+        pixels = _scale(samples, layout, page, colors, name)
     if photometric == WHITE_IS_ZERO:
         pixels[..., :colors] = 1 - pixels[..., :colors]
     if alpha is not None:
-        _normalize(pixels[..., colors:], *_full_range(layout))
         if extra[alpha] == ASSOCIATED_ALPHA:
             smallest = np.float32(1 / (2 ** min(layout.bits, 16) - 1))
             pixels[..., :colors] /= np.maximum(pixels[..., colors:], smallest)
@@ -187,6 +207,57 @@ def read_with_samples(file: BinaryIO, page: Page, name: str) -> tuple[np.ndarray
         if colors == 1:
             pixels = pixels[..., [0, 0, 0, 1]]
     return pixels, 16 if layout.bits > 8 else 8
+
+
+def is_cmyk(page: Page) -> bool:
+    """Return True if the pixels of a page are amounts of ink."""
+    return _photometric(page) == CMYK
+
+
+def _to_rgb(samples: np.ndarray, layout: SampleLayout, page: Page) -> np.ndarray:
+    """Convert palette indices or YCbCr samples, with or without alpha, to RGB or RGBA in 0..1."""
+    if _photometric(page) == PALETTE:
+        colors = apply_palette(samples[..., 0], page, layout.bits)
+        alpha = samples[..., 1:]
+    else:
+        colors = ycbcr_to_rgb(samples[..., :3], page, _full_range(layout)[1])
+        alpha = samples[..., 3:]
+    if not alpha.shape[2]:
+        return colors
+    alpha = alpha.astype(np.float32)
+    _normalize(alpha, *_full_range(layout))
+    return np.concatenate([colors, alpha], axis=2)
+
+
+def _scale(
+    samples: np.ndarray, layout: SampleLayout, page: Page, colors: int, name: str
+) -> np.ndarray:
+    """Scale samples (H, W, C), of which `colors` are not alpha, to 0..1."""
+    with np.errstate(over="ignore"):  # float64
+        pixels = samples.astype(np.float32)
+    if layout.sample_format == FLOAT:
+        np.nan_to_num(pixels, copy=False)  # NaN becomes 0
+    black, white = _value_range(samples[..., :colors], layout, page, name)
+    _normalize(pixels[..., :colors], black, white)
+    _normalize(pixels[..., colors:], *_full_range(layout))
+    return pixels
+
+
+def _from_signed_bytes(samples: np.ndarray, name: str) -> np.ndarray:
+    """Return bytes that are marked as signed with black at 0.
+
+    Many such files hold 0..255 all the same. Of a photo, the reading with the smaller steps between
+    neighbors is right, because the other one jumps from black to white within the range. Drawings
+    have such jumps; their -1 is a white of 255.
+    """
+    rows = samples[:: max(1, len(samples) // SAMPLED_ROWS)].view(np.int8).astype(np.int16)
+    low, high = np.percentile(rows, (1, 99))
+    signed_steps = np.abs(np.diff(rows, axis=1)).sum()
+    unsigned_steps = np.abs(np.diff(rows & 255, axis=1)).sum()
+    if signed_steps >= unsigned_steps or low > -SIGNED_SPREAD or high < SIGNED_SPREAD:
+        return samples
+    log.warning("%s: 8-bit signed samples; -128 to 127 are read as black to white.", name)
+    return samples ^ 128
 
 
 def _photometric(page: Page) -> int:
@@ -295,7 +366,10 @@ def read_with_tifffile(file: BinaryIO, page: Page, name: str) -> tuple[np.ndarra
     bits = page.number(Tag.BITS_PER_SAMPLE, 1)
     remedy = "save it as gray or RGB without compression"
     unsupported = f"{name}: an unsupported kind of TIFF ({_description(page)})"
-    readable_samples = page.number(Tag.SAMPLE_FORMAT, UNSIGNED) in (UNSIGNED, FLOAT, UNDEFINED)
+    readable_samples = (
+        page.number(Tag.SAMPLE_FORMAT, UNSIGNED) in (UNSIGNED, FLOAT, UNDEFINED)
+        and page.number(Tag.SAMPLES_PER_PIXEL, 1) <= MAX_SAMPLES_PER_PIXEL
+    )
     if photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or not readable_samples:
         raise UnsupportedImageError(f"{unsupported}; {remedy}.")
     file.seek(0)
@@ -324,10 +398,12 @@ def _description(page: Page) -> str:
     """Describe how the pixels of a page are stored."""
     compression, photometric = page.number(Tag.COMPRESSION, 1), _photometric(page)
     kind = FORMAT_NAMES.get(page.number(Tag.SAMPLE_FORMAT, UNSIGNED), "")
+    samples = page.number(Tag.SAMPLES_PER_PIXEL, 1)
+    channels = f", {samples} channels" if samples > MAX_SAMPLES_PER_PIXEL else ""
     return (
         f"{COMPRESSION_NAMES.get(compression, f'compression {compression}')}, "
         f"{COLOR_NAMES.get(photometric, f'colors of kind {photometric}')}, "
-        f"{page.number(Tag.BITS_PER_SAMPLE, 1)} bits{kind}"
+        f"{page.number(Tag.BITS_PER_SAMPLE, 1)} bits{kind}{channels}"
     )
 
 

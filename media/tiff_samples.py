@@ -1,7 +1,7 @@
 """Samples of a TIFF page at their full depth: strips, tiles, planes, and any bits per sample.
 
-Pillow has no mode for 16-bit color and reads other depths wrongly or not at all. Only decompression
-is left to it here.
+Pillow has no mode for 16-bit color and reads other depths and layouts wrongly or not at all. Only
+decompression is left to it here.
 """
 
 import io
@@ -22,6 +22,7 @@ LIBTIFF = (5, 32773, 34925, 50000)  # LZW, PackBits, LZMA, Zstandard
 LOSSLESS = (NONE, DEFLATE, OLD_DEFLATE, *LIBTIFF)
 NO_PREDICTOR, HORIZONTAL, FLOATING_POINT = 1, 2, 3
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # SampleFormat
+YCBCR = 6  # PhotometricInterpretation
 PACKED_BITS = range(1, 32)  # depths that are unpacked bit by bit
 CHUNK_SAMPLES = 2**20  # unpacked in one go; bounds memory
 BATCH_BYTES = 2**24  # decompressed in one go
@@ -50,6 +51,8 @@ class SampleLayout:
     offsets: tuple[int, ...]
     byte_counts: tuple[int, ...]
     byte_order: ByteOrder
+    subsampling: tuple[int, int]
+    """Columns and rows that share one chroma sample; (1, 1) except in YCbCr."""
 
     @classmethod
     def of(cls, page: Page) -> "SampleLayout | None":
@@ -58,8 +61,18 @@ class SampleLayout:
         bits = page.numbers(Tag.BITS_PER_SAMPLE, (1,))
         formats = page.numbers(Tag.SAMPLE_FORMAT, (UNSIGNED,))
         if bits[0] == 8 or formats[0] == UNDEFINED:
-            formats = (UNSIGNED,)  # signed bytes hold 0..255 in all known files
-        tiled = Tag.TILE_OFFSETS in page.tags
+            formats = (UNSIGNED,)  # bytes: the reader decides, as many files are marked wrongly
+        # Tiles may have the offsets of strips (Silicon Graphics).
+        tiled = Tag.TILE_OFFSETS in page.tags or {Tag.TILE_WIDTH, Tag.TILE_LENGTH} <= set(page.tags)
+        offsets = page.numbers(Tag.STRIP_OFFSETS, ())
+        byte_counts = page.numbers(Tag.STRIP_BYTE_COUNTS, ())
+        if tiled:
+            offsets = page.numbers(Tag.TILE_OFFSETS, offsets)
+            byte_counts = page.numbers(Tag.TILE_BYTE_COUNTS, byte_counts)
+        subsampling = (1, 1)
+        if page.number(Tag.PHOTOMETRIC, -1) == YCBCR:
+            across, down = (page.numbers(Tag.YCBCR_SUBSAMPLING, ()) + (2, 2))[:2]
+            subsampling = (across, down)
         layout = cls(
             width=page.width,
             height=page.height,
@@ -77,24 +90,35 @@ class SampleLayout:
                 if tiled
                 else min(page.number(Tag.ROWS_PER_STRIP, page.height), page.height)
             ),
-            offsets=page.numbers(Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS, ()),
-            byte_counts=page.numbers(Tag.TILE_BYTE_COUNTS if tiled else Tag.STRIP_BYTE_COUNTS, ()),
+            offsets=offsets,
+            byte_counts=byte_counts,
             byte_order=page.byte_order,
+            subsampling=subsampling,
         )
         whole_bytes = layout.bits in (8, 16, 32, 64)
+        is_unsigned = layout.sample_format == UNSIGNED
+        is_packed = is_unsigned and layout.bits in PACKED_BITS
         readable = (
             len(set(bits)) == len(set(formats)) == 1
             and 0 < samples <= MAX_SAMPLES_PER_PIXEL
             and layout.compression in LOSSLESS
             and (
-                (layout.sample_format == UNSIGNED and (layout.bits in PACKED_BITS or whole_bytes))
+                (is_unsigned and (is_packed or whole_bytes))
                 or (layout.sample_format == SIGNED and whole_bytes)
                 or (layout.sample_format == FLOAT and layout.bits in (16, 32, 64))
             )
             and (
                 layout.predictor == NO_PREDICTOR
-                or (layout.predictor == HORIZONTAL and whole_bytes)
+                or (layout.predictor == HORIZONTAL and (is_packed or whole_bytes))
                 or (layout.predictor == FLOATING_POINT and layout.sample_format == FLOAT)
+            )
+            and (
+                subsampling == (1, 1)
+                or (
+                    set(subsampling) <= {1, 2, 4}
+                    and (samples, layout.bits, layout.planar) == (3, 8, False)
+                    and layout.predictor == NO_PREDICTOR
+                )
             )
         )
         return layout if readable else None
@@ -106,8 +130,15 @@ class SampleLayout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of a segment, once decompressed."""
+        """Bytes of a stored row of a segment, once decompressed."""
+        across, down = self.subsampling
+        if self.subsampling != (1, 1):  # units of the luma of a block and its Cb and Cr
+            return -(-self.segment_width // across) * (across * down + 2)
         return -(-self.segment_width * self.segment_samples * self.bits // 8)
+
+    def stored_rows(self, rows: int) -> int:
+        """Return how many stored rows hold `rows` rows of pixels."""
+        return -(-rows // self.subsampling[1])
 
     @property
     def dtype(self) -> np.dtype:
@@ -131,7 +162,7 @@ def read_samples(file: BinaryIO, layout: SampleLayout, channels: list[int]) -> n
     for batch in _batches(layout, channels):
         stored = [_read_segment(file, layout, segment) for segment in batch]
         for segment, data in zip(batch, _decompress(stored, layout, batch[0].rows), strict=True):
-            if len(data) < segment.rows * layout.row_bytes:
+            if len(data) < layout.stored_rows(segment.rows) * layout.row_bytes:
                 raise ValueError(f"strip or tile {segment.index} ends early")
             samples = _unpack(data, layout, segment.rows)
             rows = slice(segment.top, segment.top + segment.rows)
@@ -190,7 +221,7 @@ def _read_segment(file: BinaryIO, layout: SampleLayout, segment: Segment) -> byt
     index = segment.index
     size = layout.byte_counts[index] if index < len(layout.byte_counts) else 0
     if not size and layout.compression == NONE:
-        size = segment.rows * layout.row_bytes
+        size = layout.stored_rows(segment.rows) * layout.row_bytes
     if index >= len(layout.offsets) or not size:
         raise ValueError(f"strip or tile {index} is missing")
     file.seek(layout.offsets[index])
@@ -199,6 +230,7 @@ def _read_segment(file: BinaryIO, layout: SampleLayout, segment: Segment) -> byt
 
 def _decompress(stored: list[bytes], layout: SampleLayout, rows: int) -> list[bytes]:
     """Decompress segments of `rows` rows each."""
+    rows = layout.stored_rows(rows)
     size = rows * layout.row_bytes
     if layout.compression in LIBTIFF:
         data = _decompress_with_libtiff(stored, layout, rows)
@@ -214,7 +246,7 @@ def _decompress(stored: list[bytes], layout: SampleLayout, rows: int) -> list[by
 
 
 def _decompress_with_libtiff(stored: list[bytes], layout: SampleLayout, rows: int) -> bytes:
-    """Decompress strips or tiles, presented to libtiff as the strips of a gray image of bytes."""
+    """Decompress segments of `rows` stored rows, presented to libtiff as strips of gray bytes."""
     lengths = [len(data) for data in stored]
     fields = {
         256: [layout.row_bytes],
@@ -239,12 +271,19 @@ def _decompress_with_libtiff(stored: list[bytes], layout: SampleLayout, rows: in
 
 def _unpack(data: bytes, layout: SampleLayout, rows: int) -> np.ndarray:
     """Decode decompressed bytes into samples (rows, segment width, segment samples)."""
-    raw = np.frombuffer(data, np.uint8)[: rows * layout.row_bytes].reshape(rows, layout.row_bytes)
+    stored_rows, row_bytes = layout.stored_rows(rows), layout.row_bytes
+    raw = np.frombuffer(data, np.uint8)[: stored_rows * row_bytes].reshape(stored_rows, row_bytes)
+    if layout.subsampling != (1, 1):
+        return _unpack_subsampled(raw, layout)
     shape = rows, layout.segment_width, layout.segment_samples
     if layout.predictor == FLOATING_POINT:
         return _undo_float_predictor(raw, layout).reshape(shape)
     if layout.bits not in (8, 16, 32, 64):
-        return _unpack_bits(raw, layout).reshape(shape)
+        samples = _unpack_bits(raw, layout).reshape(shape)
+        if layout.predictor == HORIZONTAL:
+            samples = np.cumsum(samples, axis=1, dtype=layout.dtype)
+            samples &= layout.dtype.type(2**layout.bits - 1)
+        return samples
     samples = raw.reshape(-1).view(layout.dtype.newbyteorder(layout.byte_order)).reshape(shape)
     if layout.predictor == HORIZONTAL:
         unsigned = samples.view(samples.dtype.str.replace("i", "u").replace("f", "u"))
@@ -270,6 +309,16 @@ def _unpack_bits(raw: np.ndarray, layout: SampleLayout) -> np.ndarray:
             values = values << 1 | bits[..., place]
         samples[top : top + step] = values
     return samples
+
+
+def _unpack_subsampled(raw: np.ndarray, layout: SampleLayout) -> np.ndarray:
+    """Unpack YCbCr blocks and repeat their chroma: at least (rows, segment width, 3)."""
+    across, down = layout.subsampling
+    blocks = raw.reshape(len(raw), -1, across * down + 2)
+    luma = blocks[..., :-2].reshape(*blocks.shape[:2], down, across).swapaxes(1, 2)
+    luma = luma.reshape(len(raw) * down, -1, 1)
+    chroma = blocks[..., -2:].repeat(down, axis=0).repeat(across, axis=1)
+    return np.concatenate([luma, chroma], axis=2)
 
 
 def _undo_float_predictor(raw: np.ndarray, layout: SampleLayout) -> np.ndarray:

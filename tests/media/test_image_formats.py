@@ -60,6 +60,17 @@ def test_qoi(tmp_path):
     assert np.rint(read_image(tmp_path / "x.qoi").pixels * 255).tolist() == [[[16, 32, 48]]]
 
 
+@needs_avif
+def test_avif_beyond_its_decoder_is_not_called_damaged(tmp_path):
+    path = save(tmp_path / "x.avif", RAMP)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"ispe") + 8
+    data[place : place + 8] = struct.pack(">II", 17000, 17000)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match="x.avif: 17000x17000 is 289 megapixels; the limit is 268"):
+        read_image(path)
+
+
 def test_tga_is_known_by_its_suffix(tmp_path):
     path = save(tmp_path / "x.tga", RAMP)
     path.rename(tmp_path / "x.jpg")

@@ -143,6 +143,27 @@ def test_packed_bits(tmp_path, bits, photometric, order):
     assert read_image(tmp_path / "x.tif").metadata.bit_depth == (16 if bits > 8 else 8)
 
 
+@pytest.mark.parametrize("bits", [1, 4, 10, 12])
+@pytest.mark.parametrize("compression", [1, 8])
+def test_horizontal_predictor_of_packed_bits(tmp_path, bits, compression):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (5, 7))
+    differences = np.diff(values, axis=1, prepend=0) % 2**bits
+    page = gray_page(differences, bits, _317=2, _259=compression)
+    if compression == 8:
+        page["strips"] = [zlib.compress(page["strips"][0])]
+    write_tiff(tmp_path / "x.tif", page)
+    assert np.array_equal(levels(tmp_path / "x.tif", 2**bits - 1)[..., 0], values)
+
+
+def test_tiles_in_the_tags_of_strips(tmp_path):
+    """As the Silicon Graphics Image Library wrote them."""
+    values = random(20, 30)
+    padded = np.pad(values, ((0, 12), (0, 2)))
+    tiles = [padded[y : y + 16, x : x + 16].tobytes() for y in (0, 16) for x in (0, 16)]
+    write_tiff(tmp_path / "x.tif", gray_page(values, _322=16, _323=16) | {"strips": tiles})
+    assert np.array_equal(levels(tmp_path / "x.tif", 255)[..., 0], values)
+
+
 def test_uncompressed_strip_without_byte_count(tmp_path):
     page = gray_page(np.arange(12).reshape(3, 4), 16)
     data = bytearray(write_tiff(tmp_path / "x.tif", page).read_bytes())
@@ -270,14 +291,151 @@ def test_declared_range_of_float_samples(tmp_path):
     assert pixels == pytest.approx([0, 1 / 3, 0.8, 1], abs=1e-6)
 
 
-def test_signed_bytes_are_unsigned(tmp_path):
-    write_tiff(tmp_path / "x.tif", gray_page(np.array([[0, 100, 200]]), 8, _339=2, _284=1))
-    assert levels(tmp_path / "x.tif", 255).ravel().tolist() == [0, 100, 200]
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ([0, 100, 200], [0, 100, 200]),  # unsigned, marked wrongly
+        ([110, 120, 130, 140], [110, 120, 130, 140]),
+        ([-50, -10, 0, 50], [78, 118, 128, 178]),
+        ([0, -1, -1, 0], [0, 255, 255, 0]),  # a drawing
+        ([-128, -60, 10, 80, 127], [0, 68, 138, 208, 255]),
+        ([50, 60], [50, 60]),
+    ],
+)
+def test_signed_bytes(tmp_path, stored, expected, caplog):
+    write_tiff(tmp_path / "x.tif", gray_page(np.array([stored]), 8, _339=2))
+    assert levels(tmp_path / "x.tif", 255).ravel().tolist() == expected
+    assert ("8-bit signed samples; -128 to 127 are" in caplog.text) == (min(stored) < -1)
 
 
 def test_declared_values_of_8_bits_are_statistics(tmp_path):
     write_tiff(tmp_path / "x.tif", gray_page(np.array([[10, 100]]), 8, _280=10, _281=100))
     assert levels(tmp_path / "x.tif", 255).ravel().tolist() == [10, 100]
+
+
+# --- Colors ------------------------------------------------------------------------------------
+
+
+def naive_rgb(inks: np.ndarray) -> np.ndarray:
+    """Return RGB of 8-bit CMYK (H, W, 4) by Pillow's plain formula."""
+    return np.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "zlib", "predictor": True},
+        {"tile": (16, 16)},
+        {"planarconfig": "separate"},
+        {"bigtiff": True, "byteorder": ">"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("extra", [None, "unassalpha", "unspecified"])
+def test_cmyk(tmp_path, options, dtype, extra, caplog):
+    if dtype == np.float32 and "predictor" in options:
+        pytest.skip("tifffile needs a codec")
+    values = random(33, 17, 5 if extra else 4)
+    stored = values.astype(dtype) * (257 if dtype is np.uint16 else 1)
+    stored = stored / np.float32(255) if dtype is np.float32 else stored
+    stored = stored.astype(dtype)
+    if "planarconfig" in options:
+        stored = np.ascontiguousarray(stored.transpose(2, 0, 1))
+    extras = {"extrasamples": [extra]} if extra else {}
+    tifffile.imwrite(
+        tmp_path / "x.tif", stored, photometric="separated", **options, **extras, metadata=None
+    )
+    image = read_image(tmp_path / "x.tif")
+    actual = np.rint(image.pixels * 255)
+    assert np.array_equal(actual[..., :3], naive_rgb(np.ascontiguousarray(values[..., :4])))
+    if extra == "unassalpha":
+        assert np.array_equal(actual[..., 3], values[..., 4])
+    else:
+        assert actual.shape[2] == 3
+    assert image.metadata.bit_depth == 8
+    assert ("read with 8 of its bits" in caplog.text) == (dtype is not np.uint8)
+
+
+def test_fourth_sample_without_a_tag_is_alpha(tmp_path):
+    """As Pillow reads 8 bits; many programs leave ExtraSamples out."""
+    for bits in (8, 16):
+        values = random(5, 7, 4, dtype=f"u{bits // 8}")
+        page = {"strips": [values.astype(f"<u{bits // 8}").tobytes()], 256: 7, 257: 5}
+        page |= {258: [bits] * 4, 259: 1, 262: 2, 277: 4, 278: 5}
+        write_tiff(tmp_path / "x.tif", page)
+        assert np.array_equal(levels(tmp_path / "x.tif", 2**bits - 1), values)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_palette(tmp_path, bits, order):
+    colors = random(3, 2**bits, dtype=np.uint16)
+    indices = np.random.default_rng(bits).integers(0, 2**bits, (5, 7))
+    page = gray_page(indices, bits, _262=3, _320=colors.ravel().tolist())
+    if bits == 16:
+        page["strips"] = [indices.astype(f"{order}u2").tobytes()]
+    write_tiff(tmp_path / "x.tif", page, order=order)
+    image = read_image(tmp_path / "x.tif")
+    expected = colors.T[indices]
+    if bits == 16:
+        assert image.metadata.bit_depth == 16
+        assert np.array_equal(np.rint(image.pixels * 65535), expected)
+    else:
+        assert image.metadata.bit_depth == 8
+        assert np.array_equal(np.rint(image.pixels * 255), expected >> 8)
+
+
+def test_palette_of_8_bits_is_not_black(tmp_path):
+    page = gray_page(np.array([[0, 1]]), 8, _262=3, _320=[255, 100] + [0] * 254 + [7] * 512)
+    write_tiff(tmp_path / "x.tif", page)
+    assert levels(tmp_path / "x.tif", 255).tolist() == [[[255, 7, 7], [100, 7, 7]]]
+
+
+def test_short_palette(tmp_path):
+    write_tiff(tmp_path / "x.tif", gray_page(np.zeros((4, 4), int), 8, _262=3, _320=[1] * 6))
+    with pytest.raises(ImageError, match="damaged.*a palette of 2 colors for 8 bits per pixel"):
+        read_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("subsampling", [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (4, 4), None])
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("reference", [None, [16.0, 235.0, 128.0, 240.0, 128.0, 240.0]])
+def test_ycbcr(tmp_path, subsampling, compression, reference):
+    """Blocks of luma with their Cb and Cr, in strips of 8 rows (TIFF 6.0, section 21)."""
+    across, down = subsampling or (2, 2)
+    luma = random(22, 19).astype(int)
+    generator = np.random.default_rng(1)
+    chroma = generator.integers(100, 156, (-(-22 // down), -(-19 // across), 2))
+    padded = np.pad(luma, ((0, -22 % down), (0, -19 % across)))
+    blocks = padded.reshape(len(chroma), down, chroma.shape[1], across).swapaxes(1, 2)
+    units = np.concatenate([blocks.reshape(*chroma.shape[:2], -1), chroma], axis=2)
+    rows = 8 // down
+    strips = [units[i : i + rows].astype(np.uint8).tobytes() for i in range(0, len(units), rows)]
+    strips = [zlib.compress(strip) for strip in strips] if compression == 8 else strips
+    page = {"strips": strips, 256: 19, 257: 22, 258: [8] * 3, 259: compression, 262: 6, 277: 3}
+    page |= {278: 8} | ({530: list(subsampling)} if subsampling else {})
+    page |= {532: reference} if reference else {}
+    write_tiff(tmp_path / "x.tif", page)
+    cb, cr = np.moveaxis(chroma.repeat(down, 0).repeat(across, 1)[:22, :19] - 128.0, 2, 0)
+    y = luma.astype(float)
+    if reference:
+        y, cb, cr = (y - 16) * 255 / 219, cb * 127 / 112, cr * 127 / 112
+    green = y - 0.344136 * cb - 0.714136 * cr
+    expected = np.stack([y + 1.402 * cr, green, y + 1.772 * cb], axis=2)
+    pixels = read_image(tmp_path / "x.tif").pixels
+    assert np.abs(pixels * 255 - expected.clip(0, 255)).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "tags", [{529: [0.0, 0.5, 0.5]}, {532: [0.0] * 6}, {532: [float("nan")] * 6}], ids=str
+)
+def test_invalid_ycbcr(tmp_path, tags):
+    page = {"strips": [bytes(48)], 256: 4, 257: 4, 258: [8] * 3, 259: 1, 262: 6, 277: 3, 278: 4}
+    write_tiff(tmp_path / "x.tif", page | {530: [1, 1]} | tags)
+    with pytest.raises(ImageError, match="damaged or cut short .invalid YCbCr"):
+        read_image(tmp_path / "x.tif")
 
 
 # --- Pages -------------------------------------------------------------------------------------
@@ -445,6 +603,7 @@ def test_resolution_unit(tmp_path, unit, dpi):
         ({"_259": 50001}, r"x.tif: an unsupported kind of TIFF \(WebP, gray, 16 bits\); install m"),
         ({"_259": 9}, r"x.tif: an unsupported kind of TIFF \(compression 9, gray, 16 bits\); inst"),
         ({"_262": 6}, r"x.tif: .* TIFF \(uncompressed, YCbCr, 16 bits\); save it as gray or RGB"),
+        ({"_277": 99}, r"x.tif: .* TIFF \(uncompressed, gray, 16 bits, 99 channels\); save it as"),
         ({"_339": 6}, r"x.tif: .* TIFF \(uncompressed, gray, 16 bits complex\); save it as gray"),
     ],
 )
