@@ -22,13 +22,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     import os
-    import warnings
 
     from ..console.errors import run_command
+    from ..media.errors import silence_libraries
     from .parser import parse_arguments
 
     # Huge pages for large tensors; torch reads this when it is imported (see docs/performance.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     arguments = parse_arguments(argv)
-    warnings.filterwarnings("ignore", module="PIL")  # our own messages say the same
+    silence_libraries()
     return run_command(lambda: arguments.run(arguments), "colorist")

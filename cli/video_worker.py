@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..console.errors import EXPECTED_ERRORS, UsageError, format_error
 from ..console.output import configure_logging
+from ..media.errors import silence_libraries
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -154,7 +154,7 @@ def _run(connection: Connection, load: Callable[[], ColorizeVideo], hang_seconds
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_watch, args=(hang_seconds,), daemon=True).start()
-    warnings.filterwarnings("ignore", module="PIL")
+    silence_libraries()
     configure_logging()
     try:
         try:

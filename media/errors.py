@@ -1,6 +1,8 @@
 """Errors about image and video files, and the one place where errors of libraries become ours."""
 
+import ctypes
 import logging
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -24,6 +26,26 @@ def error_reason(error: BaseException) -> str:
     text = str(getattr(error, "strerror", None) or "") or str(error)
     lines = text.splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")
+
+
+def silence_libraries() -> None:
+    """Keep the messages of decoding libraries off the terminal; our errors say the same.
+
+    For programs of ours, not for the host: the setting holds for the whole process. libtiff writes
+    to standard error unless its handler is removed; where Pillow's module hides it (Windows), it
+    still does.
+    """
+    from PIL import _imaging
+
+    warnings.filterwarnings("ignore", module="PIL")
+    for library in ("PIL", "tifffile"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+    try:  # a symbol of a library that is loaded already, the one that Pillow uses
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+    except (OSError, AttributeError):
+        return
+    set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+    set_handler(None)
 
 
 @contextmanager
