@@ -18,6 +18,8 @@ from .tiff_reader import page_numbers
 
 log = logging.getLogger(__name__)
 
+NEARLY_BLACK = 2**12 / 2**16  # largest value of 12 bits in a file that declares 16
+
 
 def read_image(path: str | Path, *, page: int | None = None) -> DecodedImage:
     """Read an image file, upright and in sRGB.
@@ -37,6 +39,7 @@ def read_image(path: str | Path, *, page: int | None = None) -> DecodedImage:
         raise ImageError(f"{name}: {reason}; expected an image file.")
     with image_errors(name), path.open("rb") as file:
         stored = decode_image(file, name, page)
+        _note_if_nearly_black(stored, name)
         pixels, icc = _to_srgb(stored, name)
     metadata = ImageMetadata(
         bit_depth=stored.bit_depth,
@@ -87,6 +90,19 @@ def write_image(
     if file_format is None:
         raise ImageError(f"{path.name}: images are written as {', '.join(IMAGE_FORMATS)}.")
     write_atomic(path, encode_image(pixels, file_format, metadata, path.name))
+
+
+def _note_if_nearly_black(stored: StoredImage, name: str) -> None:
+    """Warn about images with more than 8 bits whose values use a small part of the range."""
+    if stored.bit_depth <= 8 or not stored.pixels.size:
+        return
+    highest = float(stored.pixels[..., :3].max())
+    if 0 < highest < NEARLY_BLACK:
+        log.warning(
+            "%s: nearly black, the lightest value is %.1f%% of white. If the file holds fewer bits "
+            "than it declares, stretch its levels first.",
+            *(name, 100 * highest),
+        )
 
 
 def _to_srgb(stored: StoredImage, name: str) -> tuple[np.ndarray, bytes]:

@@ -24,24 +24,25 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def is_animated(path: Path) -> bool:
     """Return True for a GIF, WebP or PNG with several frames.
 
-    Only the beginning of the file is read, so that large folders of photos are listed quickly.
+    Of most images only the beginning is read, so that large folders of photos are listed quickly.
     """
     if path.suffix.lower() not in ANIMATED_SUFFIXES or not os.path.isfile(path):
         return False
     try:
         with path.open("rb") as file:
             head = file.read(32)
+            may_be_animated = head[:4] == b"GIF8"
             if head.startswith(PNG_SIGNATURE):
                 file.seek(len(PNG_SIGNATURE))
-                return _has_animation_chunk(file)
-            if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
-                return bool(head[20] & 2)
-        if head[:4] == b"GIF8":
-            with Image.open(path, formats=["GIF"]) as image:
-                return bool(getattr(image, "is_animated", False))
+                may_be_animated = _has_animation_chunk(file)
+            elif head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
+                may_be_animated = bool(head[20] & 2)
+        if not may_be_animated:
+            return False
+        with Image.open(path, formats=FORMATS) as image:  # it may announce a single frame
+            return bool(getattr(image, "is_animated", False))
     except Exception:  # damaged; whoever reads it says so
         return False
-    return False
 
 
 def probe_animation(path: Path) -> VideoInfo:

@@ -25,6 +25,19 @@ PILLOW = tuple(int(part) for part in PIL.__version__.split(".")[:2])
 needs_pillow_13 = pytest.mark.skipif(PILLOW < (13, 0), reason="this Pillow is too old")
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(
+    ("bits", "most", "is_noted"),
+    [(16, 4095, True), (16, 5000, False), (16, 0, False), (8, 9, False)],
+)
+def test_nearly_black_image_is_noted(tmp_path, suffix, bits, most, is_noted, caplog):
+    pixels = np.full((4, 4, 1), most / (2**bits - 1), np.float32)
+    write_image(tmp_path / f"x{suffix}", pixels, ImageMetadata(bit_depth=bits))
+    read_image(tmp_path / f"x{suffix}")
+    note = f"x{suffix}: nearly black, the lightest value is 6.2% of white. If the file holds fewer"
+    assert (note in caplog.text) == is_noted
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".bmp", ".webp"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_eight_bits_return_exactly(tmp_path, suffix, channels):

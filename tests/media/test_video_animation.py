@@ -1,6 +1,8 @@
 """Animated images as videos."""
 
 import runpy
+import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ import av
 import numpy as np
 import pytest
 from comfyui_colorist.media.errors import VideoError
+from comfyui_colorist.media.image_io import read_image
 from comfyui_colorist.media.video_animation import is_animated
 from comfyui_colorist.media.video_reader import probe, read_frames
 from PIL import Image
@@ -72,6 +75,17 @@ def test_transparent_parts(tmp_path, suffix):
         assert (pixels[:10, :, 3] == 0).all() and (pixels[10:, :, 3] == 1).all()
     for pixels, _ in read_frames(source):
         assert (pixels[:10] == 1).all() and pixels[10:].max() < 0.9
+
+
+def test_animation_chunk_of_a_single_frame(tmp_path):
+    path = write_animation(tmp_path / "x.png")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"acTL")
+    data[place + 4 : place + 8] = struct.pack(">I", 1)
+    data[place + 12 : place + 16] = struct.pack(">I", zlib.crc32(data[place : place + 12]))
+    path.write_bytes(data)
+    assert not is_animated(path)
+    assert np.rint(read_image(path).pixels[0, 0] * 255) == LEVELS[0]
 
 
 def test_images_are_not_animated(tmp_path):
