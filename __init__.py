@@ -25,6 +25,7 @@ _LAZY = {
     "colorize_video": (".pipeline.video.job", "colorize_video"),
     "load_memory": (".pipeline.color_memory.memory", "load_memory"),
     "save_memory": (".pipeline.color_memory.memory", "save_memory"),
+    "suggest_points": (".pipeline.point_suggestions", "suggest_points"),
     "Finish": (".pipeline.postprocess", "Finish"),
     "CheckpointError": (".model_defs.checkpoint", "CheckpointError"),
 }
@@ -40,6 +41,7 @@ __all__ = [
     "load_memory",
     "load_model",
     "save_memory",
+    "suggest_points",
 ]
 
 

@@ -7,6 +7,9 @@ patches of 2x2 pixels on an aligned grid in the mean color of the photo there, e
 methods. Near-gray photos (mean C* below 4) are left out. The whole pipeline runs: hint colors are
 #rrggbb, and results have 8 bits.
 
+`--where suggested` places the hints where the kernel of the first model would learn most, before
+any color is known.
+
 `--where wrong` places the hints at the largest errors of the base, one after the other and at least
 24 pixels apart, as a person would who corrects it.
 
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["pointhint-nano"])
     parser.add_argument("--base", help="automatic model whose colors are corrected, too")
     parser.add_argument("--hints", type=int, nargs="+", default=[1, 10, 50])
-    parser.add_argument("--where", choices=("random", "wrong"), default="random")
+    parser.add_argument("--where", choices=("random", "suggested", "wrong"), default="random")
     parser.add_argument("--resolution", type=int, help="default: the network's")
     parser.add_argument("--limit", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
@@ -73,6 +76,8 @@ def main() -> None:
             lab = color.rgb_to_lab(truth)
             if options.where == "wrong":
                 cells = largest_error_cells(base, lab, count)
+            elif options.where == "suggested":
+                cells = suggested_cells(models[options.model[0]], lab, count)
             else:
                 cells = random_cells(count, name, options.seed)
             hints = hints_at(lab, cells)
@@ -126,6 +131,13 @@ def random_cells(count: int, name: str, seed: int) -> list[int]:
     """Draw cells of a photo, seeded by its name."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), count])
     return rng.choice((SIDE // CELL) ** 2, size=count, replace=False).tolist()
+
+
+def suggested_cells(model: PointHintColorizer, lab: Tensor, count: int) -> list[int]:
+    """Return the cells whose colors would tell the model most, as `suggest_points` does."""
+    gray = color.gray_rgb(lab[:, :1]).movedim(1, -1)
+    positions = model.prepare(gray).uncertainty.choose_points([], count).positions
+    return [int(y * SIDE / CELL) * (SIDE // CELL) + int(x * SIDE / CELL) for x, y in positions]
 
 
 def largest_error_cells(base: Colorizer, lab: Tensor, count: int) -> list[int]:

@@ -203,7 +203,7 @@ def fit(cells: Field, ab: Tensor, valid: Tensor) -> Posterior:
     with torch.autocast(ab.device.type, enabled=False):
         mask = valid.float()[..., None]
         noise = torch.where(valid, cells.noise, 1.0)
-        system = _covariance(cells, cells) * mask * mask.mT + noise.diag_embed()
+        system = covariance(cells, cells) * mask * mask.mT + noise.diag_embed()
         weights = torch.linalg.solve(system, (ab.float() - cells.mean) * mask) * mask
     return Posterior(cells, weights)
 
@@ -237,23 +237,50 @@ def predict(field: Field, posterior: Posterior) -> tuple[Tensor, Tensor]:
     hints = posterior.cells
     with torch.autocast(field.mean.device.type, enabled=False):
         for cells in field.split(step):
-            covariance = _covariance(cells, hints)
-            means.append(cells.mean + covariance @ posterior.weights)
+            cross = covariance(cells, hints)
+            means.append(cells.mean + cross @ posterior.weights)
             with torch.no_grad():
-                scaled = covariance / hints.scale[:, None]
+                scaled = cross / hints.scale[:, None]
                 correlations.append(scaled.amax(-1) / cells.scale)
         variance = field.constant[0] + field.amplitude[0].sum()
         return torch.cat(means, dim=1), torch.cat(correlations, dim=1) / variance.detach()
 
 
-def _covariance(a: Field, b: Field) -> Tensor:
+def prior_variance(field: Field) -> Tensor:
+    """Return k(q, q) of every cell: (B, n)."""
+    return (field.constant[0] + field.amplitude[0].sum()) * field.scale.square()
+
+
+def posterior_variance(field: Field, hints: Field) -> Tensor:
+    """Return the variance of every cell given hints, whose colors do not matter.
+
+    Args:
+        field: (B, n) cells.
+        hints: (B, N) cells that hold hints.
+    Returns:
+        k(q, q) - k(q, P) (k(P, P) + noise I)^-1 k(P, q): (B, n).
+    """
+    prior = prior_variance(field)
+    count = hints.scale.shape[1]
+    if not count:
+        return prior
+    system = covariance(hints, hints) + hints.noise.diag_embed()
+    step = max(1, MAX_PAIRS // (len(prior) * count * len(field.coordinates)))
+    explained: list[Tensor] = []
+    for cells in field.split(step):
+        cross = covariance(hints, cells)
+        explained.append((cross * torch.linalg.solve(system, cross)).sum(1))
+    return (prior - torch.cat(explained, dim=1)).clamp_min(0)
+
+
+def covariance(a: Field, b: Field) -> Tensor:
     """Return k of cells (B, m) and cells (B, N): (B, m, N)."""
-    covariance = a.constant[0]
+    total = a.constant[0]
     for x, y, amplitude in zip(a.coordinates, b.coordinates, a.amplitude[0], strict=True):
-        covariance = covariance + amplitude * torch.exp(-_distance(x, y))
+        total = total + amplitude * torch.exp(-_distance(x, y))
     if a.position is not None and b.position is not None:
-        covariance = covariance * torch.exp(-_distance(a.position, b.position))
-    return covariance * a.scale[..., None] * b.scale[:, None]
+        total = total * torch.exp(-_distance(a.position, b.position))
+    return total * a.scale[..., None] * b.scale[:, None]
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:

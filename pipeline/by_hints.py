@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -17,7 +18,9 @@ from ..ops.tensors import Image, ImageT, as_batch, as_masks, sanitize
 from .automatic import Colorizer
 from .colorize import PhotoBatch, colorize_images
 from .hints.rasterize import rasterize
-from .hints.schema import Hint, HintInput, parse_hints
+from .hints.schema import MAX_POINTS, Hint, HintInput, parse_hints
+from .hints.suggestions import suggest_colors
+from .hints.uncertainty import Position, Uncertainty
 from .loaded_network import LoadedNetwork
 from .postprocess import Finish, apply_finish, select_renderer
 
@@ -43,6 +46,36 @@ class PreparedImage:
     """Covariance that the network's kernel predicts for the photo."""
     mask: Tensor | None
     """(1, h, w) where to color, at preview size."""
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """Covariance of the colors, or of corrections of the base; computed on first use."""
+        field = self.field
+        if field is None:
+            has_base = self.base_ab is not None
+            kernels = gaussian_process.COLOR_KERNEL, gaussian_process.CORRECTION_KERNEL
+            field = kernels[has_base].field(self.L)
+        elif self.base_ab is not None:
+            field = field.corrections()
+        height, width = self.L.shape[2:]
+        weights = None
+        if self.mask is not None:
+            cells = -(-height // gaussian_process.CELL), -(-width // gaussian_process.CELL)
+            weights = F.adaptive_avg_pool2d(self.mask, cells).flatten()
+        return Uncertainty(field, (height, width), weights)
+
+
+@dataclass(frozen=True)
+class SuggestedPoints:
+    """Hint points whose colors would tell a network most about a photo."""
+
+    hints: list[Hint]
+    """The existing hints, then the suggested ones with likely colors, the most useful first."""
+    doubt: Tensor
+    """(h, w) in 0..1: where the colors are uncertain with the existing hints."""
+    remaining: list[float]
+    """Shares of the doubt without hints that are left: with the existing hints, then with each
+    suggested one."""
 
 
 @dataclass(eq=False, repr=False)
@@ -166,13 +199,57 @@ class PointHintColorizer(LoadedNetwork):
         Returns:
             (h, w, 3) float32 on the CPU, of the size of `prepared.rgb`.
         """
-        L = prepared.L.to(self.device_manager.device)
-        base_ab = None if prepared.base_ab is None else prepared.base_ab.to(L.device)
-        ab = self.predict_ab(L, parse_hints(hints), base_ab, prepared.field)
+        ab = self._predict_prepared(prepared, parse_hints(hints))
+        L = prepared.L.to(ab.device)
         rgb = prepared.rgb.movedim(-1, 0)[None]
         out = torch.empty_like(rgb)
         apply_finish(rgb, ab, L, finish or Finish(), out, prepared.mask)
         return out[0].movedim(0, -1)
+
+    @torch.inference_mode()
+    def suggest_points(
+        self,
+        prepared: PreparedImage,
+        count: int,
+        hints: HintInput = None,
+        skipped: Sequence[Position] = (),
+    ) -> SuggestedPoints:
+        """Choose the points of a prepared photo whose colors would tell most.
+
+        Only the kernel of the network decides; a network without one uses that of kriging.
+
+        Args:
+            prepared: photo, with the base whose colors the hints correct.
+            count: number of points to suggest; a tiny photo may have fewer.
+            hints: existing hints.
+            skipped: x and y of points that are not to be suggested again.
+        Returns:
+            points with the colors that the result has there now, and the doubt in cells of 2x2
+            pixels of the working image.
+        Raises:
+            ValueError: invalid hints, or a count below 1 or above the number of hints allowed.
+        """
+        existing = parse_hints(hints)
+        if not 1 <= count <= MAX_POINTS - len(existing):
+            raise ValueError(
+                f"the number of points to suggest is {count}; expected 1 to "
+                f"{MAX_POINTS - len(existing)}, as an image has at most {MAX_POINTS} hints."
+            )
+        positions = [(hint.x, hint.y) for hint in existing]
+        uncertainty = prepared.uncertainty
+        chosen = uncertainty.choose_points(positions, count, skipped)
+        ab = self._predict_prepared(prepared, existing).cpu()
+        suggested = [
+            Hint(x, y, suggest_colors(prepared.rgb, [ab], x, y)[0]) for x, y in chosen.positions
+        ]
+        doubt = uncertainty.doubt_map(positions)
+        return SuggestedPoints([*existing, *suggested], doubt, chosen.remaining)
+
+    def _predict_prepared(self, prepared: PreparedImage, hints: Sequence[Hint]) -> Tensor:
+        """Run the network on a prepared photo: (1, 2, h, w) in Lab units."""
+        L = prepared.L.to(self.device_manager.device)
+        base_ab = None if prepared.base_ab is None else prepared.base_ab.to(L.device)
+        return self.predict_ab(L, hints, base_ab, prepared.field)
 
     def predict_ab(
         self,

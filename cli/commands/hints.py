@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...console.errors import ExitCode, UsageError, as_usage_errors
-from ..jobs import Job, single_output
+from ...console.output import log_stderr
+from ..jobs import Job, OutputNaming, is_video, single_output
 from ..options import (
     DEFAULT_POINTHINT,
+    FINISH_FIELDS,
+    FinishOptions,
     add_finish_options,
     add_input_options,
     add_model_options,
@@ -28,26 +31,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ...media.image_data import DecodedImage
+    from ...pipeline.automatic import Colorizer
+    from ...pipeline.by_hints import PointHintColorizer
     from ...pipeline.hints.schema import Hint
     from ...pipeline.video.frame_colorizers import FrameColorizer
 
 HintsOf = Callable[[Path], "list[Hint]"]
-"""Target of an image -> its hints."""
+"""First output of an image -> its hints."""
 
 
 def add_hints(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `colorist hints`."""
     parser.description = (
         "Colorize images and videos by hint points, or correct the colors of an automatic model "
-        "with them. Existing outputs are skipped, and an interrupted run is resumed by the same "
-        "command."
+        "with them; or suggest where to put points. Existing outputs are skipped, and an "
+        "interrupted run is resumed by the same command."
     )
     add_input_options(parser)
     add_video_options(parser, in_folders=False)
     add = parser.add_argument
     add(
         "--hints",
-        required=True,
         metavar="HINTS",
         help='hint points for all of IN: a file, JSON such as {"version": 1, "points": [{"x": '
         '0.4, "y": 0.2, "color": "#8a5a3c"}]}, or - for stdin; or a folder with NAME.json for '
@@ -60,16 +64,129 @@ def add_hints(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write NAME-hints.png: the image in gray with the hint points",
     )
+    add(
+        "--suggest",
+        type=int,
+        metavar="N",
+        help="write hint points instead of a colorized image: those of --hints, and the N whose "
+        "colors would tell the model most, with likely colors to correct. -o is a JSON file, or a "
+        "folder for NAME.json of each image",
+    )
     add_model_options(parser, DEFAULT_POINTHINT)
     add_finish_options(parser)
     parser.set_defaults(run=_run_hints, finish="exact")
 
 
 def _run_hints(arguments: argparse.Namespace) -> ExitCode:
-    arguments.naming = _with_overlay if arguments.overlay else single_output
+    if arguments.hints is None and arguments.suggest is None:
+        raise UsageError("--hints is missing; or let --suggest N choose where to put hint points.")
     if arguments.hints == "-":  # once: videos may be colorized in another process
         arguments.hints = sys.stdin.read() or " "
+    if arguments.suggest is not None:
+        _plan_suggestions(arguments)
+        return run_jobs(arguments, _load_suggestions)
+    arguments.naming = _with_overlay if arguments.overlay else single_output
     return run_jobs(arguments, _load_backends)
+
+
+def _plan_suggestions(arguments: argparse.Namespace) -> None:
+    """Choose the outputs of --suggest.
+
+    Raises:
+        UsageError: a video, options without effect, or an `out` that does not suit the inputs.
+    """
+    from ...media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+    if any(map(is_video, arguments.inputs)):
+        raise UsageError(
+            "--suggest is for images; suggest points for the first frame of the video, and color "
+            "the video with --hints."
+        )
+    unused = [name for name in FINISH_FIELDS if getattr(arguments, name) is not None]
+    if unused:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise UsageError(f"--suggest writes hint points, not an image; leave out {options}.")
+    out = arguments.out
+    suffix = out.suffix.lower()
+    if suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not os.path.isdir(out):
+        raise UsageError(f"-o {out}: --suggest writes hint points; name a .json file or a folder.")
+    is_file = suffix == ".json" and not os.path.isdir(out)
+    if is_file and (len(arguments.inputs) > 1 or os.path.isdir(arguments.inputs[0])):
+        raise UsageError(
+            f"-o {out} holds the hint points of a single image, but there are more; name a folder."
+        )
+    arguments.naming = _suggestion_naming(out if is_file else None, arguments.overlay)
+    if is_file:
+        arguments.out = out.parent
+
+
+def _suggestion_naming(file: Path | None, overlay: bool) -> OutputNaming:
+    """Name the hint points NAME.json, or `file`, and the overlay NAME-hints.png."""
+
+    def outputs(target: Path) -> list[Path]:
+        hints = file or target.with_suffix(".json")
+        return [hints, *_with_overlay(hints)[1:]] if overlay else [hints]
+
+    return outputs
+
+
+def _load_suggestions(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
+    """Load engine and hints, and check everything that concerns all inputs."""
+    import torch
+
+    from ...media import atomic, image_io
+    from ...pipeline.hints.rasterize import draw_hints
+    from ...pipeline.hints.schema import MAX_POINTS, dump_hints
+
+    if not 1 <= arguments.suggest <= MAX_POINTS:
+        raise UsageError(f"--suggest is {arguments.suggest}; expected 1 to {MAX_POINTS}.")
+    with as_usage_errors():
+        hints_of = _no_hints if arguments.hints is None else _image_hints(arguments, jobs)
+        engine, options, base = _load_engines(arguments)
+
+    def suggest(image: "DecodedImage", outputs: list[Path]) -> None:
+        if outputs[0].is_file() and not arguments.overwrite:  # only its overlay is missing
+            hints = _read_hints(outputs[0])
+        else:
+            prepared = engine.prepare(
+                image.pixels, base=base, mask=options.mask, resolution=options.resolution
+            )
+            points = engine.suggest_points(prepared, arguments.suggest, hints_of(outputs[0]))
+            hints = points.hints
+            atomic.write_atomic(outputs[0], dump_hints(hints).encode() + b"\n")
+            log_stderr(
+                f"{outputs[0]}: {len(hints)} points leave {points.remaining[-1]:.0%} of the doubt "
+                "about the colors."
+            )
+        if arguments.overlay:
+            batch = torch.from_numpy(image.pixels)[None]
+            image_io.write_image(outputs[1], draw_hints(batch, hints)[0].numpy(), None)
+
+    return Backends(suggest)
+
+
+def _no_hints(output: Path) -> "list[Hint]":
+    return []
+
+
+def _load_engines(
+    arguments: argparse.Namespace,
+) -> "tuple[PointHintColorizer, FinishOptions, Colorizer | None]":
+    """Load the point-hint model and the base.
+
+    Raises:
+        UsageError, ValueError, OSError: options or models that cannot be used.
+    """
+    import numpy as np
+
+    engine = load_engine(arguments, arguments.model, "pointhint")
+    options = finish_options(arguments, engine.spec)
+    base = None
+    if arguments.base is not None:
+        base = load_engine(arguments, arguments.base, "automatic")
+        # An image of one pixel shows whether it is possible
+        engine.prepare(np.zeros((1, 1, 3), np.float32), base=base)
+    return engine, options, base
 
 
 def _with_overlay(target: Path) -> list[Path]:
@@ -78,7 +195,6 @@ def _with_overlay(target: Path) -> list[Path]:
 
 def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
     """Load engine and hints, and check everything that concerns all inputs."""
-    import numpy as np
     import torch
 
     from ...pipeline.hints.rasterize import draw_hints
@@ -94,13 +210,7 @@ def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
             keyframes = _keyframe_hints(arguments.hints)
         else:
             hints_of = _image_hints(arguments, jobs)
-        engine = load_engine(arguments, arguments.model, "pointhint")
-        options = finish_options(arguments, engine.spec)
-        base = None
-        if arguments.base is not None:
-            base = load_engine(arguments, arguments.base, "automatic")
-            # An image of one pixel shows whether it is possible
-            engine.prepare(np.zeros((1, 1, 3), np.float32), base=base)
+        engine, options, base = _load_engines(arguments)
 
     def colorize_image(image: "DecodedImage", outputs: list[Path]) -> None:
         hints = hints_of(outputs[0])
@@ -138,17 +248,17 @@ def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
 
 
 def _image_hints(arguments: argparse.Namespace, jobs: list[Job]) -> HintsOf:
-    """Return a function that gives the hints of an image by its target.
+    """Return a function that gives the hints of an image by its first output.
 
     Raises:
         UsageError, ValueError, OSError: hints for all images that do not exist or are wrong.
     """
     if os.path.isdir(arguments.hints):
         folder = Path(arguments.hints)
-        sources = {job.target: job.source for job in jobs}
-        return lambda target: _hints_in_folder(folder, sources[target], arguments.inputs)
+        sources = {job.outputs(arguments.naming)[0]: job.source for job in jobs}
+        return lambda output: _hints_in_folder(folder, sources[output], arguments.inputs)
     hints = _shared_hints(arguments.hints)
-    return lambda target: hints
+    return lambda output: hints
 
 
 def _shared_hints(value: str) -> "list[Hint]":

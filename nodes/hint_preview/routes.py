@@ -2,6 +2,12 @@
 
     POST /colorist/hints/preview  node, session, number, hints (, controls) -> preview as PNG
     POST /colorist/hints/suggest  node, session, x, y -> {"colors": ["#8a5a3c", ...]}
+    POST /colorist/hints/next     node, session, hints (, skipped) -> {"x": 0.4, "y": 0.2, "colors":
+                                  ["#8a5a3c", ...], "remaining": 0.35, "doubt": "data:image/png..."}
+
+`next` returns the point whose color would tell most beside the hints, its likely colors, the share
+of the initial doubt that the hints leave, and a small gray image of the doubt: white = unsure.
+`skipped` is a list of [x, y]: earlier answers that are not wanted again.
 
 Only pages of the host itself may call them. Errors return a status and {"error": sentence}:
 400 invalid request, 403 cross-site request, 404 unknown session, 409 a workflow is running or
@@ -12,6 +18,7 @@ One request is computed at a time, on a worker thread, so that the server stays 
 """
 
 import asyncio
+import base64
 import dataclasses
 import json
 import logging
@@ -24,7 +31,8 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from ...pipeline.hints.schema import parse_hints
+from ...pipeline.hints.schema import MAX_POINTS, Hint, parse_hints
+from ...pipeline.hints.uncertainty import Position
 from ...pipeline.postprocess import Finish
 from .. import host
 from . import sessions
@@ -35,6 +43,7 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 Body = dict[str, Any]
 
 PREVIEW, SUGGEST = "/colorist/hints/preview", "/colorist/hints/suggest"
+NEXT = "/colorist/hints/next"
 MAX_BODY_BYTES = 256 * 1024  # 1000 hint points need 100 KB
 MAX_NODE_ID_LENGTH = 256
 SESSION_TOKEN = re.compile("[0-9a-f]{32}")
@@ -58,6 +67,7 @@ def register(table: web.RouteTableDef) -> None:
     api = HintPreviewApi()
     table.post(PREVIEW)(_errors_as_json(api.preview))
     table.post(SUGGEST)(_errors_as_json(api.suggest))
+    table.post(NEXT)(_errors_as_json(api.next))
 
 
 def _errors_as_json(handler: Handler) -> Handler:
@@ -81,7 +91,7 @@ class PendingPreviews:
 
 
 class HintPreviewApi:
-    """The two request handlers and their queue."""
+    """The request handlers and their queue."""
 
     def __init__(self) -> None:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="colorist-canvas")
@@ -94,11 +104,9 @@ class HintPreviewApi:
         number = body["number"]
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**53:
             raise RequestError(400, "number must be an integer of at least 0.")
-        if not isinstance(body["hints"], str):
-            raise RequestError(400, "hints must be a string of JSON.")
         session = _requested_session(body)
+        points = _requested_hints(body)
         try:
-            points = parse_hints(body["hints"])
             finish = _merge_controls(session.finish, body.get("controls", {}))
         except ValueError as error:
             raise RequestError(400, str(error)) from error
@@ -126,6 +134,19 @@ class HintPreviewApi:
         async with self._turn:
             colors = await self._compute(session, lambda: session.suggest(x, y))
         return web.json_response({"colors": colors}, headers=NO_STORE)
+
+    async def next(self, request: web.Request) -> web.Response:
+        """Return the point to color next, and the doubt that is left."""
+        body = await _read_body(request, required={"hints"}, optional={"skipped"})
+        points = _requested_hints(body)
+        if len(points) == MAX_POINTS:
+            raise RequestError(400, f"there are already {MAX_POINTS} hints, which is the maximum.")
+        skipped = _requested_positions(body.get("skipped", []))
+        session = _requested_session(body)
+        async with self._turn:
+            point = await self._compute(session, lambda: session.next_point(points, skipped))
+        doubt = "data:image/png;base64," + base64.b64encode(point.doubt).decode()
+        return web.json_response({**point._asdict(), "doubt": doubt}, headers=NO_STORE)
 
     async def _compute(self, session: sessions.Session, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -216,6 +237,32 @@ def _requested_session(body: Body) -> sessions.Session:
     if session is None:
         raise RequestError(404, "this preview is no longer available; run the workflow once.")
     return session
+
+
+def _requested_hints(body: Body) -> list[Hint]:
+    """Return the hints of the request."""
+    if not isinstance(body["hints"], str):
+        raise RequestError(400, "hints must be a string of JSON.")
+    try:
+        return parse_hints(body["hints"])
+    except ValueError as error:
+        raise RequestError(400, str(error)) from error
+
+
+def _requested_positions(value: object) -> list[Position]:
+    """Return the points of a list of [x, y]."""
+    if not isinstance(value, list) or len(value) > MAX_POINTS:
+        raise RequestError(400, f"skipped must be a list of at most {MAX_POINTS} points [x, y].")
+    positions: list[Position] = []
+    for point in value:
+        if not isinstance(point, list) or len(point) != 2:
+            raise RequestError(400, "each point of skipped must be a list [x, y].")
+        x, y = (
+            _require_number(f"{name} of skipped", value, 0, 1)
+            for name, value in zip("xy", point, strict=True)
+        )
+        positions.append((x, y))
+    return positions
 
 
 def _merge_controls(finish: Finish, controls: object) -> Finish:

@@ -12,7 +12,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from io import BytesIO
-from typing import Any, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from ...pipeline.automatic import Colorizer
 from ...pipeline.by_hints import PointHintColorizer, PreparedImage, to_preview
 from ...pipeline.hints import suggestions
 from ...pipeline.hints.schema import Hint
+from ...pipeline.hints.uncertainty import Position
 from ...pipeline.postprocess import Finish
 from .. import host
 from ..load import load_colorizer
@@ -49,6 +50,19 @@ class ResultMessage(TypedDict):
     photo: host.FileReference
     result: host.FileReference
     reference: host.FileReference | None
+
+
+class NextPoint(NamedTuple):
+    """The point to color next."""
+
+    x: float
+    y: float
+    colors: list[str]
+    """Likely colors as #rrggbb, first the one that the result has there now."""
+    remaining: float
+    """Share of the doubt without hints that the existing hints leave."""
+    doubt: bytes
+    """Gray PNG, 8 bits: white where the colors are most uncertain with the existing hints."""
 
 
 class Session:
@@ -151,6 +165,24 @@ class Session:
         maps = [candidates] if prepared.base_ab is None else [prepared.base_ab, candidates]
         return suggestions.suggest_colors(prepared.rgb, maps, x, y)
 
+    def next_point(self, hints: Sequence[Hint], skipped: Sequence[Position]) -> NextPoint:
+        """Return the point whose color would tell most beside hints; see `suggest` for its colors.
+
+        Args:
+            skipped: points that are not to be suggested again.
+        """
+        colorizer, prepared = self.ready()
+        suggested = colorizer.suggest_points(prepared, 1, hints, skipped)
+        point = suggested.hints[-1]
+        others = [code for code in self.suggest(point.x, point.y) if code != point.color]
+        return NextPoint(
+            point.x,
+            point.y,
+            [point.color, *others][: suggestions.MAX_COLORS],
+            suggested.remaining[0],
+            encode_png(suggested.doubt),
+        )
+
 
 # ---- sessions ----
 
@@ -245,7 +277,7 @@ def _save_first(batch: Tensor) -> host.FileReference:
 
 
 def encode_png(rgb: Tensor) -> bytes:
-    """Encode (h, w, 3) in 0..1 as PNG, fast rather than small.
+    """Encode (h, w, 3) or a gray (h, w) in 0..1 as PNG, fast rather than small.
 
     Levels are truncated, as in the host's own images, so that a preview equals what a run saves.
     """

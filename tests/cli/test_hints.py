@@ -207,3 +207,73 @@ def test_models_of_another_role(tmp_path, model, mini_file, capsys):
     assert "Use colorist colorize for this model" in capsys.readouterr().err
     assert run("colorize", photo, "-o", tmp_path / "out", *model) == 2
     assert "Use colorist hints for this model" in capsys.readouterr().err
+
+
+# ---- --suggest ----
+
+
+def points_in(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["points"]
+
+
+def test_suggested_points_can_be_corrected_and_used(tmp_path, model, capsys):
+    photo, points = picture(tmp_path / "a.png"), tmp_path / "new" / "points.json"
+    assert run("hints", photo, "--suggest", 4, "-o", points, "--json", *model) == 0
+    shown = capsys.readouterr()
+    assert "points.json: 4 points leave " in shown.err
+    assert json.loads(shown.out)["files"][0]["outputs"] == [str(points)]
+    assert len(points_in(points)) == 4
+    assert [path.name for path in points.parent.iterdir()] == ["points.json"]
+    assert run("hints", photo, "--hints", points, "-o", tmp_path / "out", *model) == 0
+
+
+def test_existing_points_are_kept_and_corrected_ones_never_overwritten(tmp_path, model):
+    photo, points = picture(tmp_path / "a.png"), tmp_path / "points.json"
+    command = ["hints", photo, "--hints", written(RED), "--suggest", 2, "-o", points, *model]
+    assert run(*command) == 0
+    first, *others = points_in(points)
+    assert first == RED and len(others) == 2
+    hints_file(points, BLUE)
+    assert run(*command) == 0
+    assert run(*command, "--overlay") == 0
+    assert points_in(points) == [BLUE]
+    a, b = ab(tmp_path / "points-hints.png")
+    assert b[22:26, 46:50].mean() < -5 and abs(a[22:26, 14:18]).max() < 0.5
+    assert run(*command, "--overwrite") == 0
+    assert points_in(points) == [first, *others]
+
+
+def test_suggestions_for_a_folder_are_hints_for_it(tmp_path, model):
+    for name in ("a.png", "sub/a.jpg"):
+        picture(tmp_path / "in" / name)
+    points = tmp_path / "points"
+    assert run("hints", tmp_path / "in", "--suggest", 2, "-o", points, *model) == 0
+    assert sorted(path.relative_to(points).as_posix() for path in points.rglob("*.json")) == [
+        "a.json",
+        "sub/a.json",
+    ]
+    again = ["hints", tmp_path / "in", "--hints", points, *model]
+    assert run(*again, "-o", tmp_path / "out") == 0
+    assert run(*again, "--suggest", 3, "-o", tmp_path / "more") == 0
+    assert points_in(tmp_path / "more" / "a.json")[:2] == points_in(points / "a.json")
+    assert len(points_in(tmp_path / "more" / "sub" / "a.json")) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["-o", "points.json"], "--hints is missing; or let --suggest N choose"),
+        (["--suggest", "0", "-o", "points.json"], "--suggest is 0; expected 1 to 1000"),
+        (["--suggest", "1001", "-o", "points.json"], "--suggest is 1001; expected 1 to 1000"),
+        (["--suggest", "3", "-o", "out.png"], "name a .json file or a folder"),
+        (["b.png", "--suggest", "3", "-o", "points.json"], "but there are more; name a folder"),
+        (["--suggest", "3", "-o", "points.json", "--strength", "1"], "leave out --strength"),
+        (["b.mp4", "--suggest", "3", "-o", "out"], "--suggest is for images"),
+    ],
+)
+def test_wrong_use_of_suggest(tmp_path, model, options, told, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.png")
+    assert run("hints", "a.png", *options, *model) == 2
+    assert told in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

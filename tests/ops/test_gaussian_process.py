@@ -247,3 +247,30 @@ def test_interpolation_is_not_shifted():
     want = torch.arange(40) + 0.5 - 20
     torch.testing.assert_close(result[0, 0, 0, 2:-2], want[2:-2], atol=0.1, rtol=0)
     torch.testing.assert_close(result[0, 1, 1, 2:-2], -want[2:-2], atol=0.25, rtol=0)
+
+
+def test_variance_of_a_dense_solve():
+    L, centers, _, _ = random_hints()
+    field = COLOR_KERNEL.field(L)
+    cells = ((centers[..., 0] // 2) * 12 + centers[..., 1] // 2).long()
+    hints = field.gather(cells)
+    prior = gaussian_process.covariance(field, field)[0].double()
+    known, cross = prior[cells[0]][:, cells[0]], prior[cells[0]]
+    inverse = torch.linalg.inv(known + COLOR_KERNEL.noise_variance * torch.eye(5))
+    expected = (prior - cross.T @ inverse @ cross).diagonal()
+    assert torch.allclose(gaussian_process.prior_variance(field)[0].double(), prior.diagonal())
+    variance = gaussian_process.posterior_variance(field, hints)[0]
+    assert torch.allclose(variance.double(), expected, atol=1e-5)
+    assert torch.equal(
+        gaussian_process.posterior_variance(field, field.gather(cells[:, :0])),
+        gaussian_process.prior_variance(field),
+    )
+
+
+def test_variance_in_parts_equals_the_whole(monkeypatch):
+    L, centers, _, _ = random_hints(batch=2)
+    field = COLOR_KERNEL.field(L)
+    hints = field.gather(((centers[..., 0] // 2) * 12 + centers[..., 1] // 2).long())
+    whole = gaussian_process.posterior_variance(field, hints)
+    monkeypatch.setattr(gaussian_process, "MAX_PAIRS", 100)
+    assert torch.allclose(gaussian_process.posterior_variance(field, hints), whole, atol=1e-6)

@@ -1,6 +1,7 @@
 """The routes of the canvas, as the page and as strangers call them."""
 
 import asyncio
+import base64
 import json
 import runpy
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 pytest.importorskip("aiohttp")
 
 PREVIEW, SUGGEST = "/colorist/hints/preview", "/colorist/hints/suggest"
+NEXT = "/colorist/hints/next"
 STANDIN = Path(__file__).resolve().parents[2] / "host" / "standin.py"
 RED = {"x": 0.25, "y": 0.5, "color": "#c03030", "size": 4}
 
@@ -169,6 +171,67 @@ def test_the_bundled_network_can_suggest(session):
     assert session.suggest(0.5, 0.5)
 
 
+@pytest.fixture
+def next_point(post, body, mini_colorformer, monkeypatch, canvas):
+    """Ask for the next point, with the colors of a miniature network."""
+    monkeypatch.setattr(canvas, "load_colorizer", lambda *_, **__: mini_colorformer)
+
+    def ask(*points, **more):
+        status, headers, data = post(NEXT, body(number=None, hints=written(*points)) | more)
+        assert status == 200 and headers["Cache-Control"] == "no-store"
+        return json.loads(data)
+
+    return ask
+
+
+def test_the_next_point_lies_where_the_doubt_is(next_point, pointhint, session):
+    first = next_point()
+    assert sorted(first) == ["colors", "doubt", "remaining", "x", "y"]
+    assert first["remaining"] == pytest.approx(1)
+    assert 1 <= len(first["colors"]) <= 8
+    assert len(set(first["colors"])) == len(first["colors"])
+    [hint] = pointhint.suggest_points(session.ready()[1], 1).hints
+    assert (first["x"], first["y"], first["colors"][0]) == (hint.x, hint.y, hint.color)
+
+    kind, _, data = first["doubt"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert (
+        pixels(base64.b64decode(data)).shape == session.ready()[1].uncertainty.doubt_map([]).shape
+    )
+
+    second = next_point({"x": first["x"], "y": first["y"], "color": first["colors"][0]})
+    assert second["remaining"] < 1
+    assert (second["x"], second["y"]) != (first["x"], first["y"])
+
+
+def test_a_skipped_point_is_not_suggested_again_and_tells_nothing(next_point):
+    first = next_point()
+    second = next_point(skipped=[[first["x"], first["y"]]])
+    assert (second["x"], second["y"]) != (first["x"], first["y"])
+    assert second["remaining"] == pytest.approx(1)
+    assert second["doubt"] == first["doubt"]
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"hints": [RED]}, "hints must be a string"),
+        ({"hints": "{"}, "the hints are not JSON"),
+        ({"hints": written(*[RED] * 1000)}, "there are already 1000 hints"),
+        ({"skipped": {"x": 1}}, "skipped must be a list of at most 1000 points"),
+        ({"skipped": [[0, 0]] * 1001}, "skipped must be a list of at most 1000 points"),
+        ({"skipped": [[0.5]]}, "each point of skipped must be a list [x, y]"),
+        ({"skipped": [[0.5, 2]]}, "y of skipped must be a number from 0 to 1"),
+        ({"skipped": [["0.5", 0]]}, "x of skipped must be a number from 0 to 1"),
+        ({"count": 3}, "missing or unknown keys: count"),
+    ],
+)
+def test_wrong_requests_for_the_next_point(post, body, changes, told):
+    status, _, data = post(NEXT, body(number=None) | changes)
+    assert status == 400
+    assert told in reason(data)
+
+
 # ---- refusals ----
 
 
@@ -307,6 +370,7 @@ def test_nothing_is_computed_while_a_workflow_runs(post, body, pointhint, server
     for path, given in (
         (PREVIEW, body()),
         (SUGGEST, body(number=None, hints=None, x=0.5, y=0.5)),
+        (NEXT, body(number=None)),
     ):
         status, _, data = post(path, given)
         assert status == 409
@@ -464,9 +528,9 @@ def test_the_pack_loads_without_a_server(host, monkeypatch):
 def test_routes_are_registered_once(host, server, caplog):
     """A second one of the same address would stop the host's server."""
     host.nodes.extension()
-    assert sorted(route.path for route in server.routes) == [PREVIEW, SUGGEST]
+    assert sorted(route.path for route in server.routes) == [NEXT, PREVIEW, SUGGEST]
     host.nodes.extension()
-    assert len(server.routes) == 2
+    assert len(server.routes) == 3
     assert "installed twice" in caplog.text
 
 
