@@ -22,6 +22,7 @@ runpy.run_path(str(ROOT / "trainers" / "_standalone.py"))["package"]()
 import comfyui_colorist as colorist  # noqa: E402
 from comfyui_colorist.ops import color  # noqa: E402
 from comfyui_colorist.pipeline import merge  # noqa: E402
+from comfyui_colorist.pipeline.postprocess import Finish  # noqa: E402
 from comfyui_colorist.pipeline.video import stabilizer  # noqa: E402
 
 SIDE = 400  # of a thumbnail
@@ -293,7 +294,14 @@ def banner(photos: Photos) -> Image.Image:
     return out
 
 
+def colorize_photo(photos: Photos) -> Image.Image:
+    photo = gray(photos.square("temple", 0.5, 0.5, 0.9))
+    looks = ("natural", "vivid", "hand-tinted", "autochrome")
+    return four([halves(photo, colored(photo, finish=Finish(look=look))) for look in looks])
+
+
 DRAWN = {
+    "colorize-photo": colorize_photo,
     "first-photo": first_photo,
     "restore-then-colour": restore_then_colour,
     "before-after": before_after,

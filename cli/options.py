@@ -30,7 +30,9 @@ DEFAULT_EXEMPLAR = "exemplar-nano"
 DEFAULT_POINTHINT = "pointhint-nano"
 DTYPES = ("float32", "bfloat16", "float16")
 COMMAND_OF_ROLE = {"automatic": "colorize", "exemplar": "exemplar", "pointhint": "hints"}
-FINISH_FIELDS = ("strength", "saturation", "chroma_ceiling", "fade", "keep_color", "upsample")
+FINISH_FIELDS = (
+    *("strength", "saturation", "look", "chroma_ceiling", "fade", "keep_color", "upsample"),
+)
 """Fields of `Finish` that have an option of the same name."""
 
 
@@ -120,6 +122,7 @@ def add_finish_options(parser: argparse.ArgumentParser, *, published: bool = Fal
         ("--resolution", int, "N", "side of the working image (default: that of the model)"),
         ("--strength", float, "X", "blend from 0 = original to 1 = new color (default: 1)"),
         ("--saturation", float, "X", "factor on the new color, 0 to 4 (default: 1)"),
+        ("--look", str, "NAME", "color grading, such as vivid or 'hand-tinted' (default: natural)"),
         ("--chroma-ceiling", float, "C", "limit of C* of the new color (default: 0 = none)"),
         (
             "--fade",

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 BUNDLED_DIR = Path(__file__).resolve().parents[1] / "weights"
+BEST_MODEL = "ddcolor-nano"
+"""The bundled automatic model with the best colors."""
 MEMORIES_FOLDER = "memories"
 """Subfolder of the models folder for color memories."""
 TRAINING_FOLDER = "training"
@@ -33,5 +35,9 @@ def models_folder() -> Path:
 
 
 def bundled_models() -> dict[str, Path]:
-    """Return name -> file of the models that come with the package."""
-    return {path.stem: path for path in sorted(BUNDLED_DIR.glob("*.safetensors"))}
+    """Return name -> file of the models that come with the package, the best automatic one first.
+
+    Combos of nodes start with the first.
+    """
+    files = BUNDLED_DIR.glob("*.safetensors")
+    return {p.stem: p for p in sorted(files, key=lambda p: (p.stem != BEST_MODEL, p.stem))}

@@ -6,17 +6,21 @@ from . import host
 from .colorize import Colorize
 from .exemplar import ColorizeByReference
 from .load import LoadAutomatic, LoadExemplar, LoadPointHint
+from .look import ColorLook
 from .measure import MeasureColor
 from .memory import ApplyMemory, BuildMemory, LoadMemory, SaveMemory
 from .merge import MergeChroma
+from .photo import ColorizePhoto
 from .pointhint import ColorizeByPointHints
 from .references import FindReference
 from .stabilize import StabilizeChroma
+from .suggest_hints import SuggestHintPoints
 from .variations import Variations
 
 log = logging.getLogger(__name__)
 
 NODES = [
+    ColorizePhoto,
     LoadAutomatic,
     Colorize,
     Variations,
@@ -29,7 +33,9 @@ NODES = [
     FindReference,
     LoadPointHint,
     ColorizeByPointHints,
+    SuggestHintPoints,
     MergeChroma,
+    ColorLook,
     StabilizeChroma,
     MeasureColor,
 ]

@@ -44,13 +44,15 @@ def colorizer(
     return Automatic.Input("colorizer", display_name="colorizer", tooltip=tooltip)
 
 
-def mask() -> io.Mask.Input:
+def mask(
+    meaning: str = "Where to add color: 1 (painted) = colorize, 0 = leave unchanged.",
+) -> io.Mask.Input:
     return io.Mask.Input(
         "mask",
         display_name="mask",
         optional=True,
-        tooltip="Where to add color: 1 (painted) = colorize, 0 = leave unchanged. One mask for all "
-        "images or one per image, at any size. An empty mask means the whole image.",
+        tooltip=f"{meaning} One mask for all images or one per image, at any size. An empty mask "
+        "means the whole image.",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ..model_defs.spec import Role, Spec
 from ..pipeline import loader
 from ..pipeline.loader import AnyColorizer
-from . import host, search_terms
+from . import host
 from .host import build_supported, io
 
 DTYPES = {"auto": "", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # label -> dtype
@@ -40,7 +40,7 @@ class _LoadColorizer(io.ComfyNode):
             display_name=LOADER_BY_ROLE[cls.role],
             category="Colorist/loaders",
             description=description,
-            search_aliases=[*search_terms.COLORING, *aliases],
+            search_aliases=aliases,
             inputs=[
                 build_supported(
                     io.Combo.Input,
@@ -96,7 +96,7 @@ class LoadAutomatic(_LoadColorizer):
             "ColoristLoadAutomatic",
             "Loads a model that colorizes photos automatically, for the Colorize node. Bundled "
             "models need no download; put other checkpoints into models/colorization.",
-            [*search_terms.RESTORING, "ddcolor", "colorformer", "checkpoint", "download"],
+            ["colorformer", "checkpoint", "download", "published model"],
             Automatic.Output(
                 "colorizer",
                 display_name="colorizer",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..metrics import image as image_metrics
 from ..metrics.flicker import FlickerMeter
-from . import controls, host, search_terms
+from . import controls, host
 from .host import build_supported, io
 
 REPORT_FORMATS = {  # score -> label, digits, unit
@@ -34,7 +34,6 @@ class MeasureColor(io.ComfyNode):
             description="Measures how colorful images are, how close they are to their true "
             "colors, and how much a video flickers.",
             search_aliases=[
-                *search_terms.COLORING,
                 "psnr",
                 "ssim",
                 "ciede2000",

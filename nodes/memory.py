@@ -12,14 +12,14 @@ from ..model_store.resolve import MEMORY_SUFFIX
 from ..pipeline.automatic import Colorizer
 from ..pipeline.color_memory.builder import build_memory
 from ..pipeline.color_memory.memory import ColorMemory, load_memory, save_memory
-from . import controls, host, search_terms
+from . import controls, host
 from .host import build_supported, io
 from .load import cache_key
 from .photo_source import CONNECTED_IMAGES, folder_cache_key, folder_input, load_source
 
 Memory = io.Custom("COLOR_MEMORY")
 CATEGORY = "Colorist/memory"
-ALIASES = [*search_terms.COLORING, "colour memory", "colorformer"]
+ALIASES = ["colour memory", "colorformer"]
 
 MAX_NAME_BYTES = 200  # file systems allow 255; leaves room for a number and the suffix
 FORBIDDEN_CHARACTERS = '/\\:*?"<>|'  # in file names, on at least one operating system

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..pipeline.merge import merge_chroma
 from ..pipeline.postprocess import Finish
-from . import controls, host, search_terms
+from . import controls, host
 from .host import build_supported, io
 
 
@@ -20,7 +20,6 @@ class MergeChroma(io.ComfyNode):
             "color image of any image generator then colors your full-size photo, along the edges "
             "of the photo.",
             search_aliases=[
-                *search_terms.COLORING,
                 "transfer color",
                 "transfer colour",
                 "luminance",

@@ -12,7 +12,7 @@ from ..ops.tensors import as_batch
 from ..pipeline.references import search
 from ..pipeline.references.descriptors import ENCODER
 from ..pipeline.references.search import Ranking
-from . import controls, host, search_terms
+from . import controls, host
 from .host import build_supported, io
 from .load import load_colorizer
 from .photo_source import CONNECTED_IMAGES, folder_cache_key, folder_input, load_source
@@ -33,7 +33,6 @@ class FindReference(io.ComfyNode):
             "black-and-white photo: photos that show similar things in similar light. Connect the "
             "output to Colorize by Reference. Needs no download.",
             search_aliases=[
-                *search_terms.COLORING,
                 "exemplar",
                 "similar photos",
                 "image search",

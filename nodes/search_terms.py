@@ -12,5 +12,7 @@ COLORING = [
     "grayscale",
     "greyscale",
 ]
+FIRST = ["ddcolor", "deoldify", "colour", "color photo", "grayscale to color"]
+"""Words that lead to the node to begin with, before all others."""
 RESTORING = ["old photo", "restore", "restoration"]
 VIDEO = ["film", "movie", "video"]

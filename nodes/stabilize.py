@@ -22,7 +22,6 @@ class StabilizeChroma(io.ComfyNode):
             "motion and averaged over time. Only color changes. It starts over after a scene cut "
             "and where something new appears.",
             search_aliases=[
-                *search_terms.COLORING,
                 *search_terms.VIDEO,
                 "deflicker",
                 "flicker",

@@ -5,7 +5,7 @@ and `select_renderer` decides between it and the renderer of the network's offic
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from ..model_defs.spec import Spec
 from ..ops import color, resize
 from ..ops.chroma_upsampling import METHODS, Upsampler
 from ..ops.resize import Geometry
+from .looks import DEFAULT as DEFAULT_LOOK
+from .looks import Look, find_look, limit_chroma
 
 # With `keep_color`: C* up to which existing color counts as gray, and from which it is kept fully.
 GRAY_CHROMA, KEPT_CHROMA = 4.0, 14.0
@@ -30,6 +32,8 @@ class Finish:
     """0 leaves the photo as it is, 1 applies the new color fully."""
     saturation: float = 1.0
     """Factor on the predicted chroma, 0 to 4."""
+    look: Look | str = DEFAULT_LOOK
+    """Color grading of the new color: a `Look`, or the name of an available one."""
     chroma_ceiling: float = 0.0
     """Soft limit for the chroma C* of the new color, 0 to 200; 0 = no limit."""
     fade: float = 0.0
@@ -50,6 +54,8 @@ class Finish:
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {low} to {high}.")
+        if isinstance(self.look, str):
+            object.__setattr__(self, "look", find_look(self.look))
         if self.upsample not in METHODS:
             raise ValueError(
                 f"upsample is '{self.upsample}'; expected one of {', '.join(METHODS)}."
@@ -157,7 +163,7 @@ def apply_finish(
         mask: (B or 1, H, W) in 0..1, 1 = use the new color; None = everywhere.
     """
     batch, _, height, width = rgb.shape
-    upsampler = Upsampler(adjust_chroma(ab, finish), L, (height, width), finish.upsample)
+    upsampler = Upsampler(adjust_chroma(ab, L, finish), L, (height, width), finish.upsample)
     for top, bottom in resize.row_ranges(height, width, batch):
         strip = rgb[:, :, top:bottom].to(ab.device, torch.float32).contiguous()
         strip_mask = (
@@ -204,11 +210,10 @@ def suppress_low_chroma(ab: Tensor, half_chroma: float) -> Tensor:
     return ab * (square / (square + half_chroma**2))
 
 
-def adjust_chroma(ab: Tensor, finish: Finish) -> Tensor:
-    """Apply fade, saturation and chroma ceiling to ab (B, 2, h, w); hue stays."""
+def adjust_chroma(ab: Tensor, L: Tensor, finish: Finish) -> Tensor:
+    """Apply fade, saturation, look and chroma ceiling to ab (B, 2, h, w); L is (B, 1, h, w)."""
     ab = suppress_low_chroma(ab, finish.fade) * finish.saturation
+    ab = cast(Look, finish.look).apply(ab, L)
     if not finish.chroma_ceiling:
         return ab
-    c = color.chroma(ab)
-    ceiling = finish.chroma_ceiling
-    return ab * (ceiling * torch.tanh(c / ceiling) / c.clamp_min(1e-6))
+    return limit_chroma(ab, finish.chroma_ceiling)

@@ -94,14 +94,14 @@ def _model_library() -> resolve.Library:
     return resolve.Library(
         kind="model",
         files=bundled | installed,
-        folder=_own_folder(),
+        folder=models_folder(),
         advice=f"Put checkpoints ({', '.join(SUFFIXES)}) into models/{FOLDER}, press R, and choose "
         "again.",
         paths_allowed=False,
     )
 
 
-def _own_folder() -> Path:
+def models_folder() -> Path:
     """Return the folder for files that the host did not have."""
     return Path(folder_paths.models_dir, FOLDER)
 
@@ -140,7 +140,7 @@ def _memory_library() -> resolve.Library:
             for name, path in _files().items()
             if memories in Path(name).parents and path.suffix.lower() == resolve.MEMORY_SUFFIX
         },
-        folder=_own_folder() / memories,
+        folder=models_folder() / memories,
         advice="Save one with Save Color Memory, or put a file "
         f"({resolve.MEMORY_SUFFIX}) into models/{FOLDER}/{memories}; press R, and choose again.",
         paths_allowed=False,
@@ -159,6 +159,6 @@ def memory_file(file: str) -> Path | None:
 
 def new_memory_file(file: str) -> Path:
     """Return the path for a new memory in models/colorization/memories; create the folder."""
-    folder = _own_folder() / model_paths.MEMORIES_FOLDER
+    folder = models_folder() / model_paths.MEMORIES_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     return folder / file
