@@ -49,8 +49,32 @@ def colorfulness(rgb: Tensor) -> Tensor:
     sigma + 0.3 mu of the distribution of (R - G, (R + G) / 2 - B) with values in 0..255; about 0
     for gray images, 45 for everyday photos.
     """
+    return _colorfulness(*_opponent_colors(rgb))
+
+
+def absolute_colorfulness(rgb: Tensor) -> Tensor:
+    """Return the colorfulness of each image as the programs of DDColor and ColorFormer compute it.
+
+    Like `colorfulness`, but of |R - G| and |(R + G) / 2 - B|: the signs are dropped first, so that
+    opposite colors count as equal. The CF and delta-CF of their tables are of this form. It is
+    about a tenth lower.
+
+    Args:
+        rgb: (B, 3, H, W) in 0..1.
+    Returns:
+        (B,).
+    """
+    rg, yb = _opponent_colors(rgb)
+    return _colorfulness(rg.abs(), yb.abs())
+
+
+def _opponent_colors(rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """Return R - G and (R + G) / 2 - B of the pixels, each (B, H W), with values in 0..255."""
     red, green, blue = (255 * rgb).unbind(1)
-    rg, yb = (red - green).flatten(1), ((red + green) / 2 - blue).flatten(1)
+    return (red - green).flatten(1), ((red + green) / 2 - blue).flatten(1)
+
+
+def _colorfulness(rg: Tensor, yb: Tensor) -> Tensor:
     spread = torch.sqrt(rg.var(1, correction=0) + yb.var(1, correction=0) + 1e-8)
     return spread + 0.3 * torch.sqrt(rg.mean(1) ** 2 + yb.mean(1) ** 2 + 1e-8)
 

@@ -173,6 +173,7 @@ def score_task(
             histograms = histograms.to(config.device)
         for method, rgb in task.results(samples, config.device):
             scores = image_metrics.score_batch(rgb, truth, histograms, task.patches)
+            scores["paper_colorfulness"] = image_metrics.absolute_colorfulness(rgb)
             if scorers.classifier is not None:
                 scores |= scorers.topk_accuracy(rgb, [sample.index for sample in samples])
             result.add(method, scores)

@@ -474,3 +474,14 @@ def test_scores_of_a_batch():
     histogram = image_metrics.ab_histogram(true)
     assert image_metrics.score_batch(true, true, histogram)["his"].tolist() == pytest.approx([1, 1])
     assert {"pev16", "bpsnr32"} <= set(image_metrics.score_batch(rgb, true, patch_sizes=(16, 32)))
+
+
+def test_absolute_colorfulness_drops_the_signs():
+    """Half red, half green: opposite colors are equal without signs."""
+    rgb = torch.zeros(1, 3, 4, 4)
+    rgb[:, 0, :2], rgb[:, 1, 2:] = 1, 1
+    # R - G is 255 and -255, (R + G) / 2 - B is 127.5
+    signed = 255 + 0.3 * 127.5
+    absolute = 0.3 * (255**2 + 127.5**2) ** 0.5
+    assert image_metrics.colorfulness(rgb).item() == pytest.approx(signed, rel=1e-5)
+    assert image_metrics.absolute_colorfulness(rgb).item() == pytest.approx(absolute, rel=1e-5)

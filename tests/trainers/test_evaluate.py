@@ -67,8 +67,10 @@ def test_scores_are_means_over_photos(automatic, photos, mini_file, mini):
 def test_delta_colorfulness_compares_means_as_in_the_papers():
     scores = TaskScores(keys=["a", "b"])
     for name, values in ((tasks.GROUND_TRUTH, [10.0, 50.0]), ("net", [40.0, 30.0])):
-        scores.add(name, {"colorfulness": torch.tensor(values)})
+        column = torch.tensor(values)
+        scores.add(name, {"colorfulness": column, "paper_colorfulness": 2 * column})
     row = scores.summary()["net"]
+    assert row["paper_delta_colorfulness"] == pytest.approx(10)
     assert row["delta_colorfulness"] == pytest.approx(5)
     assert row["photo_delta_colorfulness"] == pytest.approx(25)
 
@@ -296,7 +298,9 @@ def test_all_files_are_written(
 
 def test_the_table_has_a_line_for_each_method(automatic):
     table = tables.to_markdown(automatic["results"]["automatic"]).splitlines()
-    assert table[0] == "| method | CF | delta-CF | PSNR | SSIM | CIEDE2000 |"
+    assert table[0] == (
+        "| method | CF | delta-CF | CF, papers | delta-CF, papers | PSNR | SSIM | CIEDE2000 |"
+    )
     assert len(table) == 6
     assert table[-1].startswith(f"| {tasks.GROUND_TRUTH} | ")
     assert table[-1].endswith("| - | - | - | - |")

@@ -40,9 +40,8 @@ class TaskScores:
     def summary(self) -> Summary:
         """Return the mean scores of each method; FID and delta-CF compare whole sets."""
         summary: Summary = {}
-        true_colorfulness = np.array(self.scores[GROUND_TRUTH]["colorfulness"])
+        true = {name: np.array(values) for name, values in self.scores[GROUND_TRUTH].items()}
         for method, scores in self.scores.items():
-            colorfulness = np.array(scores["colorfulness"])
             row: dict[str, float | int | None] = {"photos": len(self.keys)}
             for name, values in scores.items():
                 defined = np.array(values)[~np.isnan(values)]
@@ -50,8 +49,10 @@ class TaskScores:
                     row["photos_with_class"] = len(defined)
                     defined = 100 * defined
                 row[name] = float(defined.mean()) if len(defined) else None
-            row["delta_colorfulness"] = abs(float(colorfulness.mean() - true_colorfulness.mean()))
-            row["photo_delta_colorfulness"] = float(np.abs(colorfulness - true_colorfulness).mean())
+            for form in ("", "paper_"):
+                difference = np.array(scores[f"{form}colorfulness"]) - true[f"{form}colorfulness"]
+                row[f"{form}delta_colorfulness"] = abs(float(difference.mean()))
+                row[f"photo_{form}delta_colorfulness"] = float(np.abs(difference).mean())
             if method in self.features and len(self.keys) > 1:
                 row["fid"] = fid.frechet_distance(
                     self.features[GROUND_TRUTH], self.features[method]

@@ -12,6 +12,8 @@ COLUMNS = {  # score -> heading, number format
     "fid": ("FID", ".2f"),
     "colorfulness": ("CF", ".2f"),
     "delta_colorfulness": ("delta-CF", ".2f"),
+    "paper_colorfulness": ("CF, papers", ".2f"),
+    "paper_delta_colorfulness": ("delta-CF, papers", ".2f"),
     "psnr": ("PSNR", ".2f"),
     "ssim": ("SSIM", ".4f"),
     "ciede2000": ("CIEDE2000", ".2f"),
@@ -24,7 +26,7 @@ COLUMNS = {  # score -> heading, number format
     "top5": ("top-5", ".1f"),
 }
 # Prefixes of scores that the photos themselves have by definition: "-" in their row.
-TRIVIAL_SCORES = ("fid", "delta_", "psnr", "ssim", "ciede2000", "pev", "bpsnr")
+TRIVIAL_SCORES = ("fid", "delta_", "paper_delta_", "psnr", "ssim", "ciede2000", "pev", "bpsnr")
 
 
 def to_markdown(summary: Summary) -> str:
