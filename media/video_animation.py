@@ -87,11 +87,22 @@ def _frames(path: Path) -> Iterator[tuple[Image.Image, int]]:
             raise VideoError(f"{path.name}: an image, not a video; colorize it as an image.")
         # The first image of an APNG may be meant for programs that cannot show animations.
         first = 1 if getattr(image, "default_image", False) else 0
+        size = _final_size(path) if image.format == "GIF" else image.size
         for number in range(first, getattr(image, "n_frames", 1)):
             image.seek(number)
             frame = image.convert("RGBA")  # decodes it; the duration is known afterwards
+            if frame.size != size:
+                smaller, frame = frame, Image.new("RGBA", size)
+                frame.paste(smaller)
             duration = round(image.info.get("duration") or 0)
             yield frame, duration if duration > SHORTEST else INSTEAD
+
+
+def _final_size(path: Path) -> tuple[int, int]:
+    """Return the size of the last frame of a GIF: frames beyond the edge enlarge later ones."""
+    with Image.open(path, formats=FORMATS) as image:
+        image.seek(getattr(image, "n_frames", 1) - 1)
+        return image.size
 
 
 def _has_animation_chunk(file: BinaryIO) -> bool:

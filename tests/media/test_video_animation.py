@@ -104,3 +104,23 @@ def test_a_damaged_animation_names_the_file(tmp_path):
     with pytest.raises(VideoError, match="x.webp: "):
         list(read_frames(source))
         probe(source)
+
+
+def test_frames_beyond_the_edge_enlarge_all(tmp_path):
+    """GIF allows them, though the header gives the size of the canvas."""
+
+    def gif(width: int, level: int) -> bytes:
+        image = Image.new("P", (width, 8), level)
+        image.putpalette([value for level in range(256) for value in (level,) * 3])
+        image.save(tmp_path / "x.gif", optimize=False)
+        return (tmp_path / "x.gif").read_bytes()
+
+    small, large = gif(10, 50), gif(14, 200)
+    descriptor = large.index(b"\x2c\x00\x00\x00\x00\x0e\x00\x08\x00")
+    (tmp_path / "x.gif").write_bytes(small[:-1] + large[descriptor:])
+    info = probe(tmp_path / "x.gif")
+    assert (info.width, info.height, info.frame_count, info.has_alpha) == (14, 8, 2, True)
+    first, second = (frame for frame, _ in read_frames(tmp_path / "x.gif", alpha=True))
+    assert first.shape == second.shape == (8, 14, 4)
+    assert (first[:, :10, 3] == 1).all() and (first[:, 10:, 3] == 0).all()
+    assert (second[..., 3] == 1).all()
