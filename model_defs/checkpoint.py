@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -28,11 +28,6 @@ PREFIXES = ("module.", "_orig_mod.")
 MAX_HEADER_BYTES = 2**23  # of a safetensors file: names, shapes and metadata
 # Tensors may share memory, so that all together are larger than their file, but not by far.
 MAX_EXPANSION, EXPANSION_MARGIN = 4, 2**20
-# Exceptions that torch.load is known to raise on bytes that are not a checkpoint.
-LOAD_ERRORS = (
-    *(RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError),
-    *(TypeError, SafetensorError, OverflowError, RecursionError, zipfile.BadZipFile),
-)
 
 Metadata = dict[str, Any]
 """JSON object stored under `colorist` in our files; its keys depend on the kind of file."""
@@ -121,7 +116,9 @@ def _read_safetensors(
             names = file.keys() if with_tensors else []
             state = {key: file.get_tensor(key) for key in names}
         return state, _parse_metadata(metadata.get("colorist", "{}"))
-    except LOAD_ERRORS as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes raise errors of any kind in the libraries
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"{path.name}: damaged or truncated safetensors file ({reason}); "
@@ -169,7 +166,9 @@ def _read_pickle(path: Path) -> object:
             f"when opened, or is damaged{f' ({reason.strip()})' if reason else ''}. "
             "Use a file with plain weights, preferably .safetensors."
         ) from error
-    except LOAD_ERRORS as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes raise errors of any kind in the libraries
         raise CheckpointError(
             f"{path.name}: damaged, truncated or not a checkpoint ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no details'}); download it again."

@@ -69,7 +69,8 @@ COMMANDS: dict[str, Callable[[SimpleNamespace, Path], list[object]]] = {
         *("colorize", x.video, "-o", out / "v.mkv", "--codec", "ffv1", *x.automatic)
     ],
     "stabilized frames": lambda x, out: [
-        *("colorize", x.frames, "-o", out / "v.mp4", "--stabilize", *x.automatic)
+        *("colorize", x.frames, "-o", out / "v.mkv", "--codec", "ffv1", "--stabilize"),
+        *x.automatic,  # x264 gives other bytes in one of three runs, even with one thread
     ],
     "hints": lambda x, out: ["hints", x.images, "--hints", x.hints, "-o", out, *x.pointhint],
     "exemplar": lambda x, out: [

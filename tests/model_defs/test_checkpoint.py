@@ -5,6 +5,7 @@ import copyreg
 import dataclasses
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -282,6 +283,18 @@ def test_parameters_of_old_files(tmp_path, monkeypatch):
     for state in [(storage(), 0, (2**40,)), (storage(), 0, (2**40,), (1,)), (tensor,)]:
         torch.save({"a": OldParameter(*state)}, path)
         assert_refused(path, "refused")
+
+
+def test_unknown_storage_key(tmp_path):
+    """torch.load answers with an AssertionError."""
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    key = re.findall(rb"X.\x00\x00\x00(\d{6,})", data)[-1]
+    before, _, after = data.rpartition(key)
+    path.write_bytes(before + b"7" * len(key) + after)
+    with pytest.raises(CheckpointError, match="x.pth: damaged, truncated or not a checkpoint"):
+        checkpoint.read(path)
 
 
 @pytest.mark.parametrize("legacy", [True, False])
