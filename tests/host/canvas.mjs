@@ -15,9 +15,11 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 
 import {
-  at, away, bluish, viewport, button, choosePhoto, click, colored, cutOff, drag, grayish, keys,
-  launched, leave, near, onPage, open, openPage, page, part, pixel, points, previews, reddish,
-  requests, run, message, seen, settled, step, text, until, value, wheel,
+  at, away, bluish, button, changeStrength, choosePhoto, click, colored, cutOff, drag, dropPhoto,
+  grayish, grownLoaders, keys, launched, leave, linkHints, message, near, nodeSize, onPage, open,
+  openApp, openPage, page, part, pixel, points, previews, readPoints, reddish, requests, run, seen,
+  setPhoto, settled, socketPosition, step, stepFrom, strength, text, touch, until, value, viewport,
+  wheel,
 } from "./canvas_page.mjs";
 
 const VERSION_7 = '{"version": 7, "points": [{"place": [0.5, 0.5]}]}';
@@ -31,6 +33,10 @@ const checks = {
     await open();
     await seen("photo.png");
     assert.equal(await message(), "Click the image to place a hint point");
+  },
+
+  async "the first canvas of the page appears with its style"() {
+    assert.equal(await page.evaluate(() => window.firstDisplay), "flex");
   },
 
   async "a click places a point, where it was"() {
@@ -84,6 +90,61 @@ const checks = {
     await onPage();
   },
 
+  async "canvas and graph share one history"() {
+    await open([RED]);
+    const shared = async () => [(await readPoints()).length, await strength()];
+    await click(BLUE.x, BLUE.y);
+    await points(2);
+    await changeStrength(0.5);
+    await click(0.5, 0.2);
+    await points(3);
+    const steps = [[3, 0.5], [2, 0.5], [2, 1], [1, 1]];
+    const back = ["Control+z", "graph", "undo"], forth = ["graph", "redo", "Control+y"];
+    for (const [index, how] of back.entries()) {
+      await stepFrom(how, "Control+z");
+      await until(async () => `${await shared()}` === `${steps[index + 1]}`, `undo by ${how}`);
+    }
+    await page.waitForTimeout(1500); // layout after an undo must not clear the redo
+    for (const [index, how] of forth.entries()) {
+      await stepFrom(how, "Control+y");
+      await until(async () => `${await shared()}` === `${steps[2 - index]}`, `redo by ${how}`);
+    }
+    assert.ok(await button("redo").isDisabled());
+  },
+
+  async "undo and redo keep the focus and select the point that they change"() {
+    await open([RED, BLUE]);
+    await keys("]", "]", "ArrowRight");
+    for (const key of ["Control+z", "Control+y", "Control+z"]) {
+      const before = await value();
+      await page.keyboard.press(key); // on the element that has the focus
+      await until(async () => (await value()) !== before, key);
+      await until(() => viewport().evaluate((canvas) => document.activeElement === canvas),
+        "the image has the focus");
+      await until(async () => /point 2 of 2/.test(await text(".counts")), "point 2 is selected");
+    }
+    await button("redo").focus();
+    await page.keyboard.press("Enter");
+    await until(async () => (await points(2))[1].x > BLUE.x, "redo by the focused button");
+    await page.keyboard.press("Control+z");
+    await until(async () => (await points(2))[1].x === BLUE.x, "undo while a button has the focus");
+  },
+
+  async "a held arrow key and a drag are one step each"() {
+    await open([RED]);
+    await keys("]");
+    for (let i = 0; i < 5; i++) await page.keyboard.down("ArrowRight");
+    await page.keyboard.up("ArrowRight");
+    await until(async () => (await points(1))[0].x > RED.x, "the point has moved");
+    const [moved] = await points(1);
+    await drag([moved.x, moved.y], [0.6, 0.6]);
+    await until(async () => (await points(1))[0].y > 0.5, "the point was dragged");
+    await keys("Control+z");
+    await until(async () => (await points(1))[0].x === moved.x, "the drag is taken back");
+    await keys("Control+z");
+    await until(async () => (await points(1))[0].x === RED.x, "all five steps are taken back");
+  },
+
   async "the keyboard chooses, moves, adds and removes"() {
     await open([RED, BLUE]);
     await keys("]", "ArrowRight", "Shift+ArrowDown");
@@ -95,7 +156,7 @@ const checks = {
     await keys("Escape", "ArrowRight", "ArrowRight", "Enter");
     const added = (await points(2))[1];
     near(added, { x: 0.52, y: 0.5 });
-    assert.ok(await page.evaluate(() => window.hintsNode().graph), "Delete took the node");
+    assert.ok(await page.evaluate(() => Boolean(window.hintsNode().graph)), "Delete took the node");
   },
 
   async "the wheel zooms the image that has the focus, else the graph"() {
@@ -232,9 +293,21 @@ const checks = {
 
   async "a version that is not known is kept and reported"() {
     await open(VERSION_7);
-    await until(async () => /Kept unchanged: .*version 7/.test(await message()), "the line tells it");
+    await until(async () => /Kept unchanged: .*version 7/.test(await message()), "it says so");
     assert.equal(await value(), VERSION_7);
     assert.equal(await page.evaluate(() => window.reopen().then(window.hints)), VERSION_7);
+  },
+
+  async "unreadable hints are kept until the user starts over"() {
+    const broken = '{"version": 1, "points": [';
+    await open(broken);
+    await click(0.5, 0.5);
+    await keys("Enter");
+    assert.equal(await value(), broken, "a click must not replace them");
+    await button("repair").click();
+    assert.deepEqual(await points(0), []);
+    await click(0.5, 0.5);
+    await points(1);
   },
 
   async "what can be read of damaged hints is offered"() {
@@ -268,9 +341,9 @@ const checks = {
     await page.mouse.move(...(await at(0.6, 0.6)), { steps: 4 });
     await until(() => previews().length, "a preview is asked for before the button is up");
     await page.mouse.up();
-    await settled();
-    const shown = JSON.parse(previews().at(-1).hints).points;
-    assert.deepEqual(shown, await points(1), "the last preview is of the last position");
+    const last = async () => JSON.stringify(JSON.parse(previews().at(-1).hints).points)
+      === JSON.stringify(await points(1));
+    await until(last, "the last preview is of the last position");
   },
 
   async "nothing is asked when nothing changes"() {
@@ -344,6 +417,64 @@ const checks = {
     await until(async () => (await message()) === "Live", "the first photo is live again");
   },
 
+  async "another photo shows at once, while the pointer rests on the canvas"() {
+    await open([RED]);
+    await page.mouse.move(...(await at(0.5, 0.5)));
+    await setPhoto("other.png");
+    await seen("other.png");
+    await setPhoto("photo.png");
+    await seen("photo.png");
+    await dropPhoto("dropped.png", [[176, 176, 176], [96, 96, 96]]);
+    await seen("other.png"); // the same halves
+  },
+
+  async "linked hints show, read-only, and the own points come back"() {
+    await open([RED]);
+    const size = await nodeSize();
+    await linkHints(JSON.stringify({ version: 1, points: [BLUE, { ...RED, y: 0.8 }] }));
+    await until(async () => /Read-only: .*connected/.test(await message()), "the line says it");
+    await until(async () => (await text(".counts")) === "2 points", "the linked points are there");
+    assert.ok(await viewport().isVisible());
+    await until(async () => !grayish(await pixel(BLUE.x, BLUE.y)), "they are drawn");
+    await click(0.5, 0.5);
+    await keys("]", "Delete", "Escape", "Enter");
+    assert.equal(await text(".counts"), "2 points");
+    assert.deepEqual(JSON.parse(await value()).points, [RED]);
+    await page.evaluate(() => {
+      const node = window.hintsNode();
+      node.disconnectInput(node.inputs.findIndex((slot) => slot.name === "hints"));
+    });
+    await until(async () => (await text(".counts")) === "1 point", "the own point is back");
+    assert.deepEqual(await nodeSize(), size);
+    await click(0.5, 0.5);
+    await points(2);
+  },
+
+  async "a finger taps, drags and removes by a long press"() {
+    await open([RED]);
+    await touch([[0.5, 0.2]], []);
+    near((await points(2))[1], { x: 0.5, y: 0.2 });
+    await touch([[0.5, 0.2]], [[0.6, 0.5]], []);
+    await until(async () => Math.abs((await points(2))[1].y - 0.5) < 0.03, "the point is dragged");
+    await touch([[RED.x, RED.y]], 900, []);
+    await points(1);
+    await touch([[0.2, 0.8]], 900, []);
+    await page.waitForTimeout(300);
+    assert.equal((await points(1)).length, 1, "a long press adds nothing");
+  },
+
+  async "a pinch zooms the image, not the graph, and adds nothing"() {
+    await open([RED]);
+    const graph = () => page.evaluate(() => [window.app.canvas.ds.scale,
+      ...window.app.canvas.ds.offset]);
+    const before = await graph();
+    await touch([[0.4, 0.5]], [[0.4, 0.5], [0.6, 0.5]], [[0.3, 0.5], [0.7, 0.5]],
+      [[0.2, 0.5], [0.8, 0.5]], [[0.2, 0.5]], []);
+    await until(async () => /[23]\d\d %/.test(await text(".counts")), "the image is zoomed");
+    assert.deepEqual(await graph(), before);
+    assert.deepEqual(await points(1), [RED]);
+  },
+
   async "points work after the node was resized"() {
     await open();
     for (const size of [[340, 640], [620, 860]]) {
@@ -354,6 +485,31 @@ const checks = {
       assert.deepEqual(await cutOff(), []);
       await step("undo");
     }
+  },
+
+  async "the socket of the hints has its label beside it"() {
+    await open();
+    const label = await part(".socket").boundingBox();
+    assert.equal(await text(".socket"), "hints");
+    const dot = await socketPosition();
+    assert.ok(Math.abs(dot.y - (label.y + label.height / 2)) < 12, JSON.stringify([dot, label]));
+    assert.ok(dot.x < label.x + 8, JSON.stringify([dot, label]));
+  },
+
+  async "example workflows keep the size of the loaders"() {
+    for (const name of ["by-hints", "by-reference", "first-photo"]) {
+      const grown = await grownLoaders(name);
+      assert.deepEqual(grown, [], name);
+    }
+  },
+
+  async "App mode has the canvas"() {
+    await openApp();
+    await seen("photo.png");
+    await click(0.3, 0.4);
+    const [point] = await points(1);
+    near(point, { x: 0.3, y: 0.4 });
+    assert.deepEqual(await cutOff(), []);
   },
 
   async "the canvas goes with its node"() {
@@ -370,7 +526,8 @@ function listen() {
   page.on("console", (message) => {
     if (message.type() === "debug" || message.type() === "log") return;
     const whole = `${message.text()} ${message.location().url}`;
-    if (ours.test(whole) && !/status of 404/.test(whole)) noise.push(whole);
+    // 404: no session yet; 409: the queue is busy
+    if (ours.test(whole) && !/status of (404|409)/.test(whole)) noise.push(whole);
   });
   page.on("pageerror", (error) => {
     if (ours.test(error.stack ?? "")) noise.push(error.stack);

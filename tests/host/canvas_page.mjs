@@ -11,7 +11,10 @@ const MODELS = {
   ColoristLoadPointHint: "mini-pointhint.safetensors", ColoristLoadAutomatic: "mini.safetensors",
 };
 const EMPTY = [[1150, 880], [950, 880]]; // places of the page with no node
-const SOON = 10000; // ms that anything may take
+const PADDING = 8; // of the image in the viewport, see geometry.js
+const SOON = 60000; // ms that anything may take on a busy machine
+const STYLE_DELAY = 3000; // ms by which the style sheet of the canvas is late
+const START = 300000; // ms until the page is there
 const NODES2 = [1, 41]; // front end from which Nodes 2.0 is finished: 1.27 has one without widgets
 
 /** @type {import("playwright-core").Page} */
@@ -50,11 +53,15 @@ export async function open(hints = []) {
   requests = [];
 }
 
+/** The points of the node as they are now. */
+export async function readPoints() {
+  return JSON.parse(await value()).points;
+}
+
 /** The points of the node, once there are so many. */
 export async function points(count) {
-  const read = async () => JSON.parse(await value()).points;
-  await until(async () => (await read()).length === count, `${count} points`);
-  return read();
+  await until(async () => (await readPoints()).length === count, `${count} points`);
+  return readPoints();
 }
 
 export async function colored(color) {
@@ -69,7 +76,8 @@ export function near(point, { x, y }) {
 /** Position on the page of a position in the image, while all of it is shown. */
 export async function at(x, y) {
   const box = await viewport().boundingBox();
-  const scale = Math.min(box.width / 320, box.height / 240); // images are 320 x 240
+  const [width, height] = [box.width - 2 * PADDING, box.height - 2 * PADDING];
+  const scale = Math.min(width / 320, height / 240); // images are 320 x 240
   const left = box.x + (box.width - 320 * scale) / 2, top = box.y + (box.height - 240 * scale) / 2;
   return [left + x * 320 * scale, top + y * 240 * scale];
 }
@@ -110,6 +118,118 @@ export async function step(name) {
   else await button(name).click();
 }
 
+/** An undo or redo: a key on the image, the same key on the graph, or a button. */
+export async function stepFrom(how, key) {
+  if (how !== "graph") return step(how);
+  await leave();
+  return page.keyboard.press(key);
+}
+
+/** Changes a control beside the canvas, as one step of the host. */
+export async function changeStrength(to) {
+  await page.evaluate((value) => {
+    const node = window.hintsNode();
+    const widget = node.widgets.find((other) => other.name === "strength");
+    widget.value = value;
+    widget.callback?.(value, window.app.canvas, node);
+    window.app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+  }, to);
+}
+
+export const strength = () => page.evaluate(() =>
+  window.hintsNode().widgets.find((other) => other.name === "strength").value);
+
+export const nodeSize = () => page.evaluate(() => [...window.hintsNode().size]);
+
+/**
+ * Touches: each argument is the list of fingers [x, y] in the image from then on, or ms to wait.
+ */
+export async function touch(...steps) {
+  const session = await page.context().newCDPSession(page);
+  const events = [];
+  let down = 0;
+  for (const fingers of steps) {
+    const touchPoints = [];
+    for (const [id, finger] of Object.entries(typeof fingers === "number" ? [] : fingers)) {
+      const [x, y] = await at(...finger);
+      touchPoints.push({ id: Number(id), x, y });
+    }
+    const [more, less] = [fingers.length > down, fingers.length < down];
+    const type = more ? "touchStart" : less ? "touchEnd" : "touchMove";
+    events.push(typeof fingers === "number" ? fingers : { type, touchPoints });
+    down = fingers.length ?? down;
+  }
+  let sent = []; // not one by one, which on a busy machine takes as long as a long press
+  for (const event of events) {
+    if (typeof event !== "number") {
+      sent.push(session.send("Input.dispatchTouchEvent", event));
+      continue;
+    }
+    await Promise.all(sent);
+    sent = [];
+    await page.waitForTimeout(event);
+  }
+  await Promise.all(sent);
+  await session.detach();
+}
+
+/** Position on the page of the socket of the hints. */
+export const socketPosition = () => page.evaluate(() => {
+  const { app, LiteGraph } = window;
+  const node = window.hintsNode();
+  const slot = node.inputs.findIndex((input) => input.name === "hints");
+  if (LiteGraph.vueNodesMode) {
+    const widget = document.querySelector(".lg-node-widget:has(.colorist-hints)");
+    const { x, y, width, height } = widget.firstElementChild.getBoundingClientRect();
+    return { x: x + width / 2, y: y + height / 2 };
+  }
+  const [x, y] = node.getInputPos(slot);
+  const { left, top } = app.canvas.canvas.getBoundingClientRect();
+  const { scale, offset } = app.canvas.ds;
+  return { x: left + scale * (x + offset[0]), y: top + scale * (y + offset[1]) };
+});
+
+/** Opens an example workflow; returns the loaders of this pack that are not as high as saved. */
+export const grownLoaders = (name) => page.evaluate(async (file) => {
+  const { app } = window;
+  const url = `/api/workflow_templates/comfyui-colorist/${file}.json`;
+  const workflow = await (await fetch(url)).json();
+  await app.loadGraphData(workflow, true, true, null);
+  await new Promise((resolve) => setTimeout(resolve, 3000)); // Nodes 2.0 measures nodes late
+  const loaders = workflow.nodes.filter(({ type }) => type.startsWith("ColoristLoad"));
+  const grown = loaders.filter(({ id, size }) => app.graph.getNodeById(id).size[1] > size[1] + 1);
+  return grown.map(({ type }) => type);
+}, name);
+
+/** Opens the workflow as an app whose only input is the canvas. */
+export async function openApp() {
+  await page.evaluate(async () => {
+    await window.reopen(JSON.stringify({ version: 1, points: [] }));
+    const { app } = window;
+    const workflow = { ...app.graph.serialize(), id: crypto.randomUUID() };
+    const { id } = window.hintsNode();
+    const linearData = { inputs: [[id, "hints"]], outputs: [id] };
+    workflow.extra = { ...workflow.extra, linearMode: true, linearData };
+    await app.loadGraphData(workflow, true, true, null);
+  });
+  await page.waitForTimeout(1500); // the tour of the host
+  await page.keyboard.press("Escape");
+  await viewport().waitFor();
+}
+
+/** Links the hints to a text node. */
+export async function linkHints(text) {
+  await page.evaluate((hints) => {
+    const { app, LiteGraph } = window;
+    const source = LiteGraph.createNode("PrimitiveStringMultiline");
+    source.pos = [40, 880];
+    app.graph.add(source);
+    source.widgets[0].value = hints;
+    const node = window.hintsNode();
+    source.connect(0, node, node.inputs.findIndex((slot) => slot.name === "hints"));
+  }, text);
+}
+
 /** [r, g, b, a] of the viewport at a position of the image. */
 export async function pixel(x, y) {
   const box = await viewport().boundingBox();
@@ -135,18 +255,35 @@ export async function onPage() {
     "the node's own element is on the page");
 }
 
-/** Another file in the loader; the pointer is elsewhere then, and comes to the canvas after. */
-export async function choosePhoto(name) {
-  await away();
+/** Another file in the loader. */
+export async function setPhoto(name) {
   await page.evaluate((file) => {
-    const { graph } = window.app;
-    const [input] = window.hintsNode().inputs.filter((slot) => slot.name === "image");
-    const loader = graph.getNodeById(graph.links[input.link].origin_id);
-    const widget = loader.widgets.find((other) => other.name === "image");
+    const widget = window.loader().widgets.find((other) => other.name === "image");
     widget.value = file;
     widget.callback?.(file);
   }, name);
+}
+
+/** Another file in the loader; the pointer is elsewhere then, and comes to the canvas after. */
+export async function choosePhoto(name) {
+  await away();
+  await setPhoto(name);
   await viewport().hover({ position: { x: 5, y: 5 } });
+}
+
+/** Drops a file with these colors in its halves on the loader. */
+export async function dropPhoto(name, halves) {
+  await page.evaluate(async ([file, colors]) => {
+    const canvas = new OffscreenCanvas(320, 240);
+    const context = canvas.getContext("2d");
+    colors.forEach((color, index) => {
+      context.fillStyle = `rgb(${color})`;
+      context.fillRect(160 * index, 0, 160, 240);
+    });
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([await canvas.convertToBlob()], file, { type: "image/png" }));
+    await window.loader().onDragDrop(new DragEvent("drop", { dataTransfer: transfer }));
+  }, [name, halves]);
 }
 
 /** Runs the workflow and waits until the canvas is live. */
@@ -211,6 +348,10 @@ async function preparePage(models) {
   const fresh = JSON.stringify(app.graph.serialize());
 
   window.hintsNode = () => app.graph._nodes.find((node) => node.type === "ColoristPointHints");
+  window.loader = () => {
+    const [input] = window.hintsNode().inputs.filter((slot) => slot.name === "image");
+    return app.graph.getNodeById(app.graph.links[input.link].origin_id);
+  };
   window.hintsWidget = () => window.hintsNode().widgets.find((widget) => widget.name === "hints");
   window.hints = () => window.hintsWidget().value;
   /** Opens the workflow with this text as its hints; without one, the workflow as it is now. */
@@ -254,15 +395,27 @@ export async function openPage(context, url, nodes2) {
   }
   await context.route((to) => !to.href.startsWith(url) && to.protocol.startsWith("http"),
     (route) => route.abort()); // nothing from elsewhere
+  await context.route("**/point_hints.css", async (route) => {
+    await new Promise((resolve) => setTimeout(resolve, STYLE_DELAY));
+    await route.continue();
+  });
   page = await context.newPage();
+  await page.addInitScript(() => {
+    new MutationObserver((_, observer) => {
+      const canvas = document.querySelector(".colorist-hints");
+      if (!canvas) return;
+      window.firstDisplay = getComputedStyle(canvas).display;
+      observer.disconnect();
+    }).observe(document, { childList: true, subtree: true });
+  });
   page.on("request", (request) => {
     if (request.url().includes("/colorist/")) requests.push(request.postDataJSON());
   });
-  await page.goto(url, { waitUntil: "domcontentloaded" });
+  await page.goto(url, { waitUntil: "domcontentloaded", timeout: START });
   await page.waitForFunction(() => {
     const types = window.LiteGraph?.registered_node_types ?? {};
-    return window.app?.canvas?.ctx && types.ColoristPointHints && types.LoadImage;
-  }, null, { timeout: 120000 });
+    return Boolean(window.app?.canvas?.ctx && types.ColoristPointHints && types.LoadImage);
+  }, null, { timeout: START });
   page.setDefaultTimeout(SOON);
   await page.waitForTimeout(1500); // dialogues of a first start
   for (let i = 0; i < 3; i++) await page.keyboard.press("Escape");

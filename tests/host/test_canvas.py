@@ -11,7 +11,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "canvas.mjs"
-TIMEOUT = 900  # seconds for all checks in one renderer
+TIMEOUT = 2400  # seconds for all checks in one renderer
 env = SimpleNamespace(**runpy.run_path(str(HERE / "environment.py")))
 MISSING = env.missing_reason(env.BROWSER_REQUIREMENTS)
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)

@@ -3,7 +3,7 @@ import test from "node:test";
 
 import {
   RUN_ONCE_MESSAGE, controls, createPreviewClient, displayedImage, fetchSuggestions, isLinked,
-  sessionOf, upstreamNode, viewPath, watchControls,
+  promotedWidget, sessionOf, upstreamNode, viewPath, watchControls,
 } from "../../../web/js/point_hints/host_bridge.js";
 
 // --- Graphs --------------------------------------------------------------------------------------
@@ -75,6 +75,16 @@ test("links into and out of a subgraph are followed", () => {
   const outer = hints(6);
   const other = graph("r", [box, outer], [link(6, 2, 0)]);
   assert.equal(upstreamNode(outer, "image", other), inner);
+});
+
+test("the widget that a subgraph shows for an input", () => {
+  const node = hints(3);
+  const subgraph = graph("s", [node], [link(3, -10, 0)], { inputs: [{ name: "points" }] });
+  const widget = { name: "points", value: "" };
+  const place = { id: 4, type: "s", subgraph, inputs: [], widgets: [widget] };
+  const root = graph("r", [place], []);
+  assert.equal(promotedWidget(node, "image", root), widget);
+  assert.equal(promotedWidget(node, "reference", root), null);
 });
 
 test("a nested subgraph is found in the list of subgraphs", () => {

@@ -282,3 +282,45 @@ test("suggestions wait for the queue", async () => {
   page.editor.apply(select(page.editor.state, -1));
   assert.deepEqual(page.editor.suggested, []);
 });
+
+test("a widget of a node above refreshes the canvas", async () => {
+  const page = open();
+  await page.run("a");
+  const [{ name, callback }] = page.photo.widgets;
+  assert.ok(callback, name);
+  page.see("b.png");
+  callback.call(page.photo.widgets[0], "b.png");
+  await pass();
+  assert.equal(page.message(), RUN_ONCE_MESSAGE);
+  page.see("a.png");
+  callback.call(page.photo.widgets[0], "a.png");
+  await pass();
+  assert.equal(page.message(), "Live");
+  page.network.widgets[0].value = "large";
+  page.network.widgets[0].callback("large");
+  await pass();
+  assert.equal(page.message(), RUN_ONCE_MESSAGE);
+  page.controller.dispose();
+  assert.equal(page.photo.widgets[0].callback, undefined, "nothing is left behind");
+});
+
+test("linked hints are shown and cannot be edited", async () => {
+  const page = open();
+  page.place();
+  const own = page.editor.text;
+  const linked = { name: "hints", link: 16, type: "STRING", widget: { name: "hints" } };
+  const points = [{ x: 0.1, y: 0.1, color: "#112233", size: 2 }];
+  const hints = JSON.stringify({ version: 1, points });
+  page.node.inputs.push(linked);
+  page.graph.links.set(16, { id: 16, origin_id: 6, origin_slot: 0, type: "STRING" });
+  page.graph.nodes.push({ id: 6, inputs: [], widgets: [{ name: "value", value: hints }] });
+  page.controller.refresh();
+  assert.deepEqual([page.editor.readOnly, page.editor.state.points], [true, points]);
+  page.place();
+  page.editor.apply(select(page.editor.state, 0));
+  assert.equal(page.editor.state.points.length, 1);
+  assert.equal(page.editor.text, own);
+  linked.link = null;
+  page.controller.refresh();
+  assert.deepEqual([page.editor.readOnly, page.editor.state.points[0].x], [false, 0.5]);
+});

@@ -3,9 +3,9 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 
 import {
-  DEFAULT_COLOR, DEFAULT_SIZE, MAX_HISTORY, MAX_POINTS, MAX_RECENT, MAX_SIZE, add, begin, cancel,
-  create, finish, load, makePoint, move, neighbor, parse, parseRecent, pushRecent, recolor, redo,
-  remove, replaceAll, resize, select, serialize, textOf, undo,
+  DEFAULT_COLOR, DEFAULT_SIZE, MAX_POINTS, MAX_RECENT, MAX_SIZE, add, begin, cancel, create,
+  finish, isHints, load, makePoint, move, neighbor, parse, parseRecent, pushRecent, recolor,
+  remove, replaceAll, resize, resume, select, serialize, textOf,
 } from "../../../web/js/point_hints/state.js";
 
 const RED = { x: 0.25, y: 0.5, color: "#aa3322", size: 2 };
@@ -156,7 +156,6 @@ test("a loaded text is kept unchanged until the first edit", () => {
     assert.equal(textOf(state), text);
     assert.equal(textOf(select(state, 0)), text);
     assert.notEqual(textOf(add(state, 0.5, 0.5)), text);
-    assert.equal(textOf(undo(add(state, 0.5, 0.5))), text, "undo restores it");
   }
   const edited = add(create('{"version": 2}'), 0.5, 0.5);
   assert.deepEqual([edited.problem, edited.readable, edited.points.length], ["", true, 1]);
@@ -184,13 +183,13 @@ test("move clamps a point to the image", () => {
   assert.deepEqual(state.points[1], BLUE);
 });
 
-test("edits that change nothing add no undo step", () => {
+test("edits that change nothing return the same state or text", () => {
   const state = select(create(TWO), 0);
   assert.equal(move(state, 0, RED.x, RED.y), state);
   assert.equal(move(state, 9, 0, 0), state);
   assert.equal(remove(state, -1), state);
   assert.equal(remove(state, 2), state);
-  assert.equal(recolor(state, RED.color).past.length, 0);
+  assert.equal(textOf(recolor(state, RED.color)), TWO);
 });
 
 test("color and size apply to the selected point and the brush", () => {
@@ -224,79 +223,33 @@ test("neighbor selects the next point", () => {
   assert.equal(neighbor(create(""), 1, true), -1);
 });
 
-// --- History -------------------------------------------------------------------------------------
+// --- Document ------------------------------------------------------------------------------------
 
-test("undo and redo", () => {
-  let state = create("");
-  const texts = [textOf(state)];
-  const edits = [
-    (s) => add(s, 0.1, 0.1), (s) => add(s, 0.9, 0.9), (s) => move(s, 0, 0.5, 0.5),
-    (s) => recolor(s, "#112233"), (s) => resize(s, 9), (s) => remove(s, 0),
-    (s) => replaceAll(s, []),
-  ];
-  for (const edit of edits) {
-    state = edit(state);
-    texts.push(textOf(state));
-  }
-  for (let at = texts.length - 2; at >= 0; at--) {
-    state = undo(state);
-    assert.equal(textOf(state), texts[at]);
-  }
-  assert.equal(undo(state), state, "the first state is kept");
-  for (let at = 1; at < texts.length; at++) {
-    state = redo(state);
-    assert.equal(textOf(state), texts[at]);
-  }
-  assert.equal(redo(state), state);
-});
-
-test("an edit after undo clears redo", () => {
-  const state = add(undo(add(create(""), 0.1, 0.1)), 0.2, 0.2);
-  assert.equal(state.future.length, 0);
-  assert.equal(redo(state), state);
-});
-
-test("the history is bounded", () => {
-  let state = create("");
-  for (let i = 0; i < MAX_HISTORY + 20; i++) state = add(state, i / 200, 0.5);
-  assert.equal(state.past.length, MAX_HISTORY);
-  for (let i = 0; i < MAX_HISTORY + 20; i++) state = undo(state);
-  assert.equal(state.points.length, 20);
-  assert.equal(state.future.length, MAX_HISTORY);
-});
-
-test("a gesture is one undo step", () => {
+test("a gesture keeps the document before it", () => {
   let state = begin(select(create(TWO), 0));
   for (let i = 1; i <= 10; i++) state = move(state, 0, i / 10, 0.5);
-  assert.equal(state.past.length, 0);
+  assert.equal(textOf(state.base), TWO);
+  assert.equal(begin(state), state, "begin is idempotent");
   state = finish(state);
-  assert.equal(state.past.length, 1);
-  assert.equal(textOf(undo(state)), TWO);
-  assert.equal(begin(begin(state)).base.points, state.points, "begin is idempotent");
+  assert.deepEqual([state.base, state.points[0].x], [null, 1]);
 });
 
-test("a gesture without effect adds no step and keeps the text", () => {
+test("a gesture without effect keeps the text", () => {
   const text = json([RED]).replace("{", "{ ");
   let state = begin(create(text));
   state = move(state, 0, 0.9, 0.9);
   state = finish(move(state, 0, RED.x, RED.y));
-  assert.deepEqual([state.past.length, state.base, textOf(state)], [0, null, text]);
+  assert.deepEqual([state.base, textOf(state)], [null, text]);
   assert.equal(finish(state), state);
 });
 
 test("a gesture can be canceled", () => {
   const state = cancel(move(begin(create(TWO)), 0, 0.9, 0.9));
-  assert.deepEqual([textOf(state), state.past.length, state.base], [TWO, 0, null]);
+  assert.deepEqual([textOf(state), state.base], [TWO, null]);
   assert.equal(cancel(cancel(add(begin(state), 0.5, 0.5))).selected, -1);
 });
 
-test("undo during a gesture finishes it first", () => {
-  const state = undo(move(begin(create(TWO)), 0, 0.9, 0.9));
-  assert.deepEqual([textOf(state), state.base], [TWO, null]);
-});
-
 test("the selection stays within the points", () => {
-  assert.equal(undo(add(create(""), 0.5, 0.5)).selected, -1);
   assert.equal(load(select(create(TWO), 1), json([RED])).selected, -1);
   assert.equal(load(select(create(TWO), 0), json([RED])).selected, 0);
 });
@@ -305,13 +258,26 @@ test("load of a value from the host", () => {
   const fresh = create("");
   assert.equal(load(fresh, ""), fresh, "the same value changes nothing");
   const loaded = load(fresh, TWO);
-  assert.deepEqual([loaded.points.length, loaded.past.length], [2, 0], "loading is not an edit");
-  const edited = add(loaded, 0.5, 0.5);
-  const replaced = load(edited, "");
-  assert.equal(replaced.points.length, 0);
-  assert.equal(undo(replaced).points.length, 3, "earlier edits stay undoable");
-  const held = load(move(begin(edited), 0, 0.9, 0.9), TWO);
+  assert.equal(loaded.points.length, 2);
+  const held = load(move(begin(loaded), 0, 0.9, 0.9), TWO);
   assert.deepEqual([held.base, textOf(held)], [null, TWO], "load ends a gesture");
+});
+
+test("an undo selects the point that it changes", () => {
+  const two = create(TWO);
+  const after = (before, text) => resume(create(text), before).selected;
+  assert.equal(after(select(create(json([RED])), 0), TWO), 1, "the restored point");
+  assert.equal(after(select(move(two, 1, 0.9, 0.9), 0), TWO), 1, "the point that moved back");
+  assert.equal(after(select(two, 1), json([BLUE])), 0, "the selected point, at its new index");
+  assert.equal(after(select(two, 0), json([BLUE])), -1, "the selected point is gone");
+  assert.equal(after(select(two, 1), TWO), 1, "a change elsewhere");
+  const { color, size } = resume(create(""), resize(recolor(two, "#112233"), 9));
+  assert.deepEqual([color, size], ["#112233", 9], "the brush stays");
+});
+
+test("isHints accepts JSON of hints only", () => {
+  for (const text of [TWO, '{"version": 1, "points": []}']) assert.ok(isHints(text), text);
+  for (const text of ["", " ", "a cat", "7", '{"a": 1}']) assert.ok(!isHints(text), text);
 });
 
 test("states are not mutated", () => {
@@ -322,7 +288,8 @@ test("states are not mutated", () => {
   let state = freeze(create(TWO));
   const edits = [
     (s) => add(s, 0.1, 0.1), begin, (s) => move(s, 0, 1, 1), finish, (s) => recolor(s, "#000000"),
-    (s) => remove(s, 0), undo, redo, (s) => load(s, ""), (s) => replaceAll(s, [RED]),
+    (s) => remove(s, 0), (s) => resume(s, create(TWO)), (s) => load(s, ""),
+    (s) => replaceAll(s, [RED]),
   ];
   for (const edit of edits) state = freeze(edit(state));
   assert.equal(state.points.length, 1);

@@ -75,9 +75,15 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Adds the style sheet to the page once. */
+/**
+ * Adds the style sheet to the page.
+ * @returns {Promise<void>} resolves once it applies, or cannot be loaded
+ */
 export function addStyle() {
   const href = new URL("./point_hints.css", import.meta.url).href;
-  if (document.querySelector('link[data-colorist="hints"]')) return;
-  document.head.append(el("link", { rel: "stylesheet", href, dataset: { colorist: "hints" } }));
+  return new Promise((resolve) => {
+    document.head.append(
+      el("link", { rel: "stylesheet", href, onload: () => resolve(), onerror: () => resolve() }),
+    );
+  });
 }

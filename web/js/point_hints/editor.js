@@ -5,7 +5,7 @@
 
 import { hexToLab } from "./color.js";
 import * as geometry from "./geometry.js";
-import { lightnessAt } from "./image_data.js";
+import { colorAt, lightnessAt } from "./image_data.js";
 import * as state from "./state.js";
 
 const STORAGE_KEY = "colorist.hints.recent";
@@ -36,7 +36,9 @@ export function createEditor({ onText, onEdit, invalidate }) {
     panel: "color",
     hovered: -1,
     crosshair: null,
-    locked: false,
+    spaceDown: false, // the next drag pans
+    /** @type {string | null} hints of the connected input; "" while they are unknown */
+    linked: null,
     suggested: [],
     recent: state.parseRecent(storedRecent()),
     notice: "",
@@ -51,10 +53,27 @@ export function createEditor({ onText, onEdit, invalidate }) {
       return text;
     },
 
+    /** True while edits are refused: the points are linked, or nothing of them could be read. */
+    get readOnly() {
+      return editor.linked !== null || !current.readable;
+    },
+
     /** Loads a value from the host. */
     load(value) {
       text = state.textOf(state.parse(value));
-      set(state.load(current, text), false);
+      if (editor.linked === null) set(state.load(current, text), false);
+    },
+
+    /** Shows the hints of the connected input instead of the value; null shows the value again. */
+    link(hints) {
+      if (hints === editor.linked) return;
+      editor.linked = hints;
+      set(state.load(current, hints ?? text), false);
+    },
+
+    /** Takes over selection and brush of the canvas that this one replaces. */
+    resume(before) {
+      set(state.resume(current, before), false);
     },
 
     /** Applies a state that a function of state.js has returned. */
@@ -90,6 +109,34 @@ export function createEditor({ onText, onEdit, invalidate }) {
     setColor(color) {
       editor.apply(state.recolor(current, color));
       editor.addRecent(color);
+    },
+
+    /** Adds a point as the start of a gesture; returns false if none can be added. */
+    addPoint(x, y) {
+      if (editor.readOnly) return false;
+      const begun = state.begin(current);
+      const added = state.add(begun, x, y);
+      if (added === begun) {
+        editor.notify(`The maximum of ${state.MAX_POINTS} hint points is reached`);
+        return false;
+      }
+      editor.apply(added);
+      editor.addRecent(added.color);
+      return true;
+    },
+
+    remove(index) {
+      if (!editor.readOnly) editor.apply(state.remove(current, index));
+    },
+
+    /** Takes the color of the eyedropper's source at x, y of the image. */
+    pickColor(x, y) {
+      const image = editor.images[editor.picking];
+      if (!image) return;
+      const color = colorAt(image, x, y);
+      editor.change({ picking: null });
+      editor.setView(editor.view);
+      editor.setColor(color);
     },
 
     /** Returns which image is shown: the eyedropper's source, else as the mode says. */
@@ -145,13 +192,14 @@ export function createEditor({ onText, onEdit, invalidate }) {
   };
 
   function set(next, byUser) {
-    if (byUser && editor.locked && next.points !== current.points) return;
+    const linked = editor.linked !== null;
+    if (byUser && linked && next.points !== current.points) return;
     const edited = next.points !== current.points || next.raw !== current.raw;
     const selectionMoved = next.selected !== current.selected;
     current = next;
     if (edited || selectionMoved) editor.crosshair = null;
     if (edited) editor.hovered = -1;
-    if (byUser && !current.base && state.textOf(current) !== text) {
+    if (byUser && !linked && !current.base && state.textOf(current) !== text) {
       text = state.textOf(current);
       onText(text);
     }

@@ -80,6 +80,15 @@ export function upstreamNode(node, name, root) {
   return originOf(node, name, root)?.node ?? null;
 }
 
+/** Returns the widget on the face of a subgraph that an input gets its value from, or null. */
+export function promotedWidget(node, name, root) {
+  const link = linkOf(node.graph, node.inputs?.find((slot) => slot.name === name)?.link);
+  if (Number(link?.origin_id) !== SUBGRAPH_INPUT) return null;
+  const promoted = node.graph.inputs?.[link.origin_slot]?.name;
+  const widgets = subgraphNode(root, node.graph)?.widgets ?? [];
+  return widgets.find((widget) => widget.name === promoted) ?? null;
+}
+
 /** Returns the outputs of a node, which the host stores by execution id. */
 function outputsOf(node, root, outputs) {
   const inSubgraph = node.graph && node.graph !== root && node.graph.id;
@@ -138,27 +147,35 @@ export function controls(node) {
 }
 
 /**
- * Calls `onChange` when a widget changes that the result depends on.
- * @param {any} node
+ * Calls `onChange` after one of these widgets has changed.
+ * @param {any[]} widgets
  * @param {() => void} onChange
  * @returns {() => void} stops watching
  */
-export function watchControls(node, onChange) {
-  const restores = [];
-  for (const widget of node.widgets ?? []) {
-    if (!WATCHED.includes(widget.name)) continue;
+export function watchWidgets(widgets, onChange) {
+  let active = true;
+  const restores = widgets.map((widget) => {
     const original = widget.callback;
     const chained = function (...args) {
       const result = original?.apply(this, args);
-      onChange();
+      if (active) onChange();
       return result;
     };
     widget.callback = chained;
-    restores.push(() => {
+    return () => {
       if (widget.callback === chained) widget.callback = original;
-    });
-  }
-  return () => restores.forEach((restore) => restore());
+    };
+  });
+  return () => {
+    active = false;
+    restores.forEach((restore) => restore());
+  };
+}
+
+/** Calls `onChange` when a widget beside the canvas changes that the result depends on. */
+export function watchControls(node, onChange) {
+  const widgets = (node.widgets ?? []).filter(({ name }) => WATCHED.includes(name));
+  return watchWidgets(widgets, onChange);
 }
 
 // --- Routes --------------------------------------------------------------------------------------

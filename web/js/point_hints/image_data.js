@@ -14,6 +14,7 @@ const DEFAULT_L = 60; // without an image
  * @property {HTMLCanvasElement} gray the same without chroma
  * @property {Uint8Array} levels gray level of each pixel, 0..255
  * @property {CanvasRenderingContext2D} pixels context of `color`
+ * @property {string} [key] of its source
  */
 
 /** Step of L -> nearest gray level; filled on first use. */

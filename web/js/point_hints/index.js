@@ -3,6 +3,8 @@
 import { api } from "../../../../scripts/api.js";
 import { app } from "../../../../scripts/app.js";
 
+import { addStyle } from "./dom.js";
+import { keepTouchesFromGraph } from "./pointer_input.js";
 import { createHintsWidget } from "./widget.js";
 
 const WIDGET_TYPE = "COLORIST_HINTS";
@@ -24,6 +26,7 @@ function hintsWidget(node, name, data) {
     hideOnZoom: false,
   });
   canvas.widget.current = widget;
+  keepEnabled(widget);
   widget.serializeValue = () => {
     canvas.preview.recordPrompt(); // the inputs of the run that is being queued
     return canvas.editor.text;
@@ -41,6 +44,14 @@ function hintsWidget(node, name, data) {
   chain(node, "onConnectionsChange", () => canvas.preview.refreshSoon());
   canvasNodes.add(node);
   return { widget };
+}
+
+/**
+ * Keeps the widget on the page while its input is linked: the host hides disabled widgets. The
+ * canvas is read-only then.
+ */
+function keepEnabled(widget) {
+  Object.defineProperty(widget, "computedDisabled", { get: () => false, set() {} });
 }
 
 /** Calls `after` whenever the host calls a method of the node. */
@@ -69,6 +80,10 @@ function replaceStaleElements() {
 
 app.registerExtension({
   name: "Colorist.PointHints",
+  init() {
+    keepTouchesFromGraph();
+    return addStyle(); // the host waits, so that no canvas appears without its style
+  },
   getCustomWidgets: () => ({ [WIDGET_TYPE]: hintsWidget }),
   nodeCreated(node) {
     if (!canvasNodes.has(node)) return;
@@ -81,6 +96,9 @@ app.registerExtension({
       canvas.preview.refreshSoon();
     }
     // two frames later the page has settled
-    requestAnimationFrame(() => requestAnimationFrame(replaceStaleElements));
+    requestAnimationFrame(() => requestAnimationFrame(() => {
+      replaceStaleElements();
+      for (const { canvas } of canvases) canvas.restoreFocus();
+    }));
   },
 });

@@ -108,9 +108,11 @@ export function createPicker(editor, focusViewport) {
     event.stopPropagation();
     const [, a, b] = hexToLab(editor.state.color);
     const size = event.shiftKey ? 10 : 2;
+    editor.apply(state.begin(editor.state)); // a held key is one undo step
     setAb(a + step[0] * size, b + step[1] * size);
   });
-  plane.addEventListener("blur", () => editor.addRecent(editor.state.color));
+  plane.addEventListener("keyup", () => editor.apply(state.finish(editor.state)));
+  plane.addEventListener("blur", finishEdit);
 
   function finishEdit() {
     editor.apply(state.finish(editor.state));
@@ -139,7 +141,7 @@ export function createPicker(editor, focusViewport) {
     focusViewport();
   });
   const remove = button("remove", "Remove the point (Delete)", () => {
-    editor.apply(state.remove(editor.state, editor.state.selected));
+    editor.remove(editor.state.selected);
   });
 
   const size = el("input", {
@@ -206,7 +208,7 @@ export function createPicker(editor, focusViewport) {
       size.max = String(Math.max(32, current.size));
       size.value = String(current.size);
       setText(sizeValue, String(current.size));
-      remove.disabled = !selected || editor.locked;
+      remove.disabled = !selected || editor.readOnly;
       eyedropper.setAttribute("aria-pressed", String(Boolean(editor.picking)));
       eyedropper.disabled = !editor.canPick();
       fill(suggested, editor.suggested, "Likely color");

@@ -1,28 +1,30 @@
-/** Pointer, wheel and keyboard input on the image of the point-hint canvas. */
+/** Pointer and wheel input on the image of the point-hint canvas: mouse, pen and touch. */
 
 import * as geometry from "./geometry.js";
-import { colorAt } from "./image_data.js";
 import * as state from "./state.js";
 
-const DRAG_DISTANCE = 3; // viewport pixels before a press becomes a drag
-const ARROW_STEP = 1; // viewport pixels
-const ARROW_STEP_SHIFT = 10;
-const ZOOM_STEP = 1.25; // factor per key press
+const DRAG_DISTANCE = { mouse: 3, touch: 8 }; // viewport pixels before a press becomes a drag
+const LONG_PRESS_MS = 500;
+const TOUCH_RADIUS = 20; // viewport pixels around a point that a finger hits
 const WHEEL_ZOOM = 0.0015; // log zoom per wheel unit
 const WHEEL_LINE = 33; // wheel units per line
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /**
  * @param {HTMLCanvasElement} canvas
  * @param {ReturnType<typeof import("./editor.js").createEditor>} editor
  * @param {(event: WheelEvent) => void} passWheel forwards a wheel event to the graph
- * @returns {() => void} removes the listeners on the window
+ * @returns {{cancel: () => boolean, detach: () => void}} cancel: reverts the current gesture;
+ *   detach: removes the listeners on the window
  */
 export function attachPointerInput(canvas, editor, passWheel) {
-  /** @type {null | {kind: "pan" | "point", x: number, y: number, dx: number, dy: number,
-   *   moved: boolean, id: number}} */
+  /**
+   * tap: a finger is down and has not moved yet; pinch: two fingers; rest: fingers that are down
+   * and do nothing more
+   * @type {null | {kind: "pan" | "point" | "tap" | "pinch" | "rest", x: number, y: number,
+   *   dx: number, dy: number, moved: boolean, id: number, slack: number, timer?: any}}
+   */
   let gesture = null;
-  let spaceDown = false;
+  const fingers = new Map(); // pointer id -> [x, y] in viewport pixels
 
   /** Converts an event to viewport pixels; the graph's zoom scales the element. */
   function position(event) {
@@ -31,79 +33,57 @@ export function attachPointerInput(canvas, editor, passWheel) {
     return [(event.clientX - rect.left) / scale, (event.clientY - rect.top) / scale];
   }
 
-  const hit = (x, y) =>
-    editor.showPoints ? geometry.hitTest(editor.state.points, editor.frame(), x, y) : -1;
+  const hit = (x, y, radius = geometry.HIT_RADIUS) =>
+    editor.showPoints ? geometry.hitTest(editor.state.points, editor.frame(), x, y, radius) : -1;
 
-  // --- Pointer ---
+  // --- Gestures ---
 
   // Never preventDefault here: it would suppress mouseup, which the host's undo relies on.
   function onPointerDown(event) {
     event.stopPropagation();
-    if (gesture) return;
     const [x, y] = position(event);
-    if (event.button === 1 || (event.button === 0 && spaceDown)) startGesture(event, "pan", x, y);
-    else if (event.button === 2) removeAt(x, y);
-    else if (event.button === 0) press(event, x, y);
+    if (event.pointerType === "touch") fingerDown(event, x, y);
+    else if (gesture) return;
+    else if (event.button === 1 || (event.button === 0 && editor.spaceDown)) {
+      startGesture(event, "pan", x, y);
+    } else if (event.button === 2) removeAt(hit(x, y));
+    else if (event.button === 0) press(event, x, y, hit(x, y));
   }
 
   function startGesture(event, kind, x, y, dx = 0, dy = 0, moved = false) {
-    gesture = { kind, x, y, dx, dy, moved, id: event.pointerId };
+    const slack = DRAG_DISTANCE[event.pointerType] ?? DRAG_DISTANCE.mouse;
+    gesture = { kind, x, y, dx, dy, moved, slack, id: event.pointerId };
     canvas.setPointerCapture(event.pointerId);
     updateCursor(x, y);
   }
 
-  function press(event, x, y) {
+  /** Picks a color, or starts to move the point that was hit, or adds one. */
+  function press(event, x, y, index) {
     const rect = editor.frame();
     if (editor.picking) {
-      pickColor(rect, x, y);
-      return;
-    }
-    const index = hit(x, y);
-    if (index >= 0) {
+      if (geometry.isOnImage(rect, x, y, 0)) editor.pickColor(...geometry.toImage(rect, x, y));
+    } else if (index >= 0) {
       const point = editor.state.points[index];
       const [px, py] = geometry.toViewport(rect, point.x, point.y);
       editor.apply(state.begin(state.select(editor.state, index)));
       startGesture(event, "point", x, y, px - x, py - y);
-    } else if (geometry.isOnImage(rect, x, y) && !editor.locked) {
+    } else if (geometry.isOnImage(rect, x, y) && !editor.readOnly) {
       if (!editor.showPoints) editor.change({ showPoints: true });
-      if (addPoint(...geometry.toImage(rect, x, y))) {
+      if (editor.addPoint(...geometry.toImage(rect, x, y))) {
         startGesture(event, "point", x, y, 0, 0, true);
       }
     } else editor.apply(state.select(editor.state, -1));
   }
 
-  /** Adds a point as the start of a gesture. */
-  function addPoint(x, y) {
-    const begun = state.begin(editor.state);
-    const added = state.add(begun, x, y);
-    if (added === begun) {
-      editor.notify(`The maximum of ${state.MAX_POINTS} hint points is reached`);
-      return false;
-    }
-    editor.apply(added);
-    editor.addRecent(added.color);
-    return true;
-  }
-
-  function pickColor(rect, x, y) {
-    const image = editor.images[editor.picking];
-    if (!image || !geometry.isOnImage(rect, x, y, 0)) return;
-    const color = colorAt(image, ...geometry.toImage(rect, x, y));
-    editor.change({ picking: null });
-    editor.setView(editor.view);
-    editor.setColor(color);
-  }
-
-  const remove = (index) => editor.apply(state.remove(editor.state, index));
-
-  function removeAt(x, y) {
+  function removeAt(index) {
     if (editor.picking) editor.change({ picking: null });
-    else remove(hit(x, y));
+    else editor.remove(index);
   }
 
   function onPointerMove(event) {
     event.stopPropagation();
     const [x, y] = position(event);
+    if (fingers.has(event.pointerId)) fingerMove(event, x, y);
     if (!gesture) {
       const hovered = editor.picking ? -1 : hit(x, y);
       if (hovered !== editor.hovered) editor.change({ hovered });
@@ -115,18 +95,26 @@ export function attachPointerInput(canvas, editor, passWheel) {
       const { view, viewport } = editor;
       editor.setView(geometry.pan(view, x - gesture.x, y - gesture.y, editor.size(), viewport));
       [gesture.x, gesture.y] = [x, y];
-      return;
+    } else if (gesture.kind === "point") {
+      gesture.moved ||= hasMoved(x, y);
+      if (!gesture.moved) return;
+      const target = geometry.toImage(editor.frame(), x + gesture.dx, y + gesture.dy);
+      editor.apply(state.move(editor.state, editor.state.selected, ...target));
     }
-    gesture.moved ||= Math.hypot(x - gesture.x, y - gesture.y) >= DRAG_DISTANCE;
-    if (!gesture.moved) return;
-    const target = geometry.toImage(editor.frame(), x + gesture.dx, y + gesture.dy);
-    editor.apply(state.move(editor.state, editor.state.selected, ...target));
   }
+
+  const hasMoved = (x, y) => Math.hypot(x - gesture.x, y - gesture.y) >= gesture.slack;
 
   function onPointerUp(event) {
     event.stopPropagation();
-    if (gesture?.id === event.pointerId) endGesture();
+    if (gesture?.kind === "tap" && gesture.id === event.pointerId) tap(event);
+    fingers.delete(event.pointerId);
+    if (gesture?.id === event.pointerId || (gesture && isMultiTouch() && !fingers.size)) {
+      endGesture();
+    }
   }
+
+  const isMultiTouch = () => gesture.kind === "pinch" || gesture.kind === "rest";
 
   function endGesture() {
     const { kind } = gesture;
@@ -135,12 +123,69 @@ export function attachPointerInput(canvas, editor, passWheel) {
     canvas.style.cursor = "";
   }
 
-  /** Reverts the gesture after the browser has canceled it. */
-  function cancelGesture() {
-    if (!gesture) return;
+  /** Reverts the gesture; returns false without one. */
+  function cancel() {
+    if (!gesture) return false;
+    clearTimeout(gesture.timer);
     if (gesture.kind === "point") editor.apply(state.cancel(editor.state));
     gesture = null;
+    return true;
   }
+
+  /** The browser has taken the pointer, or it was released, which onPointerUp has handled. */
+  function onPointerLost(event) {
+    fingers.delete(event.pointerId);
+    if (gesture?.id === event.pointerId || !fingers.size) cancel();
+  }
+
+  // --- Touch: tap and drag as with a mouse, pinch to zoom and pan, long press to remove ---
+
+  function fingerDown(event, x, y) {
+    fingers.set(event.pointerId, [x, y]);
+    if (fingers.size === 1 && !gesture) {
+      startGesture(event, "tap", x, y);
+      gesture.timer = setTimeout(longPress, LONG_PRESS_MS);
+    } else if (fingers.size === 2) {
+      cancel(); // the point of the first finger
+      startGesture(event, "pinch", x, y);
+      gesture.id = null;
+    }
+  }
+
+  function fingerMove(event, x, y) {
+    if (gesture?.kind === "pinch" && fingers.size === 2) pinch(event.pointerId, x, y);
+    fingers.set(event.pointerId, [x, y]);
+    if (gesture?.kind === "tap" && hasMoved(x, y)) tap(event);
+  }
+
+  /** Zooms and pans by the movement of one of two fingers. */
+  function pinch(id, x, y) {
+    const [[otherX, otherY]] = [...fingers].filter(([key]) => key !== id).map(([, at]) => at);
+    const [oldX, oldY] = fingers.get(id);
+    const factor = Math.hypot(x - otherX, y - otherY) / Math.hypot(oldX - otherX, oldY - otherY);
+    if (Number.isFinite(factor) && factor > 0) {
+      editor.zoom(factor, (oldX + otherX) / 2, (oldY + otherY) / 2);
+    }
+    const { view, viewport } = editor;
+    editor.setView(geometry.pan(view, (x - oldX) / 2, (y - oldY) / 2, editor.size(), viewport));
+  }
+
+  /** Turns the tap into the press of a mouse. */
+  function tap(event) {
+    const { x, y, timer } = gesture;
+    clearTimeout(timer);
+    gesture = null;
+    press(event, x, y, hit(x, y, TOUCH_RADIUS));
+  }
+
+  function longPress() {
+    const index = hit(gesture.x, gesture.y, TOUCH_RADIUS);
+    gesture.kind = "rest";
+    if (index >= 0 || editor.picking) removeAt(index);
+    else editor.notify("Long press a point to remove it");
+  }
+
+  // --- Hover and wheel ---
 
   function onPointerLeave() {
     if (!gesture && editor.hovered !== -1) editor.change({ hovered: -1 });
@@ -150,7 +195,7 @@ export function attachPointerInput(canvas, editor, passWheel) {
     let style = "default";
     if (gesture?.kind === "pan") style = "grabbing";
     else if (gesture) style = "none";
-    else if (spaceDown) style = "grab";
+    else if (editor.spaceDown) style = "grab";
     else if (editor.hovered >= 0) style = "move";
     else if (geometry.isOnImage(editor.frame(), x, y)) style = "crosshair";
     canvas.style.cursor = style;
@@ -166,97 +211,6 @@ export function attachPointerInput(canvas, editor, passWheel) {
     event.stopPropagation();
     const delta = event.deltaMode === 1 ? event.deltaY * WHEEL_LINE : event.deltaY;
     editor.zoom(Math.exp(-delta * WHEEL_ZOOM), ...position(event));
-  }
-
-  // --- Keyboard ---
-
-  function onKeyDown(event) {
-    const modified = event.ctrlKey || event.metaKey;
-    const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (modified && (name === "z" || name === "y") && !event.altKey) {
-      const redo = name === "y" || event.shiftKey;
-      editor.apply(redo ? state.redo(editor.state) : state.undo(editor.state));
-      maskModifiers(event);
-    } else if (modified || event.altKey || !handlePlainKey(event, name)) return;
-    event.preventDefault();
-    event.stopPropagation();
-  }
-
-  /**
-   * Hides Ctrl and Meta from the host's undo, which listens on the window before us and reads the
-   * event one frame later. It then records our step instead of undoing a host step.
-   */
-  function maskModifiers(event) {
-    for (const name of ["ctrlKey", "metaKey"]) Object.defineProperty(event, name, { value: false });
-  }
-
-  /** @returns {boolean} true if the key was handled */
-  function handlePlainKey(event, name) {
-    const { state: current } = editor;
-    if (ARROWS[name]) moveByArrow(...ARROWS[name], event.shiftKey ? ARROW_STEP_SHIFT : ARROW_STEP);
-    else if (name === "Tab") return selectNext(event.shiftKey ? -1 : 1, false);
-    else if (name === "[" || name === "]") selectNext(name === "]" ? 1 : -1, true);
-    else if (name === "Delete" || name === "Backspace") remove(current.selected);
-    else if (name === "Enter") onEnter();
-    else if (name === "+" || name === "=") editor.zoom(ZOOM_STEP);
-    else if (name === "-" || name === "_") editor.zoom(1 / ZOOM_STEP);
-    else if (name === "0") editor.setView(geometry.FIT);
-    else if (name === "Escape") onEscape();
-    else if (name === " ") spaceDown = true;
-    else if (name === "c") editor.change({ comparing: true });
-    else if (name === "h") editor.change({ showPoints: !editor.showPoints });
-    else if (name === "i") editor.startPicking();
-    else return false;
-    return true;
-  }
-
-  /** Returns the position for keyboard input: the crosshair, initially the center of the view. */
-  function crosshair() {
-    if (editor.crosshair) return editor.crosshair;
-    const { width, height } = editor.viewport;
-    const [x, y] = geometry.toImage(editor.frame(), width / 2, height / 2);
-    return [Math.min(1, Math.max(0, x)), Math.min(1, Math.max(0, y))];
-  }
-
-  function moveByArrow(dx, dy, pixels) {
-    const { width, height } = editor.frame();
-    const [right, below] = [(dx * pixels) / width, (dy * pixels) / height];
-    const point = editor.state.points[editor.state.selected];
-    if (point && !editor.picking) {
-      const target = [point.x + right, point.y + below];
-      editor.apply(state.move(editor.state, editor.state.selected, ...target));
-      editor.reveal(...target);
-      return;
-    }
-    const [x, y] = crosshair();
-    const moved = [x + right * 4, y + below * 4].map((part) => Math.min(1, Math.max(0, part)));
-    editor.change({ crosshair: moved });
-    editor.reveal(...moved);
-  }
-
-  function selectNext(step, wrap) {
-    const index = state.neighbor(editor.state, step, wrap);
-    if (index < 0) return false; // Tab leaves the canvas after the last point
-    editor.select(index);
-    return true;
-  }
-
-  function onEnter() {
-    const target = crosshair();
-    if (editor.picking) {
-      const rect = editor.frame();
-      pickColor(rect, ...geometry.toViewport(rect, ...target));
-    } else if (!editor.locked) {
-      const added = state.add(editor.state, ...target);
-      editor.apply(added);
-    }
-  }
-
-  function onEscape() {
-    if (gesture) cancelGesture();
-    else if (editor.picking) editor.change({ picking: null });
-    else editor.apply(state.select(editor.state, -1));
-    editor.change({ crosshair: null });
   }
 
   /**
@@ -278,34 +232,20 @@ export function attachPointerInput(canvas, editor, passWheel) {
     }
   }
 
-  function onKeyUp(event) {
-    if (event.key === " ") spaceDown = false;
-    if (event.key.toLowerCase() === "c" && editor.comparing) editor.change({ comparing: false });
-  }
-
-  function onBlur() {
-    setPointerCapturing(false);
-    spaceDown = false;
-    editor.change({ comparing: false, crosshair: null });
-  }
-
   const stop = (event) => event.stopPropagation();
-  const swallow = (event) => {
-    event.preventDefault();
-    event.stopPropagation();
-  };
   const listeners = {
     pointerdown: onPointerDown,
     pointermove: onPointerMove,
     pointerup: onPointerUp,
-    pointercancel: cancelGesture,
-    lostpointercapture: cancelGesture,
+    pointercancel: onPointerLost,
+    lostpointercapture: onPointerLost,
     pointerleave: onPointerLeave,
-    keydown: onKeyDown,
-    keyup: onKeyUp,
     focus: () => setPointerCapturing(true),
-    blur: onBlur,
-    contextmenu: swallow,
+    blur: () => setPointerCapturing(false),
+    contextmenu(event) {
+      event.preventDefault();
+      event.stopPropagation();
+    },
     dblclick: stop,
     auxclick: stop,
     // keeps the middle button from starting the browser's scrolling
@@ -314,5 +254,18 @@ export function attachPointerInput(canvas, editor, passWheel) {
   for (const [type, listener] of Object.entries(listeners)) canvas.addEventListener(type, listener);
   canvas.addEventListener("wheel", onWheel, { passive: false });
 
-  return () => setPointerCapturing(false);
+  return { cancel, detach: () => setPointerCapturing(false) };
+}
+
+/**
+ * Keeps touches of the canvas from the graph, which zooms on a pinch: it listens on an ancestor
+ * before the canvas does. Pointer events are unaffected.
+ */
+export function keepTouchesFromGraph() {
+  const stop = (event) => {
+    if (event.target.closest?.(".colorist-hints")) event.stopPropagation();
+  };
+  for (const type of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
+    window.addEventListener(type, stop, { capture: true, passive: true });
+  }
 }

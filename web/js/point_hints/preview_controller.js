@@ -5,11 +5,11 @@
 
 import {
   RUN_ONCE_MESSAGE, controls, createPreviewClient, displayedImage, fetchSuggestions, isLinked,
-  sessionOf, upstreamNode, viewPath,
+  promotedWidget, sessionOf, upstreamNode, viewPath, watchWidgets,
 } from "./host_bridge.js";
-import { createRunTracker, dependencyKeys } from "./staleness.js";
+import { createRunTracker, dependencyKeys, upstreamNodes } from "./staleness.js";
 import { createCanvasImage, loadImage } from "./image_data.js";
-import { serialize } from "./state.js";
+import { isHints, serialize } from "./state.js";
 
 const REFRESH_DELAYS = [0, 300, 1500]; // ms; hosts load upstream images at unknown times
 const SUGGESTION_DELAY = 350; // ms without a change
@@ -28,7 +28,7 @@ const MAX_EXECUTION_IDS = 200;
  */
 export function createPreviewController(node, name, { app, api }, editor) {
   let session = null; // of the last run, with its inputKey and outputKey
-  let imageKeys = { photo: null, reference: null }; // of the images that are shown or loading
+  const imageKeys = { photo: null, reference: null }; // of the images that are shown or loading
   let lastRequest = ""; // key of the last preview request
   let queueBusy = false;
   let loadCount = 0; // results requested
@@ -38,6 +38,7 @@ export function createPreviewController(node, name, { app, api }, editor) {
   let suggestionTimer = null;
   let refreshTimers = [];
   let connected = false;
+  const watched = new Map(); // node above -> function that stops watching it
 
   const fetchApi = (route, init) => api.fetchApi(route, init);
   const client = createPreviewClient({
@@ -82,6 +83,7 @@ export function createPreviewController(node, name, { app, api }, editor) {
       if (imageKeys[slot] !== key) return;
       imageKeys[slot] = null; // retry at the next event
     }
+    if (canvasImage) canvasImage.key = key;
     editor.images = { ...editor.images, [slot]: canvasImage };
     if (slot === "photo") editor.setView(editor.view);
     if (!editor.images[editor.picking]) editor.picking = null;
@@ -147,7 +149,8 @@ export function createPreviewController(node, name, { app, api }, editor) {
   /** Compares the canvas with the current graph. */
   function refresh() {
     if (!connected) return;
-    editor.locked = isLinked(node, name);
+    editor.link(isLinked(node, name) ? linkedHints() : null);
+    watchUpstream();
     show("photo", photoSource()).then(checkAspect);
     show("reference", referenceSource());
     if (!isCurrent()) {
@@ -158,6 +161,30 @@ export function createPreviewController(node, name, { app, api }, editor) {
     }
     request();
     requestSuggestions();
+    editor.change({});
+  }
+
+  /** Returns the hints of the connected input, if a node shows them or a run reported them. */
+  function linkedHints() {
+    const source = upstreamNode(node, name, root());
+    const widgets = source?.widgets ?? [promotedWidget(node, name, root())].filter(Boolean);
+    const values = widgets.map(({ value }) => value);
+    const shown = values.find((value) => typeof value === "string" && isHints(value));
+    return shown ?? (isCurrent() && session.hints) ?? "";
+  }
+
+  /** Refreshes the canvas when a widget changes that a photo or a setting above comes from. */
+  function watchUpstream() {
+    const above = node.graph ? upstreamNodes(node, root(), app.nodeOutputs, name) : [];
+    for (const [other, unwatch] of watched) {
+      if (above.includes(other)) continue;
+      unwatch();
+      watched.delete(other);
+    }
+    for (const other of above) {
+      if (watched.has(other)) continue;
+      watched.set(other, watchWidgets(other.widgets ?? [], refreshSoon));
+    }
   }
 
   /** Switches to the image of the run if the upstream image is cropped before it reaches us. */
@@ -185,7 +212,7 @@ export function createPreviewController(node, name, { app, api }, editor) {
 
   /** Requests a preview if it would differ from the last one and is visible. */
   function request() {
-    if (!isLive() || editor.locked || !editor.state.readable || editor.mode !== "result") return;
+    if (!isLive() || editor.readOnly || editor.mode !== "result") return;
     const key = requestKey();
     if (key === lastRequest) return;
     lastRequest = key;
@@ -281,6 +308,9 @@ export function createPreviewController(node, name, { app, api }, editor) {
     },
     set saved(value) {
       session = value.session;
+      for (const slot of Object.keys(imageKeys)) {
+        imageKeys[slot] = editor.images[slot]?.key ?? null;
+      }
       runs = createRunTracker(snapshot, ...value.runs);
       lastRequest = ""; // the points may have changed
       if (session) editor.resolution = session.resolution || editor.resolution;
@@ -308,6 +338,8 @@ export function createPreviewController(node, name, { app, api }, editor) {
       clearTimeout(suggestionTimer);
       suggestionAbort?.abort();
       client.stop();
+      watched.forEach((unwatch) => unwatch());
+      watched.clear();
     },
   };
 }

@@ -33,7 +33,7 @@ function isUserFile(node, { file, image }) {
 
 /** Collects the nodes above an input, up to the nearest user files, and their images. */
 function trace(node, name, root, outputs) {
-  const path = [], userFiles = [], produced = [];
+  const path = [], nodes = [], userFiles = [], produced = [];
   const queue = [originOf(node, name, root)];
   const visited = new Set();
   while (queue.length && path.length < MAX_NODES) {
@@ -43,6 +43,7 @@ function trace(node, name, root, outputs) {
     path.push([above.id, slot, above.mode ?? 0]);
     if (visited.has(above)) continue;
     visited.add(above);
+    nodes.push(above);
     const displayed = displayedImage(above, root, outputs);
     if (displayed && isUserFile(above, displayed)) {
       userFiles.push(displayed.key);
@@ -52,7 +53,22 @@ function trace(node, name, root, outputs) {
     const slots = (above.inputs ?? []).filter(({ type }) => IMAGE_TYPES.includes(type));
     queue.push(...slots.map((input) => originOf(above, input.name, root)));
   }
-  return { path, userFiles, produced };
+  return { path, nodes, userFiles, produced };
+}
+
+/**
+ * Returns the nodes whose widgets the canvas shows or its result depends on.
+ * @param {any} node
+ * @param {any} root graph of the workflow
+ * @param {Record<string, any>} outputs app.nodeOutputs
+ * @param {string} hints name of the input of the hints
+ */
+export function upstreamNodes(node, root, outputs, hints) {
+  const images = [...IMAGE_INPUTS, "reference"];
+  const traced = images.flatMap((name) => trace(node, name, root, outputs).nodes);
+  const others = [...PRODUCER_INPUTS, "resolution", hints].map((name) =>
+    originOf(node, name, root)?.node);
+  return [...new Set([...traced, ...others])].filter(Boolean);
 }
 
 /**

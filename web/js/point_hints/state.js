@@ -1,5 +1,6 @@
 /**
- * State of the point-hint canvas: the document (points), its history and the brush. Pure.
+ * State of the point-hint canvas: the document (points) and the brush. Pure. Undo and redo are
+ * those of the host, see history.js.
  *
  * The text of the document is what is saved. A text from outside is returned unchanged until the
  * first edit, so that unreadable content is never overwritten silently.
@@ -8,8 +9,8 @@
  * @typedef {{points: Point[], raw: string | null, problem: string, readable: boolean}} Doc
  *   raw: the loaded text, null once edited; problem: why it is invalid, or ""; readable: false if
  *   nothing of it could be read
- * @typedef {Doc & {selected: number, color: string, size: number, past: Doc[], future: Doc[],
- *   base: Doc | null}} State base: the document before the current gesture
+ * @typedef {Doc & {selected: number, color: string, size: number, base: Doc | null}} State
+ *   base: the document before the current gesture
  */
 
 import { parseColor, parseHex } from "./color.js";
@@ -19,7 +20,6 @@ export const MAX_POINTS = 1000;
 export const DEFAULT_SIZE = 2;
 export const MIN_SIZE = 1;
 export const MAX_SIZE = 64;
-export const MAX_HISTORY = 100;
 export const MAX_RECENT = 12;
 export const DEFAULT_COLOR = "#a8704c";
 const DECIMALS = 1e5;
@@ -52,6 +52,11 @@ export function parse(text) {
   const more = problems.length > 1 ? ` (and ${problems.length - 1} more)` : "";
   const problem = problems.length ? problems[0] + more : "";
   return { points, raw: text, problem, readable: true };
+}
+
+/** Returns true if a text is JSON of hints, complete or not; an empty text is not. */
+export function isHints(text) {
+  return Boolean(trim(text)) && parse(text).readable;
 }
 
 /** Removes byte order mark and white space, as the Python parser does. */
@@ -132,7 +137,7 @@ export function textOf(doc) {
   return doc.raw ?? serialize(doc.points);
 }
 
-// --- History -------------------------------------------------------------------------------------
+// --- Document ------------------------------------------------------------------------------------
 
 /**
  * @param {unknown} [text]
@@ -140,8 +145,7 @@ export function textOf(doc) {
  */
 export function create(text = "") {
   return {
-    ...parse(text), selected: -1, color: DEFAULT_COLOR, size: DEFAULT_SIZE, past: [], future: [],
-    base: null,
+    ...parse(text), selected: -1, color: DEFAULT_COLOR, size: DEFAULT_SIZE, base: null,
   };
 }
 
@@ -150,13 +154,9 @@ function docOf({ points, raw, problem, readable }) {
   return { points, raw, problem, readable };
 }
 
-const pushBounded = (list, doc) => [...list, doc].slice(-MAX_HISTORY);
-
 /** @returns {State} */
 function withPoints(state, points, selected = state.selected) {
-  const next = { ...state, points, selected, raw: null, problem: "", readable: true };
-  if (state.base) return next;
-  return { ...next, past: pushBounded(state.past, docOf(state)), future: [] };
+  return { ...state, points, selected, raw: null, problem: "", readable: true };
 }
 
 /** @returns {State} */
@@ -166,18 +166,32 @@ function withDoc(state, doc) {
 }
 
 /**
- * Loads a text from the host (workflow, undo, paste). Earlier edits stay undoable.
+ * Loads a text from the host (workflow, undo, paste).
  * @param {State} state
  * @param {unknown} text
  * @returns {State}
  */
 export function load(state, text) {
   const doc = parse(text);
-  if (doc.raw === textOf(state) && !state.base) return state;
-  const edited = state.past.length > 0 || state.future.length > 0;
-  const past = edited ? pushBounded(state.past, state.base ?? docOf(state)) : [];
-  return { ...withDoc(state, doc), past, future: [] };
+  return doc.raw === textOf(state) && !state.base ? state : withDoc(state, doc);
 }
+
+/**
+ * Selects the point that an undo or redo has changed, else the point that was selected before.
+ * @param {State} state after the undo
+ * @param {State} before
+ * @returns {State}
+ */
+export function resume(state, before) {
+  const brushed = { ...state, color: before.color, size: before.size };
+  const { points } = state, old = before.points;
+  const changed = points.findIndex((point, index) => !isSame(point, old[index]));
+  if (points.length >= old.length) return select(brushed, changed < 0 ? before.selected : changed);
+  const kept = old[before.selected];
+  return select(brushed, points.findIndex((point) => isSame(point, kept)));
+}
+
+const isSame = (point, other) => Boolean(other) && KEYS.every((key) => point[key] === other[key]);
 
 /** Starts a gesture: all edits until `finish` become one undo step. */
 export function begin(state) {
@@ -188,33 +202,13 @@ export function begin(state) {
 export function finish(state) {
   if (!state.base) return state;
   const { base } = state;
-  if (serialize(base.points) === serialize(state.points) && base.readable) {
-    return { ...state, ...base, base: null };
-  }
-  return { ...state, base: null, past: pushBounded(state.past, base), future: [] };
+  const unchanged = serialize(base.points) === serialize(state.points) && base.readable;
+  return { ...state, ...(unchanged ? base : {}), base: null };
 }
 
 /** Reverts a gesture. */
 export function cancel(state) {
   return state.base ? withDoc(state, state.base) : state;
-}
-
-/** @param {State} state */
-export function undo(state) {
-  const finished = finish(state);
-  const doc = finished.past.at(-1);
-  if (!doc) return finished;
-  const future = pushBounded(finished.future, docOf(finished));
-  return { ...withDoc(finished, doc), past: finished.past.slice(0, -1), future };
-}
-
-/** @param {State} state */
-export function redo(state) {
-  const finished = finish(state);
-  const doc = finished.future.at(-1);
-  if (!doc) return finished;
-  const past = pushBounded(finished.past, docOf(finished));
-  return { ...withDoc(finished, doc), past, future: finished.future.slice(0, -1) };
 }
 
 // --- Edits ---------------------------------------------------------------------------------------
@@ -231,7 +225,7 @@ function updatePoint(state, index, change) {
   if (!point) return state;
   const next = { ...point, ...change };
   const updated = makePoint(next.x, next.y, next.color, next.size);
-  if (KEYS.every((key) => updated[key] === point[key])) return state;
+  if (isSame(updated, point)) return state;
   return withPoints(state, state.points.map((old, at) => (at === index ? updated : old)));
 }
 

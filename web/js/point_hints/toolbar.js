@@ -9,11 +9,14 @@ const MAX_FILE_BYTES = 1 << 20;
 
 /** @typedef {ReturnType<typeof import("./editor.js").createEditor>} Editor */
 
-/** @param {Editor} editor */
-export function createToolbar(editor) {
+/**
+ * @param {Editor} editor
+ * @param {ReturnType<typeof import("./history.js").createHistory>} history
+ */
+export function createToolbar(editor, history) {
   const buttons = {
-    undo: button("undo", "Undo (Ctrl+Z)", () => editor.apply(state.undo(editor.state))),
-    redo: button("redo", "Redo (Ctrl+Shift+Z)", () => editor.apply(state.redo(editor.state))),
+    undo: button("undo", "Undo the last change of the workflow (Ctrl+Z)", history.undo),
+    redo: button("redo", "Redo (Ctrl+Shift+Z)", history.redo),
     photo: button("view-photo", "Show the photo in gray", () => editor.show("photo"), "Gray"),
     result: button("view-result", "Show the result", () => editor.show("result"), "Result"),
     compare: button("compare", "Hold to compare (C)", () => {}),
@@ -35,6 +38,7 @@ export function createToolbar(editor) {
 
   const group = (...parts) => el("div", { class: "group" }, ...parts);
   const element = el("div", { class: "toolbar", role: "toolbar", "aria-label": "Point hints" },
+    el("span", { class: "socket", title: "Input for hints from another node" }, "hints"),
     group(buttons.undo, buttons.redo),
     el("div", { class: "segments" }, buttons.photo, buttons.result),
     group(buttons.compare, buttons.points),
@@ -45,17 +49,19 @@ export function createToolbar(editor) {
   return {
     element,
     update() {
-      const { state: current, images, mode } = editor;
-      buttons.undo.disabled = !current.past.length || editor.locked;
-      buttons.redo.disabled = !current.future.length || editor.locked;
+      const { images, mode } = editor;
+      buttons.undo.disabled = !history.canUndo();
+      buttons.redo.disabled = !history.canRedo();
       const result = mode === "result" && Boolean(images.result);
       buttons.result.disabled = buttons.compare.disabled = !images.result;
       setPressed(buttons.photo, !result);
       setPressed(buttons.result, result);
       setPressed(buttons.compare, editor.comparing);
       setPressed(buttons.points, editor.showPoints);
-      setPressed(buttons.color, editor.panel === "color");
-      setPressed(buttons.more, editor.panel === "file");
+      for (const [name, panel] of [["color", "color"], ["more", "file"]]) {
+        setPressed(buttons[name], editor.panel === panel);
+        buttons[name].setAttribute("aria-expanded", String(editor.panel === panel));
+      }
       buttons.zoomOut.disabled = buttons.fit.disabled = editor.view.zoom <= 1;
     },
   };
@@ -88,15 +94,19 @@ function onHold(element, onChange) {
  */
 export function createStatus(editor, previewMessage) {
   const message = el("span", { class: "message", role: "status", "aria-live": "polite" });
-  const repair = button("repair", "Remove the points that cannot be read", () => {
+  const repair = button("repair", "", () => {
     editor.apply(state.replaceAll(editor.state, editor.state.points));
-  }, "Keep valid points");
-  const counts = el("span", { class: "counts", "aria-live": "polite" });
-  const element = el("div", { class: "status" }, message, repair, counts);
+  }, " ");
+  const counts = el("span", { class: "counts" });
+  const spoken = el("span", { class: "spoken", "aria-live": "polite" });
+  const element = el("div", { class: "status" }, message, repair, counts, spoken);
 
   function text() {
     const { state: current } = editor;
-    if (editor.locked) return "The hint points come from the connected input";
+    if (editor.linked !== null) {
+      const sentence = "Read-only: the points come from the connected hints";
+      return editor.linked ? sentence : `${sentence}; the overlay shows them`;
+    }
     if (editor.picking) return "Click a color in the image";
     if (editor.notice) return editor.notice;
     if (!current.readable) return `Kept unchanged: ${current.problem}`;
@@ -107,6 +117,16 @@ export function createStatus(editor, previewMessage) {
     return isEmpty ? "Click the image to place a hint point" : preview;
   }
 
+  /** Describes the selected point for screen readers. */
+  function selectedText() {
+    const { points, selected } = editor.state;
+    const point = points[selected];
+    if (!point) return "";
+    const percent = (part) => `${Math.round(100 * part)} %`;
+    return `Point ${selected + 1} of ${points.length}, ${point.color}, `
+      + `${percent(point.x)} from the left, ${percent(point.y)} from the top`;
+  }
+
   return {
     element,
     update() {
@@ -114,11 +134,17 @@ export function createStatus(editor, previewMessage) {
       const line = text();
       setText(message, line);
       message.title = line;
-      repair.hidden = !current.problem || !current.readable || editor.locked;
+      repair.hidden = !current.problem || editor.linked !== null;
+      setText(repair, current.readable ? "Keep valid points" : "Start over");
+      repair.title = current.readable
+        ? "Remove the points that cannot be read"
+        : "Replace the hints by an empty list; undo restores them";
+      repair.setAttribute("aria-label", `${repair.textContent}: ${repair.title}`);
       const count = current.points.length;
       const total = count === 1 ? "1 point" : `${count} points`;
       const points = current.selected < 0 ? total : `point ${current.selected + 1} of ${count}`;
       setText(counts, view.zoom > 1.001 ? `${points} · ${Math.round(view.zoom * 100)} %` : points);
+      setText(spoken, selectedText());
       element.dataset.preview = editor.previewStatus.kind;
     },
   };
@@ -185,7 +211,7 @@ export function createFiles(editor) {
     element,
     update() {
       element.hidden = editor.panel !== "file";
-      clear.disabled = !editor.state.points.length || editor.locked;
+      clear.disabled = !editor.state.points.length || editor.linked !== null;
       if (element.hidden || editor.text === shownText) return;
       shownText = editor.text;
       text.value = shownText;

@@ -1,8 +1,10 @@
 /** The point-hint canvas: assembles its parts and connects them to a node. */
 
-import { addStyle, el } from "./dom.js";
+import { el } from "./dom.js";
 import { createEditor } from "./editor.js";
+import { createHistory, historyStep } from "./history.js";
 import { watchControls } from "./host_bridge.js";
+import { attachKeyboardInput } from "./keyboard_input.js";
 import { createPicker } from "./picker.js";
 import { attachPointerInput } from "./pointer_input.js";
 import { createPreviewController } from "./preview_controller.js";
@@ -12,6 +14,8 @@ import { createView } from "./view.js";
 const MIN_HEIGHT = 250; // without an open panel
 const PANEL_HEIGHT = 134;
 const MAX_SAVED = 64;
+const FOCUS_FRAMES = 60; // until the page shows the element of a new node
+const KEEP_IMAGES_MS = 5000; // an undo replaces a canvas at once
 const PIXELATED_SCALE = 6; // viewport pixels per image pixel from which pixels are not smoothed
 
 /** State of removed canvases, for the canvases that replace them. */
@@ -23,15 +27,15 @@ const savedStates = new Map();
  * @param {{app: any, api: any}} host
  */
 export function createHintsWidget(node, name, host) {
-  addStyle();
   const viewport = el("canvas", {
     class: "viewport", tabIndex: 0, role: "application",
     "aria-label": "Hint points on the image. Arrow keys move, Enter adds, Delete removes, "
-      + "brackets select.",
+      + "brackets select, I picks a color, Escape deselects.",
     dataset: { captureWheel: "true" },
   });
   const view = createView(viewport, scene);
   const widget = { current: null };
+  const history = createHistory(host.app);
   let preview = null;
 
   const editor = createEditor({
@@ -39,19 +43,12 @@ export function createHintsWidget(node, name, host) {
       editor.notice = "";
       widget.current?.callback?.(text);
       node.graph?.setDirtyCanvas?.(true, true);
-      recordUndoStep();
+      history.record();
     },
     onEdit: () => preview.edited(),
     invalidate: view.invalidate,
   });
   preview = createPreviewController(node, name, host, editor);
-
-  /** Tells the host's undo about a finished edit: it misses some edits made by keyboard. */
-  function recordUndoStep() {
-    const tracker = host.app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-    if (tracker?.captureCanvasState) tracker.captureCanvasState();
-    else tracker?.checkState?.();
-  }
 
   Object.assign(editor, {
     show(mode) {
@@ -74,13 +71,15 @@ export function createHintsWidget(node, name, host) {
   });
 
   const picker = createPicker(editor, () => viewport.focus());
-  const toolbar = createToolbar(editor);
+  const toolbar = createToolbar(editor, history);
   const status = createStatus(editor, preview.message);
   const files = createFiles(editor);
   const stage = el("div", { class: "stage" }, viewport);
   const root = el("div", { class: "colorist-hints", dataset: { widget: name } },
     toolbar.element, stage, status.element, picker.element, files.element,
   );
+  const parts = [toolbar, status, picker, files];
+  for (const part of parts) part.update(); // so that no hidden part takes room before a paint
   root.style.minHeight = `${minHeight()}px`;
 
   function minHeight() {
@@ -89,7 +88,7 @@ export function createHintsWidget(node, name, host) {
 
   /** Updates the page elements and returns the scene to draw. */
   function scene() {
-    for (const part of [toolbar, status, picker, files]) part.update();
+    for (const part of parts) part.update();
     const kind = editor.shown();
     const shown = editor.images[kind];
     const rect = editor.frame();
@@ -122,7 +121,8 @@ export function createHintsWidget(node, name, host) {
     if (!root.contains(event.target)) root.querySelector(":focus")?.blur();
   }
 
-  const detachPointerInput = attachPointerInput(viewport, editor, passWheel);
+  const pointer = attachPointerInput(viewport, editor, passWheel);
+  attachKeyboardInput(viewport, editor, pointer);
   root.addEventListener("wheel", (event) => {
     if (event.target !== viewport && !event.target.closest("textarea:focus")) passWheel(event);
   });
@@ -134,6 +134,8 @@ export function createHintsWidget(node, name, host) {
   root.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, textarea");
     if (typing && !event.ctrlKey && !event.metaKey) event.stopPropagation();
+    const step = event.target.type === "range" && historyStep(event);
+    if (step) history[step](); // the host leaves undo in inputs to the browser
   });
   root.addEventListener("focusin", () => {
     document.addEventListener("pointerdown", blurOnOutsidePress, true);
@@ -150,28 +152,52 @@ export function createHintsWidget(node, name, host) {
 
   let unwatch = null;
   let savedKey = null; // kept here because graphs lose their ids before their nodes are removed
+  let focused = ""; // selector of the element that had the focus in the replaced canvas
+
+  function updateKey() {
+    const graph = host.app.rootGraph ?? host.app.graph;
+    if (node.graph && graph?.id) savedKey = [graph.id, node.graph.id, node.id].join(" ");
+  }
 
   /** Takes over the state of the canvas that this one replaces, after an undo of the host. */
   function restore() {
-    const graph = host.app.rootGraph ?? host.app.graph;
-    if (!node.graph || !graph?.id) return;
-    savedKey = [graph.id, node.graph.id, node.id].join(" ");
+    updateKey();
     const saved = savedStates.get(savedKey);
     if (!saved) return;
     savedStates.delete(savedKey);
     Object.assign(editor, saved.fields);
+    focused = saved.focused;
     root.style.minHeight = `${minHeight()}px`;
     preview.saved = saved.preview;
-    preview.refreshSoon();
+    editor.resume(saved.state);
   }
 
   function save() {
     if (!savedKey) return;
-    const { view: currentView, mode, showPoints, panel } = editor;
-    const fields = { view: currentView, mode, showPoints, panel };
+    const { view: currentView, mode, showPoints, panel, images } = editor;
+    const fields = { view: currentView, mode, showPoints, panel, images };
     savedStates.delete(savedKey);
-    savedStates.set(savedKey, { fields, preview: preview.saved });
+    savedStates.set(savedKey, {
+      fields, state: editor.state, preview: preview.saved, focused: focusedSelector(),
+    });
+    setTimeout(() => delete fields.images, KEEP_IMAGES_MS);
     if (savedStates.size > MAX_SAVED) savedStates.delete(savedStates.keys().next().value);
+  }
+
+  function focusedSelector() {
+    const element = root.contains(document.activeElement) ? document.activeElement : null;
+    if (!element) return "";
+    return element.dataset.action ? `[data-action="${element.dataset.action}"]`
+      : `.${element.classList[0]}`;
+  }
+
+  /** Gives the focus back, once the canvas is on the page, unless the user has moved it. */
+  function restoreFocus(frames = FOCUS_FRAMES) {
+    const element = focused && root.querySelector(focused);
+    if (!element || document.activeElement !== document.body) return;
+    (element.disabled ? viewport : element).focus({ preventScroll: true });
+    if (root.contains(document.activeElement)) focused = "";
+    else if (frames) requestAnimationFrame(() => restoreFocus(frames - 1));
   }
 
   return {
@@ -181,19 +207,20 @@ export function createHintsWidget(node, name, host) {
     minHeight,
     preview,
     restore,
+    restoreFocus: () => restoreFocus(),
     connect() {
       if (unwatch) return;
       unwatch = watchControls(node, () => preview.refresh());
       resizeObserver.observe(viewport);
       preview.connect();
-      restore();
+      updateKey();
       view.invalidate();
     },
     dispose() {
       if (!unwatch) return;
       save();
       unwatch();
-      detachPointerInput();
+      pointer.detach();
       unwatch = null;
       resizeObserver.disconnect();
       document.removeEventListener("pointerdown", blurOnOutsidePress, true);
