@@ -155,7 +155,8 @@ def test_killed_command_leaves_nothing_half_done(tmp_path, inputs, name, kills):
         for path, value in contents(out).items():
             assert value == expected[path], f"{path} is half-written after kill {number + 1}"
         if number % 3 == 2 or number == kills - 1:
-            finish(command(inputs, out), out)
+            if contents(out) != expected:  # some commands refuse to replace a finished output
+                finish(command(inputs, out), out)
             assert contents(out) == expected
             assert helpers.list_files(out) == helpers.list_files(whole)
             for path in sorted(out.rglob("*"), reverse=True):
