@@ -9,7 +9,7 @@ from ..ops.chroma_upsampling import METHODS
 from ..pipeline.automatic import Colorizer
 from ..pipeline.by_hints import PointHintColorizer
 from ..pipeline.hints.rasterize import draw_hints
-from ..pipeline.hints.schema import Hint, dump_hints, parse_hints
+from ..pipeline.hints.schema import AnyHint, MaskRegion, dump_hints, parse_hints
 from ..pipeline.hints.tracking import HintTracker
 from ..pipeline.postprocess import Finish
 from . import controls, host, search_terms
@@ -19,6 +19,7 @@ from .load import Automatic, PointHint
 
 log = logging.getLogger(__name__)
 NO_HINTS = '{"version": 1, "points": []}'
+REGION_COLOR = "#8a5a3c"
 WIDGET_TYPE = "COLORIST_HINTS"  # registered by web/js/point_hints/index.js
 
 
@@ -72,6 +73,15 @@ class ColorizeByPointHints(io.ComfyNode):
                     optional=True,
                 ),
                 controls.mask(),
+                build_supported(
+                    io.Mask.Input,
+                    "region",
+                    display_name="region",
+                    optional=True,
+                    tooltip="An area that has one color (region color), such as a mask from a "
+                    "segmentation node. Hint points lie on top. One mask for all images or one per "
+                    "image, at any size. An empty mask means no region.",
+                ),
                 controls.resolution(advanced=True),
                 *controls.finish_inputs(),
                 build_supported(
@@ -92,6 +102,17 @@ class ColorizeByPointHints(io.ComfyNode):
                     tooltip="The hint points as JSON, written by the canvas: x and y in 0..1 from "
                     "the top left of the photo; color as #rrggbb, whose lightness is ignored; size "
                     "in pixels of the working image. Empty text = no hint points.",
+                ),
+                # Last: saved workflows name the values of widgets by their order
+                build_supported(
+                    io.String.Input,
+                    "region_color",
+                    display_name="region color",
+                    default=REGION_COLOR,
+                    advanced=True,
+                    optional=True,
+                    tooltip="The color of the region: #rrggbb, #rgb or a name such as sienna. Its "
+                    "lightness is ignored.",
                 ),
             ],
             outputs=[
@@ -134,6 +155,8 @@ class ColorizeByPointHints(io.ComfyNode):
         colorizer: Colorizer | None = None,
         reference: Tensor | None = None,
         mask: Tensor | None = None,
+        region: Tensor | None = None,
+        region_color: str = REGION_COLOR,
     ) -> io.NodeOutput:
         points = parse_hints(hints)
         finish = Finish(
@@ -143,15 +166,25 @@ class ColorizeByPointHints(io.ComfyNode):
             keep_color=keep_color,
             upsample=upsample,
         )
+        regions = sessions.regions_for(image, region, region_color)
         points_by_frame = track_points(image, points) if follow else None
         with sessions.exclusive_compute():
             session = open_session(
-                host.node_id(cls), image, pointhint, colorizer, mask, resolution or None, finish
+                host.node_id(cls),
+                image,
+                pointhint,
+                colorizer,
+                mask,
+                region,
+                region_color,
+                resolution or None,
+                finish,
             )
             colored = pointhint.colorize(
                 image,
                 hints=points,
                 hints_per_image=points_by_frame,
+                regions=regions,
                 base=colorizer,
                 prepared=None if session is None else session.ready()[1],
                 mask=host.mask_for(image, mask),
@@ -160,7 +193,12 @@ class ColorizeByPointHints(io.ComfyNode):
                 progress=host.progress(len(image)),
             )
         frames = zip(image.split(1), points_by_frame or [points] * len(image), strict=True)
-        overlay = torch.cat([draw_hints(frame, visible) for frame, visible in frames])
+        overlay = torch.cat(
+            [
+                draw_hints(frame, [*regions_of_frame(regions, i), *visible])
+                for i, (frame, visible) in enumerate(frames)
+            ]
+        )
         return io.NodeOutput(
             host.to_host_image(colored),
             host.to_host_image(overlay),
@@ -169,7 +207,12 @@ class ColorizeByPointHints(io.ComfyNode):
         )
 
 
-def track_points(image: Tensor, points: list[Hint]) -> list[list[Hint]]:
+def regions_of_frame(regions: list[tuple[Tensor, str]], number: int) -> list[AnyHint]:
+    """Return the regions of one image of the batch."""
+    return [MaskRegion(masks[number % len(masks)], color) for masks, color in regions]
+
+
+def track_points(image: Tensor, points: list[AnyHint]) -> list[list[AnyHint]]:
     """Return the hint points of each frame of (B, H, W, C)."""
     tracker, points_by_frame = HintTracker(points, host.device()), []
     for frame in image[..., :3].split(1):
@@ -184,6 +227,8 @@ def open_session(
     pointhint: PointHintColorizer,
     colorizer: Colorizer | None,
     mask: Tensor | None,
+    region: Tensor | None,
+    region_color: str,
     resolution: int | None,
     finish: Finish,
 ) -> sessions.Session | None:
@@ -199,6 +244,8 @@ def open_session(
             image,
             base=colorizer,
             mask=mask,
+            region=region,
+            region_color=region_color,
             resolution=resolution,
             finish=finish,
         )

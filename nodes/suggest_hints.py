@@ -110,7 +110,7 @@ class SuggestHintPoints(io.ComfyNode):
                 progress(number)
                 host.check_interrupt()
                 prepared = pointhint.prepare(frame, base=colorizer)
-                maps.append(prepared.uncertainty.doubt_map([(p.x, p.y) for p in points]))
+                maps.append(prepared.uncertainty.doubt_map(points))
         progress(len(image))
         height, width = image.shape[1:3]
         doubt = torch.stack([resize_doubt(cells, height, width) for cells in maps])

@@ -16,6 +16,8 @@ from torch import Tensor
 
 CELL = 2  # side in pixels of the grid cells that hold hints; networks are trained on this grid
 MAX_PAIRS = 2**22  # distances computed at a time
+MAX_LOCAL_HINTS = 48  # hints with a limited window that one cell regards: the strongest there
+MIN_WINDOW = 1e-4  # keeps the noise finite
 
 
 class Field(NamedTuple):
@@ -159,7 +161,12 @@ CORRECTION_KERNEL = Kernel(
 
 
 def krige(
-    L: Tensor, centers: Tensor, ab: Tensor, valid: Tensor, kernel: Kernel | Field = COLOR_KERNEL
+    L: Tensor,
+    centers: Tensor,
+    ab: Tensor,
+    valid: Tensor,
+    kernel: Kernel | Field = COLOR_KERNEL,
+    windows: Tensor | None = None,
 ) -> Tensor:
     """Interpolate hints: ab(q) = m(q) + k(q, P) (k(P, P) + noise I)^-1 (ab(P) - m(P)).
 
@@ -169,18 +176,96 @@ def krige(
         ab: (B, N, 2) their colors, or corrections of colors, in Lab units.
         valid: (B, N) False for rows without a hint.
         kernel: constants, or the field that a network predicts for these images.
+        windows: see `krige_cells`.
     Returns:
         (B, 2, H, W) in Lab units, interpolated bilinearly between cells; the prior mean m
         without hints.
     """
     H, W = L.shape[2:]
-    h, w = -(-H // CELL), -(-W // CELL)
     field = kernel.field(L) if isinstance(kernel, Kernel) else kernel
-    cell = (centers / CELL).long()
-    indices = cell[..., 0].clamp(0, h - 1) * w + cell[..., 1].clamp(0, w - 1)
-    cell_ab, _ = predict(field, fit(field.gather(indices), ab, valid))
-    cell_ab = cell_ab.movedim(-1, 1).unflatten(2, (h, w))
+    cell_ab = krige_cells(field, cell_indices(centers, H, W), ab, valid, windows)
+    cell_ab = cell_ab.movedim(-1, 1).unflatten(2, (-(-H // CELL), -(-W // CELL)))
     return F.interpolate(cell_ab, scale_factor=CELL, mode="bilinear")[:, :, :H, :W]
+
+
+def cell_indices(centers: Tensor, height: int, width: int) -> Tensor:
+    """Return the indices (..., N) of the cells that contain y and x in pixels (..., N, 2)."""
+    h, w = -(-height // CELL), -(-width // CELL)
+    cell = (centers / CELL).long()
+    return cell[..., 0].clamp(0, h - 1) * w + cell[..., 1].clamp(0, w - 1)
+
+
+def krige_cells(
+    field: Field, indices: Tensor, ab: Tensor, valid: Tensor, windows: Tensor | None = None
+) -> Tensor:
+    """Interpolate hints to all cells, see `krige`.
+
+    Args:
+        field: (B, n) cells.
+        indices: (B, N) cells that hold hints.
+        ab, valid: see `krige`.
+        windows: (n, N) in 0..1: how far each hint acts on each cell, 1 in its own cell. None =
+            fully on all.
+    Returns:
+        (B, n, 2) in Lab units.
+    """
+    if windows is None:
+        return predict(field, fit(field.gather(indices), ab, valid))[0]
+    rows = zip(indices, ab, valid, strict=True)
+    with torch.autocast(ab.device.type, enabled=False):
+        images = [
+            _krige_windowed(field.select_images([i]), row[valid], values[valid], windows[:, valid])
+            for i, (row, values, valid) in enumerate(rows)
+        ]
+    return torch.stack(images)
+
+
+def _krige_windowed(field: Field, indices: Tensor, ab: Tensor, windows: Tensor) -> Tensor:
+    """Krige each cell of one image with the hints that act on it.
+
+    A window of w raises the noise of a hint, for this cell, so far that the hint alone would have w
+    times its effect. Unlike a covariance multiplied by windows, this covariance stays positive
+    definite, whatever the windows; a hint keeps its color, and hints whose windows end before a
+    cell have no effect there.
+
+    Args:
+        field: (1, n) cells.
+        indices, ab, windows: (N,), (N, 2), (n, N) of valid hints.
+    Returns:
+        (n, 2).
+    """
+    is_local = (windows < 1).any(0)
+    everywhere, local = (field.gather(indices[None, part]) for part in (~is_local, is_local))
+    ones = torch.ones_like(everywhere.scale, dtype=torch.bool)
+    mean = predict(field, fit(everywhere, ab[None, ~is_local], ones))[0][0]
+    if not is_local.any():
+        return mean
+    windows = windows[:, is_local]
+    reached = windows.amax(1).nonzero()[:, 0]
+    residual = ab[is_local].float() - mean[indices[is_local]]
+    system = covariance(everywhere, everywhere) + everywhere.noise.diag_embed()
+    explained = torch.linalg.solve(system, covariance(everywhere, local))
+
+    def covariance_left(cells: Field) -> Tensor:
+        """Return the covariance of cells (m) and local hints given the others: (m, N)."""
+        return (covariance(cells, local) - covariance(cells, everywhere) @ explained)[0]
+
+    between = covariance_left(local)
+    count = min(MAX_LOCAL_HINTS, between.shape[1])
+    variance, noise = between.diagonal(), local.noise[0].float()
+    out = mean.clone()
+    for part in reached.split(max(1, MAX_PAIRS // max(count**2, len(indices)))):
+        cross = covariance_left(field.gather(part[None]))
+        window = windows[part]
+        nearest = (window * cross.abs()).topk(count, dim=1).indices
+        window, cross = window.gather(1, nearest), cross.gather(1, nearest)
+        acts = (window > 0).float()
+        system = between[nearest[:, :, None], nearest[:, None]] * acts[:, :, None] * acts[:, None]
+        raised = (variance + noise)[nearest] / window.clamp_min(MIN_WINDOW) - variance[nearest]
+        system = system + torch.where(acts > 0, raised, 1.0).diag_embed()
+        weights = torch.linalg.solve(system, cross * acts)
+        out[part] += (weights[..., None] * residual[nearest]).sum(1)
+    return out
 
 
 class Posterior(NamedTuple):

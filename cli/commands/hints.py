@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     from ...media.image_data import DecodedImage
     from ...pipeline.automatic import Colorizer
-    from ...pipeline.by_hints import PointHintColorizer
-    from ...pipeline.hints.schema import Hint
+    from ...pipeline.by_hints import PointHintColorizer, RegionInput
+    from ...pipeline.hints.schema import AnyHint
     from ...pipeline.video.frame_colorizers import FrameColorizer
 
-HintsOf = Callable[[Path], "list[Hint]"]
+HintsOf = Callable[[Path], "list[AnyHint]"]
 """First output of an image -> its hints."""
 
 
@@ -58,6 +58,14 @@ def add_hints(parser: argparse.ArgumentParser) -> None:
         "each image. For a video: the hint points of its first frame, which follow what they lie "
         "on; or a folder with NUMBER.json, or NUMBER.png in color, for some of its frames",
     )
+    add(
+        "--region",
+        metavar="MASK=COLOR",
+        action="append",
+        default=[],
+        help="area that has one color, such as dress.png=#8a5a3c or sky.png=steelblue: an image of "
+        "the same size, white = inside; repeat it for several. Hint points lie on top",
+    )
     add("--base", metavar="MODEL", help="automatic model whose colors the hint points correct")
     add(
         "--overlay",
@@ -78,8 +86,12 @@ def add_hints(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_hints(arguments: argparse.Namespace) -> ExitCode:
-    if arguments.hints is None and arguments.suggest is None:
+    if arguments.hints is None and arguments.suggest is None and not arguments.region:
         raise UsageError("--hints is missing; or let --suggest N choose where to put hint points.")
+    if arguments.region and any(map(is_video, arguments.inputs)):
+        raise UsageError(
+            "--region is for images, as a mask does not follow motion; draw regions into --hints."
+        )
     if arguments.hints == "-":  # once: videos may be colorized in another process
         arguments.hints = sys.stdin.read() or " "
     if arguments.suggest is not None:
@@ -141,15 +153,20 @@ def _load_suggestions(arguments: argparse.Namespace, jobs: list[Job]) -> Backend
     if not 1 <= arguments.suggest <= MAX_POINTS:
         raise UsageError(f"--suggest is {arguments.suggest}; expected 1 to {MAX_POINTS}.")
     with as_usage_errors():
-        hints_of = _no_hints if arguments.hints is None else _image_hints(arguments, jobs)
+        hints_of = _image_hints(arguments, jobs)
         engine, options, base = _load_engines(arguments)
+        regions = _read_regions(arguments.region)
 
     def suggest(image: "DecodedImage", outputs: list[Path]) -> None:
         if outputs[0].is_file() and not arguments.overwrite:  # only its overlay is missing
             hints = _read_hints(outputs[0])
         else:
             prepared = engine.prepare(
-                image.pixels, base=base, mask=options.mask, resolution=options.resolution
+                image.pixels,
+                base=base,
+                mask=options.mask,
+                regions=regions,
+                resolution=options.resolution,
             )
             points = engine.suggest_points(prepared, arguments.suggest, hints_of(outputs[0]))
             hints = points.hints
@@ -160,13 +177,10 @@ def _load_suggestions(arguments: argparse.Namespace, jobs: list[Job]) -> Backend
             )
         if arguments.overlay:
             batch = torch.from_numpy(image.pixels)[None]
-            image_io.write_image(outputs[1], draw_hints(batch, hints)[0].numpy(), None)
+            overlay = draw_hints(batch, [*_mask_regions(regions), *hints])[0].numpy()
+            image_io.write_image(outputs[1], overlay, None)
 
     return Backends(suggest)
-
-
-def _no_hints(output: Path) -> "list[Hint]":
-    return []
 
 
 def _load_engines(
@@ -211,12 +225,14 @@ def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
         else:
             hints_of = _image_hints(arguments, jobs)
         engine, options, base = _load_engines(arguments)
+        regions = _read_regions(arguments.region)
 
     def colorize_image(image: "DecodedImage", outputs: list[Path]) -> None:
         hints = hints_of(outputs[0])
         colored = engine.colorize(
             image.pixels,
             hints=hints,
+            regions=regions,
             base=base,
             mask=options.mask,
             resolution=options.resolution,
@@ -226,7 +242,8 @@ def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
         results: list[Result] = [(colored, metadata)]
         if arguments.overlay:
             batch = torch.from_numpy(image.pixels)[None]
-            results.append((draw_hints(batch, hints)[0].numpy(), None))
+            overlay = draw_hints(batch, [*_mask_regions(regions), *hints])[0].numpy()
+            results.append((overlay, None))
         write_missing(arguments, outputs, results)
 
     def video_colorizer(settings: "Mapping[str, object]") -> "FrameColorizer":
@@ -247,12 +264,45 @@ def _load_backends(arguments: argparse.Namespace, jobs: list[Job]) -> Backends:
     return Backends(colorize_image, video_colorizer)
 
 
+def _read_regions(values: list[str]) -> "list[RegionInput]":
+    """Read the masks of --region.
+
+    Raises:
+        UsageError: a value that is not MASK=COLOR.
+        ValueError, OSError: a wrong color, or a mask that cannot be read.
+    """
+    from ...media import image_io
+    from ...pipeline.hints.schema import parse_color
+
+    regions: list[RegionInput] = []
+    for value in values:
+        path, separator, code = value.rpartition("=")
+        if not separator or not path:
+            raise UsageError(f"--region {value}: expected MASK=COLOR, such as dress.png=#8a5a3c.")
+        try:
+            code = parse_color(code)
+        except ValueError as error:
+            raise UsageError(f"--region {value}: {error}.") from error
+        regions.append((image_io.read_image(Path(path)).pixels[..., :3].mean(-1), code))
+    return regions
+
+
+def _mask_regions(regions: "list[RegionInput]") -> "list[AnyHint]":
+    import torch
+
+    from ...pipeline.hints.schema import MaskRegion
+
+    return [MaskRegion(torch.as_tensor(mask), code) for mask, code, *_ in regions]
+
+
 def _image_hints(arguments: argparse.Namespace, jobs: list[Job]) -> HintsOf:
     """Return a function that gives the hints of an image by its first output.
 
     Raises:
         UsageError, ValueError, OSError: hints for all images that do not exist or are wrong.
     """
+    if arguments.hints is None:
+        return lambda output: []
     if os.path.isdir(arguments.hints):
         folder = Path(arguments.hints)
         sources = {job.outputs(arguments.naming)[0]: job.source for job in jobs}
@@ -261,7 +311,7 @@ def _image_hints(arguments: argparse.Namespace, jobs: list[Job]) -> HintsOf:
     return lambda output: hints
 
 
-def _shared_hints(value: str) -> "list[Hint]":
+def _shared_hints(value: str) -> "list[AnyHint]":
     """Read hints for all images: from JSON, or from a file."""
     from ...pipeline.hints.schema import parse_hints
 
@@ -274,7 +324,7 @@ def _shared_hints(value: str) -> "list[Hint]":
     )
 
 
-def _keyframe_hints(value: str) -> "dict[int, list[Hint]]":
+def _keyframe_hints(value: str) -> "dict[int, list[AnyHint]]":
     """Return the hints of a video: frame number -> hints.
 
     Raises:
@@ -289,7 +339,7 @@ def _keyframe_hints(value: str) -> "dict[int, list[Hint]]":
     folder = Path(value)
     if not os.path.isdir(folder):
         return {0: _shared_hints(value)}
-    keyframes: dict[int, list[Hint]] = {}
+    keyframes: dict[int, list[AnyHint]] = {}
     for path in sorted(folder.iterdir()):
         is_image = path.suffix.lower() in formats.IMAGE_SUFFIXES
         if not path.stem.isdecimal() or not (is_image or path.suffix.lower() == ".json"):
@@ -300,7 +350,7 @@ def _keyframe_hints(value: str) -> "dict[int, list[Hint]]":
         if is_image:
             pixels = torch.from_numpy(image_io.read_image(path).pixels[..., :3])
             rgb = pixels.movedim(-1, 0)[None].expand(-1, 3, -1, -1)
-            keyframes[number] = hints_from_image(rgb)
+            keyframes[number] = [*hints_from_image(rgb)]
         else:
             keyframes[number] = _read_hints(path)
     if not keyframes:
@@ -311,7 +361,7 @@ def _keyframe_hints(value: str) -> "dict[int, list[Hint]]":
     return keyframes
 
 
-def _hints_in_folder(folder: Path, source: Path, inputs: list[Path]) -> "list[Hint]":
+def _hints_in_folder(folder: Path, source: Path, inputs: list[Path]) -> "list[AnyHint]":
     """Read the hints of one image: NAME.json in a folder with the same subfolders as IN."""
     root = next((path for path in inputs if path in source.parents), source.parent)
     path = (folder / source.relative_to(root)).with_suffix(".json")
@@ -323,7 +373,7 @@ def _hints_in_folder(folder: Path, source: Path, inputs: list[Path]) -> "list[Hi
     return _read_hints(path)
 
 
-def _read_hints(path: Path) -> "list[Hint]":
+def _read_hints(path: Path) -> "list[AnyHint]":
     from ...pipeline.hints.schema import parse_hints
 
     try:

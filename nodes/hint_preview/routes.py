@@ -4,10 +4,16 @@
     POST /colorist/hints/suggest  node, session, x, y -> {"colors": ["#8a5a3c", ...]}
     POST /colorist/hints/next     node, session, hints (, skipped) -> {"x": 0.4, "y": 0.2, "colors":
                                   ["#8a5a3c", ...], "remaining": 0.35, "doubt": "data:image/png..."}
+    POST /colorist/hints/area     node, session, x, y, hints (, reach) -> {"area":
+                                  "data:image/png..."}
 
+`hints` are the JSON of any version, as a string.
 `next` returns the point whose color would tell most beside the hints, its likely colors, the share
 of the initial doubt that the hints leave, and a small gray image of the doubt: white = unsure.
 `skipped` is a list of [x, y]: earlier answers that are not wanted again.
+
+`area` shows where a point at x, y would act beside the hints, as a small gray image: white = fully.
+For the area of an existing point, leave it out of `hints`. `reach` is that of the JSON.
 
 Only pages of the host itself may call them. Errors return a status and {"error": sentence}:
 400 invalid request, 403 cross-site request, 404 unknown session, 409 a workflow is running or
@@ -31,8 +37,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from ...pipeline.hints.schema import MAX_POINTS, Hint, parse_hints
-from ...pipeline.hints.uncertainty import Position
+from ...pipeline.hints.schema import MAX_POINTS, AnyHint, Hint, Position, parse_hints
 from ...pipeline.postprocess import Finish
 from .. import host
 from . import sessions
@@ -43,8 +48,8 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 Body = dict[str, Any]
 
 PREVIEW, SUGGEST = "/colorist/hints/preview", "/colorist/hints/suggest"
-NEXT = "/colorist/hints/next"
-MAX_BODY_BYTES = 256 * 1024  # 1000 hint points need 100 KB
+NEXT, AREA = "/colorist/hints/next", "/colorist/hints/area"
+MAX_BODY_BYTES = 512 * 1024  # 1000 points need 100 KB, the 10,000 vertices of shapes 250 KB
 MAX_NODE_ID_LENGTH = 256
 SESSION_TOKEN = re.compile("[0-9a-f]{32}")
 NO_STORE = {"Cache-Control": "no-store"}
@@ -68,6 +73,7 @@ def register(table: web.RouteTableDef) -> None:
     table.post(PREVIEW)(_errors_as_json(api.preview))
     table.post(SUGGEST)(_errors_as_json(api.suggest))
     table.post(NEXT)(_errors_as_json(api.next))
+    table.post(AREA)(_errors_as_json(api.area))
 
 
 def _errors_as_json(handler: Handler) -> Handler:
@@ -139,18 +145,36 @@ class HintPreviewApi:
         """Return the point to color next, and the doubt that is left."""
         body = await _read_body(request, required={"hints"}, optional={"skipped"})
         points = _requested_hints(body)
-        if len(points) == MAX_POINTS:
+        if sum(isinstance(point, Hint) for point in points) == MAX_POINTS:
             raise RequestError(400, f"there are already {MAX_POINTS} hints, which is the maximum.")
         skipped = _requested_positions(body.get("skipped", []))
         session = _requested_session(body)
         async with self._turn:
             point = await self._compute(session, lambda: session.next_point(points, skipped))
-        doubt = "data:image/png;base64," + base64.b64encode(point.doubt).decode()
-        return web.json_response({**point._asdict(), "doubt": doubt}, headers=NO_STORE)
+        reply = {**point._asdict(), "doubt": _data_url(point.doubt)}
+        return web.json_response(reply, headers=NO_STORE)
+
+    async def area(self, request: web.Request) -> web.Response:
+        """Return where a point would act."""
+        body = await _read_body(request, required={"x", "y", "hints"}, optional={"reach"})
+        x, y = (_require_number(name, body[name], 0, 1) for name in ("x", "y"))
+        hints = _requested_hints(body)
+        try:
+            point = Hint(x, y, "gray", reach=body.get("reach"))
+        except ValueError as error:
+            raise RequestError(400, f"{error}.") from error
+        session = _requested_session(body)
+        async with self._turn:
+            png = await self._compute(session, lambda: session.area_of_effect(point, hints))
+        return web.json_response({"area": _data_url(png)}, headers=NO_STORE)
 
     async def _compute(self, session: sessions.Session, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, _run_exclusive, session, work)
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _run_exclusive(session: sessions.Session, work: Callable[[], T]) -> T:
@@ -239,7 +263,7 @@ def _requested_session(body: Body) -> sessions.Session:
     return session
 
 
-def _requested_hints(body: Body) -> list[Hint]:
+def _requested_hints(body: Body) -> list[AnyHint]:
     """Return the hints of the request."""
     if not isinstance(body["hints"], str):
         raise RequestError(400, "hints must be a string of JSON.")

@@ -21,8 +21,7 @@ from ...ops.tensors import sanitize
 from ...pipeline.automatic import Colorizer
 from ...pipeline.by_hints import PointHintColorizer, PreparedImage, to_preview
 from ...pipeline.hints import suggestions
-from ...pipeline.hints.schema import Hint
-from ...pipeline.hints.uncertainty import Position
+from ...pipeline.hints.schema import AnyHint, Hint, Position
 from ...pipeline.postprocess import Finish
 from .. import host
 from ..load import load_colorizer
@@ -86,14 +85,16 @@ class Session:
         image: Tensor,
         base: Colorizer | None,
         mask: Tensor | None,
+        region: Tensor | None,
+        region_color: str,
         resolution: int,
     ):
         self.token = secrets.token_hex(16)
         self.node, self.resolution, self.finish = node, resolution, Finish()
-        self.size = image.shape[2], image.shape[1]
+        self.size, self.region_color = (image.shape[2], image.shape[1]), region_color
         self._sources: list[weakref.ref[Any] | None] = [
             None if source is None else weakref.ref(source)
-            for source in (colorizer, image, base, mask)
+            for source in (colorizer, image, base, mask, region)
         ]
         self._ready: tuple[PointHintColorizer, PreparedImage] | None = None
         self._candidates: Tensor | None = None
@@ -101,9 +102,13 @@ class Session:
 
     def _live_sources(
         self,
-    ) -> tuple[PointHintColorizer | None, Tensor | None, Colorizer | None, Tensor | None]:
-        colorizer, image, base, mask = (None if ref is None else ref() for ref in self._sources)
-        return colorizer, image, base, mask
+    ) -> tuple[
+        PointHintColorizer | None, Tensor | None, Colorizer | None, Tensor | None, Tensor | None
+    ]:
+        colorizer, image, base, mask, region = (
+            None if ref is None else ref() for ref in self._sources
+        )
+        return colorizer, image, base, mask, region
 
     def matches(self, *sources: PointHintColorizer | Tensor | Colorizer | None) -> bool:
         """Return True if the session was made from these very objects."""
@@ -126,7 +131,7 @@ class Session:
             ValueError: The sources no longer exist.
         """
         if self._ready is None:
-            colorizer, image, base, mask = self._live_sources()
+            colorizer, image, base, mask, region = self._live_sources()
             if colorizer is None or image is None:
                 raise ValueError("the photo is no longer available; run the workflow once.")
             masks = host.mask_for(image, mask)
@@ -134,6 +139,10 @@ class Session:
                 image[:1],
                 base=base,
                 mask=masks if masks is None else masks[:1],
+                regions=[
+                    (masks[:1], code)
+                    for masks, code in regions_for(image, region, self.region_color)
+                ],
                 resolution=self.resolution,
             )
             self._ready = colorizer, prepared
@@ -149,7 +158,7 @@ class Session:
             self._photo_file = host.save_temp_png(encode_png(self.ready()[1].rgb))
         return self._photo_file
 
-    def preview(self, hints: Sequence[Hint], finish: Finish) -> bytes:
+    def preview(self, hints: Sequence[AnyHint], finish: Finish) -> bytes:
         """Return the colorized photo as PNG."""
         colorizer, prepared = self.ready()
         return encode_png(colorizer.preview(prepared, hints, finish))
@@ -165,7 +174,7 @@ class Session:
         maps = [candidates] if prepared.base_ab is None else [prepared.base_ab, candidates]
         return suggestions.suggest_colors(prepared.rgb, maps, x, y)
 
-    def next_point(self, hints: Sequence[Hint], skipped: Sequence[Position]) -> NextPoint:
+    def next_point(self, hints: Sequence[AnyHint], skipped: Sequence[Position]) -> NextPoint:
         """Return the point whose color would tell most beside hints; see `suggest` for its colors.
 
         Args:
@@ -173,7 +182,7 @@ class Session:
         """
         colorizer, prepared = self.ready()
         suggested = colorizer.suggest_points(prepared, 1, hints, skipped)
-        point = suggested.hints[-1]
+        [point] = suggested.suggested
         others = [code for code in self.suggest(point.x, point.y) if code != point.color]
         return NextPoint(
             point.x,
@@ -182,6 +191,16 @@ class Session:
             suggested.remaining[0],
             encode_png(suggested.doubt),
         )
+
+    def area_of_effect(self, point: Hint, others: Sequence[AnyHint]) -> bytes:
+        """Return where a point acts beside other hints, as a gray PNG: white = fully."""
+        return encode_png(self.ready()[1].area_of_effect(point, others))
+
+
+def regions_for(image: Tensor, region: Tensor | None, color: str) -> list[tuple[Tensor, str]]:
+    """Return the region of a node as `PointHintColorizer` accepts it; none for an empty mask."""
+    masks = host.mask_for(image, region)
+    return [] if masks is None else [(masks, color)]
 
 
 # ---- sessions ----
@@ -194,6 +213,8 @@ def open_session(
     *,
     base: Colorizer | None,
     mask: Tensor | None,
+    region: Tensor | None = None,
+    region_color: str = "",
     resolution: int | None,
     finish: Finish,
 ) -> Session:
@@ -202,15 +223,19 @@ def open_session(
     The node's existing session is reused if only hints and postprocessing options have changed.
 
     Args:
-        mask: As received from the host.
+        mask, region: As received from the host.
+        region_color: Color of the region.
         resolution: None = the default of the model.
     """
-    sources = (colorizer, image, base, mask)
+    sources = (colorizer, image, base, mask, region)
     side = resolution or colorizer.spec.resolution
     with _sessions_lock:
-        candidates = [s for s in _sessions.values() if (s.node, s.resolution) == (node, side)]
+        key = node, side, region_color
+        candidates = [
+            s for s in _sessions.values() if (s.node, s.resolution, s.region_color) == key
+        ]
         session = next((s for s in candidates if s.matches(*sources)), None)
-    session = session or Session(node, *sources, side)
+    session = session or Session(node, *sources, region_color, side)
     session.ready()
     session.finish = finish
     _mark_used(session)

@@ -1,9 +1,10 @@
-"""Carry point hints from frame to frame of a video along the motion of what they mark."""
+"""Carry hints from frame to frame of a video along the motion of what they mark."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,17 @@ from torch import Tensor
 from ...ops import color
 from ...ops.gaussian_process import CELL
 from ...ops.optical_flow import Motion, ShotTracker, working_lab
-from .schema import MAX_POINTS, Hint
+from .schema import (
+    MAX_POINTS,
+    AnyHint,
+    Hint,
+    MaskRegion,
+    Position,
+    Region,
+    Stroke,
+    dump_hints,
+    parse_hints,
+)
 
 RESOLUTION = 256  # square root of the area at which motion is estimated
 MIN_CONFIDENCE = 0.3  # motion confidence below which a hint counts as hidden
@@ -23,7 +34,9 @@ MAX_DEVIATION = 8.0  # standard deviation of chroma above which a cell lies on a
 class HintTracker:
     """Track hints through the frames of a video, in order.
 
-    A hint disappears when its content is hidden or leaves the frame; all hints disappear at a cut.
+    A point disappears when its content is hidden or leaves the frame; all hints disappear at a cut.
+    A stroke loses such vertices and falls into parts there; a polygon loses them, and disappears
+    with fewer than three. The reach of hints stays.
     A flash of a few frames has no hints, and the frames after it continue with those before it.
 
     Args:
@@ -31,19 +44,19 @@ class HintTracker:
         device: where to compute.
     """
 
-    def __init__(self, hints: Sequence[Hint] = (), device: torch.device | str = "cpu") -> None:
+    def __init__(self, hints: Sequence[AnyHint] = (), device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self._replacement: list[Hint] | None = list(hints)
+        self._replacement: list[AnyHint] | None = list(hints)
         self._shot: ShotTracker | None = None
-        self._current: list[Hint] = []
-        self._before_flash: list[Hint] = []
+        self._current: list[AnyHint] = []
+        self._before_flash: list[AnyHint] = []
 
-    def replace(self, hints: Sequence[Hint]) -> None:
+    def replace(self, hints: Sequence[AnyHint]) -> None:
         """Use `hints` instead of all others from the next frame on."""
         self._replacement = list(hints)
 
     @torch.inference_mode()
-    def track(self, rgb: Tensor) -> list[Hint]:
+    def track(self, rgb: Tensor) -> list[AnyHint]:
         """Return the hints of the next frame.
 
         Args:
@@ -52,7 +65,7 @@ class HintTracker:
             ValueError: the frame has another size than the previous ones.
         """
         L, _ = working_lab(rgb, RESOLUTION, self.device)
-        hints: list[Hint] = []
+        hints: list[AnyHint] = []
         if self._shot is None:
             self._shot = ShotTracker(L)
         else:
@@ -71,9 +84,7 @@ class HintTracker:
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the state as named tensors for a safetensors file."""
         lists = [self._current, self._before_flash, self._replacement]
-        text = json.dumps(
-            [None if hints is None else [asdict(hint) for hint in hints] for hints in lists]
-        )
+        text = json.dumps([None if hints is None else dump_hints(hints) for hints in lists])
         tensors = {"hints": torch.tensor(list(text.encode()), dtype=torch.uint8)}
         return tensors if self._shot is None else tensors | self._shot.to_tensors()
 
@@ -84,7 +95,8 @@ class HintTracker:
         """Restore the state that `to_tensors` returned."""
         tracker = cls(device=device)
         current, before_flash, replacement = (
-            None if hints is None else [Hint(**hint) for hint in hints]
+            # Version 1.0.0 stored a list of points
+            None if hints is None else parse_hints(hints)
             for hints in json.loads(bytes(tensors["hints"].tolist()))
         )
         tracker._current, tracker._before_flash = current or [], before_flash or []
@@ -94,22 +106,46 @@ class HintTracker:
         return tracker
 
 
-def _move_hints(hints: Sequence[Hint], motion: Motion) -> list[Hint]:
-    """Return hints at their new positions, without those that are hidden or outside the frame."""
-    if not hints:
+def _move_hints(hints: Sequence[AnyHint], motion: Motion) -> list[AnyHint]:
+    """Return hints at their new positions, without what is hidden or outside the frame."""
+    positions = [position for hint in hints for position in _positions(hint)]
+    if not positions:
         return []
     h, w = motion.flow.shape[2:]
-    old = torch.tensor([[hint.x, hint.y] for hint in hints], device=motion.flow.device)
+    old = torch.tensor(positions, device=motion.flow.device)
     maps = torch.cat([motion.flow, motion.confidence], dim=1)
     grid = 2 * old[None, None] - 1
     samples = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[0, :, 0].T
     new = old + samples[:, :2] / old.new_tensor([w, h])
     visible = (samples[:, 2] > MIN_CONFIDENCE) & (new >= 0).all(1) & (new <= 1).all(1)
+    rows = zip(new.tolist(), visible.tolist(), strict=True)
+    moved = iter([(x, y) if is_visible else None for (x, y), is_visible in rows])
     return [
-        replace(hint, x=x, y=y)
-        for hint, (x, y), is_visible in zip(hints, new.tolist(), visible.tolist(), strict=True)
-        if is_visible
+        part for hint in hints for part in _move_hint(hint, [next(moved) for _ in _positions(hint)])
     ]
+
+
+def _positions(hint: AnyHint) -> Sequence[Position]:
+    if isinstance(hint, Hint):
+        return [(hint.x, hint.y)]
+    if isinstance(hint, MaskRegion):
+        raise ValueError("a region with a mask cannot follow motion; use a polygon.")
+    return hint.points
+
+
+def _move_hint(hint: AnyHint, moved: Sequence[Position | None]) -> list[AnyHint]:
+    """Return what is left of a hint, given its new positions; None = lost."""
+    visible = [position for position in moved if position is not None]
+    if isinstance(hint, Hint):
+        return [replace(hint, x=x, y=y) for x, y in visible]
+    if isinstance(hint, Region):
+        return [replace(hint, points=visible)] if len(visible) >= 3 else []
+    if isinstance(hint, Stroke):
+        groups = groupby(moved, lambda position: position is None)
+        runs = [[p for p in run if p is not None] for lost, run in groups if not lost]
+        shortest = min(2, len(moved))  # a rest of one vertex would be a dot
+        return [replace(hint, points=run) for run in runs if len(run) >= shortest]
+    return []
 
 
 def hints_from_image(rgb: Tensor) -> list[Hint]:

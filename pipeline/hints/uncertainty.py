@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ...ops import gaussian_process
 from ...ops.gaussian_process import CELL, Field
+from .rasterize import hint_windows, rasterize
+from .schema import AnyHint, Position, unlimited
 
 MAX_GRID_CELLS = 784  # 28 x 28: four times as many give 0.03 dB and take sixteen times as long
-Position = tuple[float, float]
-"""x and y, 0..1 from the top left."""
 
 
 class PointChoice(NamedTuple):
@@ -59,53 +59,87 @@ class Uncertainty:
             self._weights = weights[self._cells]
 
     def choose_points(
-        self, hints: Sequence[Position], count: int, skipped: Sequence[Position] = ()
+        self, hints: Sequence[AnyHint], count: int, skipped: Sequence[Position] = ()
     ) -> PointChoice:
         """Choose the points that lower the total variance most, greedily (A-optimal design).
 
         Args:
-            hints: points whose colors are known.
+            hints: points, strokes and regions whose colors are known.
             count: number of points to choose; there are fewer if the grid has fewer cells.
             skipped: points that were suggested before; neither they nor points that would tell the
                 same are chosen, though their colors remain unknown.
         """
-        covariance = self._posterior_covariance(hints)
-        prior_total = self._total(self._prior)
-        remaining = [self._total(covariance) / prior_total]
+        known, weights = self._cells_of(unlimited(hints)), self._weights
+        covariance = self._posterior_covariance(known)
+        if len(unlimited(hints)) < len(hints):  # inside their reach, less is left to learn
+            left = self._variance(self._grid, hints, self._cells)
+            weights = weights * left / covariance.diagonal().clamp_min(1e-12)
+        prior_total = self._total(self._prior, self._weights)
+        remaining = [self._total(covariance, weights) / prior_total]
         available = self._weights > 0
         if skipped:
-            available[torch.isin(self._cells, self._cells_at(skipped))] = False
-            design = self._posterior_covariance([*hints, *skipped])
+            passed_over = self._cells_at(skipped)
+            available[torch.isin(self._cells, passed_over)] = False
+            design = self._posterior_covariance(torch.cat([known, passed_over]))
         else:
             design = covariance
         chosen: list[int] = []
         for _ in range(min(count, int(available.sum()))):
-            gain = self._weights @ design.square() / (design.diagonal() + self._grid.noise[0])
+            gain = weights @ design.square() / (design.diagonal() + self._grid.noise[0])
             index = int(gain.masked_fill(~available, -1).argmax())
             available[index] = False
             chosen.append(index)
             design = self._condition(design, index)
             covariance = self._condition(covariance, index) if skipped else design
-            remaining.append(self._total(covariance) / prior_total)
+            remaining.append(self._total(covariance, weights) / prior_total)
         positions = [self._position(int(self._cells[index])) for index in chosen]
         return PointChoice(positions, remaining)
 
-    def doubt_map(self, hints: Sequence[Position]) -> Tensor:
+    def doubt_map(self, hints: Sequence[AnyHint]) -> Tensor:
         """Return the doubt about the color of each cell, given hints.
 
         Returns:
             (h, w) in 0..1: standard deviation, relative to the highest without hints.
         """
-        known = self._field.gather(self._cells_at(hints)[None])
-        variance = gaussian_process.posterior_variance(self._field, known)[0]
+        variance = self._variance(self._field, hints, slice(None))
         highest = gaussian_process.prior_variance(self._field).max()
         return (variance / highest).sqrt().unflatten(0, (self._rows, self._columns))
 
-    def _posterior_covariance(self, hints: Sequence[Position]) -> Tensor:
-        """Return the covariance of the grid's cells given hints."""
-        if not hints:
+    def area_of_effect(self, hint: AnyHint, others: Sequence[AnyHint]) -> Tensor:
+        """Return how strongly a hint acts on each cell beside other hints.
+
+        Returns:
+            (h, w) in 0..1: share of a change of the hint's color that kriging passes on.
+        """
+        hints = [*others, hint]
+        raster = rasterize(hints, *self.size)
+        field = self._field._replace(mean=torch.zeros_like(self._field.mean))
+        indices = gaussian_process.cell_indices(raster.centers, *self.size)
+        change = (raster.owners == len(others)).float()[None, :, None].expand(-1, -1, 2)
+        windows = None
+        if len(unlimited(hints)) < len(hints):
+            windows = hint_windows(hints, *self.size).flatten(0, 1)[:, raster.owners]
+        valid = torch.ones(1, len(indices), dtype=torch.bool)
+        effect = gaussian_process.krige_cells(field, indices[None], change, valid, windows)
+        return effect[0, :, 0].clamp(0, 1).unflatten(0, (self._rows, self._columns))
+
+    def _variance(self, field: Field, hints: Sequence[AnyHint], cells: Tensor | slice) -> Tensor:
+        """Return the variance of `cells`, whose field is `field`, given hints: (n,)."""
+        known = self._field.gather(self._cells_of(unlimited(hints))[None])
+        variance = gaussian_process.posterior_variance(field, known)[0]
+        limited = [hint for hint in hints if hint.reach is not None]
+        if not limited:
+            return variance
+        known = self._field.gather(self._cells_of(hints)[None])
+        reached = gaussian_process.posterior_variance(field, known)[0]
+        coverage = hint_windows(limited, *self.size).amax(-1).flatten()[cells]
+        return variance.lerp(reached, coverage)
+
+    def _posterior_covariance(self, known_cells: Tensor) -> Tensor:
+        """Return the covariance of the grid's cells given the colors of some cells."""
+        if not len(known_cells):
             return self._prior
-        known = self._field.gather(self._cells_at(hints)[None])
+        known = self._field.gather(known_cells[None])
         cross = gaussian_process.covariance(known, self._grid)[0]
         system = gaussian_process.covariance(known, known)[0] + known.noise[0].diag()
         return self._prior - cross.mT @ torch.linalg.solve(system, cross)
@@ -116,8 +150,12 @@ class Uncertainty:
         variance = column[index] + self._grid.noise[0, index]
         return torch.addr(covariance, column, column / variance, alpha=-1)
 
-    def _total(self, covariance: Tensor) -> float:
-        return float(self._weights @ covariance.diagonal().clamp_min(0))
+    def _total(self, covariance: Tensor, weights: Tensor) -> float:
+        return float(weights @ covariance.diagonal().clamp_min(0))
+
+    def _cells_of(self, hints: Sequence[AnyHint]) -> Tensor:
+        """Return the indices of the cells that stand for hints."""
+        return gaussian_process.cell_indices(rasterize(hints, *self.size).centers, *self.size)
 
     def _cells_at(self, positions: Sequence[Position]) -> Tensor:
         """Return the indices of the cells that contain points."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..automatic import Colorizer
 from ..by_hints import PointHintColorizer
 from ..by_reference import ExemplarColorizer
-from ..hints.schema import Hint, HintInput, dump_hints, parse_hints
+from ..hints.schema import AnyHint, HintInput, dump_hints, parse_hints
 from ..hints.tracking import HintTracker
 from ..loader import AnyColorizer
 from ..postprocess import Finish, FinishOption
@@ -66,8 +66,8 @@ class HintedFrames:
 
     def __init__(
         self,
-        colorize: Callable[[np.ndarray, list[list[Hint]]], Images],
-        keyframes: Mapping[int, list[Hint]],
+        colorize: Callable[[np.ndarray, list[list[AnyHint]]], Images],
+        keyframes: Mapping[int, list[AnyHint]],
         device: torch.device,
         settings: Mapping[str, object],
     ) -> None:
@@ -167,7 +167,7 @@ def frame_colorizer(
     )
 
 
-def _keyframes(hints: HintInput | Mapping[int, HintInput]) -> dict[int, list[Hint]]:
+def _keyframes(hints: HintInput | Mapping[int, HintInput]) -> dict[int, list[AnyHint]]:
     """Return frame number -> hints; hints without number are those of the first frame."""
     if isinstance(hints, Mapping) and all(isinstance(key, int) for key in hints):
         keyframes = cast("Mapping[int, HintInput]", hints)

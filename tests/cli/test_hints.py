@@ -148,7 +148,7 @@ def test_finish_options_and_base(tmp_path, model, mini_file):
     ("hints", "told"),
     [
         ("none.json", "no such file or folder, and not JSON"),
-        ('{"version": 2, "points": []}', "version 2"),
+        ('{"version": 3, "points": []}', "version 3"),
         ("{", "the hints are not JSON"),
         ('[{"x": 0.5, "y": 0.5, "color": "#ffffff"}]', "expected an object with version"),
         (written(RED, {**RED, "color": "reddish"}), "point 2: color is 'reddish'"),
@@ -277,3 +277,46 @@ def test_wrong_use_of_suggest(tmp_path, model, options, told, capsys, monkeypatc
     assert run("hints", "a.png", *options, *model) == 2
     assert told in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_regions(tmp_path, model, capsys):
+    photo = picture(tmp_path / "a.png")
+    pixels = np.zeros((48, 64), np.uint8)
+    pixels[:, 32:] = 255
+    Image.fromarray(pixels).save(tmp_path / "right=half.png")
+    region = ["--region", f"{tmp_path / 'right=half.png'}=#3050c0"]
+    assert run("hints", photo, *region, "--overlay", "-o", tmp_path / "blue", *model) == 0
+    region[1] = region[1].replace("#3050c0", "red")
+    assert run("hints", photo, *region, "--overlay", "-o", tmp_path / "red", *model) == 0
+    difference = ab(tmp_path / "red" / "a.png") - ab(tmp_path / "blue" / "a.png")
+    assert difference[1, :, 40:].mean() > 10 > 5 * np.abs(difference[:, :, :28]).mean()
+    overlays = [ab(tmp_path / name / "a-hints.png") for name in ("red", "blue")]
+    assert np.abs(overlays[0] - overlays[1]).max() > 10
+    options = ["--suggest", 2, "-o", tmp_path / "points.json", *region]
+    assert run("hints", photo, *options, *model) == 0
+    points = json.loads((tmp_path / "points.json").read_text())["points"]
+    assert len(points) == 2 and all(point["x"] < 0.5 for point in points)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("region", "sentence"),
+    [
+        ("mask.png", "--region mask.png: expected MASK=COLOR, such as dress.png=#8a5a3c."),
+        ("=red", "--region =red: expected MASK=COLOR"),
+        ("mask.png=reddish", "--region mask.png=reddish: color is 'reddish'; expected #rrggbb"),
+        ("mask.png=red", "mask.png"),
+    ],
+)
+def test_bad_regions(tmp_path, model, region, sentence, capsys):
+    photo = picture(tmp_path / "a.png")
+    assert run("hints", photo, "--region", region, "-o", tmp_path / "out", *model) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_regions_are_for_images(tmp_path, model, capsys):
+    (tmp_path / "a.mp4").touch()
+    options = ["--region", "a.png=red", "-o", tmp_path / "out.mp4"]
+    assert run("hints", tmp_path / "a.mp4", *options, *model) == 2
+    assert "--region is for images, as a mask does not follow motion" in capsys.readouterr().err

@@ -142,6 +142,39 @@ def test_a_mask_colours_only_inside(run, grey):
     assert not torch.equal(colored[:, :, 36:], image[:, :, 36:])
 
 
+def test_a_region_has_one_color(run, grey, canvas, pointhint, monkeypatch):
+    image, region = grey(2, 48, 64), torch.zeros(1, 24, 32)
+    region[..., 16:] = 1
+    options = {"hints": written(RED), "region": region, "region_color": "steelblue"}
+    output = run(image, **options)
+    colored, overlay, points = output.args
+    plain = run(image, hints=written(RED)).args[0]
+    assert (colored - plain)[:, :, 40:].abs().mean() > 5 * (colored - plain)[:, :, :24].abs().mean()
+    assert points == run(image, hints=written(RED)).args[2]
+    assert not torch.equal(overlay, run(image, hints=written(RED)).args[1])
+    session = canvas.find_session(told(output)["session"], "7")
+    preview = pointhint.preview(session.ready()[1], written(RED), session.finish)
+    torch.testing.assert_close(preview, colored[0])
+    assert told(run(image, **options | {"region_color": "red"}))["session"] != session.token
+    assert torch.equal(run(image, hints=written(RED), region=0 * region).args[0], plain)
+    with pytest.raises(ValueError, match="region 1: color is 'reddish'; expected #rrggbb"):
+        run(image, **options | {"region_color": "reddish"})
+
+
+def test_strokes_and_regions_of_version_2(run, grey):
+    hints = json.dumps(
+        {
+            "version": 2,
+            "strokes": [{"points": [[0.1, 0.5], [0.4, 0.5]], "color": "red", "reach": 0.2}],
+            "regions": [{"points": [[0.6, 0], [1, 0], [1, 1]], "color": "blue"}],
+        }
+    )
+    colored, _, points = run(grey(2, 48, 64), hints=hints, follow=True).args
+    assert colored.isfinite().all()
+    assert run(grey(2, 48, 64), hints=points).args[2] == points
+    assert '"version":2' in points and '"reach":0.2' in points
+
+
 def test_controls_reach_the_finish(run, grey):
     image = grey(1)
     assert torch.equal(run(image, hints=written(RED), strength=0.0).args[0], image)
@@ -191,7 +224,7 @@ def test_wrong_hints_are_refused_before_the_run(node):
         assert node.validate_inputs(hints=good) is True
     assert node.validate_inputs() is True
     assert node.validate_inputs(hints=written(RED, {"x": 1})).startswith("point 2: ")
-    assert "version 2" in node.validate_inputs(hints='{"version": 2, "points": []}')
+    assert "version 3" in node.validate_inputs(hints='{"version": 3, "points": []}')
     assert "not JSON" in node.validate_inputs(hints="{")
 
 

@@ -128,7 +128,7 @@ def test_execute_takes_the_inputs_and_has_their_defaults(schemas):
             default = getattr(put, "default", None)
             if default is not None:
                 assert parameters[put.id].default == default, (schema.node_id, put.id)
-            if put.optional:
+            elif put.optional:
                 assert parameters[put.id].default is None
 
 

@@ -1,5 +1,7 @@
 """Kriging agrees with a dense solve and is invariant to batching and padding."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -274,3 +276,79 @@ def test_variance_in_parts_equals_the_whole(monkeypatch):
     whole = gaussian_process.posterior_variance(field, hints)
     monkeypatch.setattr(gaussian_process, "MAX_PAIRS", 100)
     assert torch.allclose(gaussian_process.posterior_variance(field, hints), whole, atol=1e-6)
+
+
+# ---- windows ----
+
+
+def scene(count, seed=0, side=48):
+    """Return L, cell indices, colors and centers of random hints."""
+    generator = torch.Generator().manual_seed(seed)
+    L = 100 * torch.rand(1, 1, side, side, generator=generator)
+    cells = torch.randperm((side // 2) ** 2, generator=generator)[:count]
+    ab = 60 * torch.rand(1, count, 2, generator=generator) - 30
+    return L, cells[None], ab, torch.ones(1, count, dtype=torch.bool)
+
+
+def disc_windows(cells, reach, side=48):
+    """Return windows (n, N) that fall from 1 at 0.7 reach to 0 at the reach, in cells."""
+    n = side // 2
+    yx = torch.stack([torch.arange(n * n) // n, torch.arange(n * n) % n], 1).float()
+    return ((1 - torch.cdist(yx, yx[cells[0]]) / reach) / 0.3).clamp(0, 1)
+
+
+def test_full_windows_change_nothing():
+    L, cells, ab, valid = scene(20)
+    field = gaussian_process.COLOR_KERNEL.field(L)
+    want = gaussian_process.krige_cells(field, cells, ab, valid)
+    windows = torch.ones(576, 20)
+    got = gaussian_process.krige_cells(field, cells, ab, valid, windows)
+    torch.testing.assert_close(got, want)
+
+
+def test_a_hint_acts_within_its_window_alone():
+    L, cells, ab, valid = scene(12)
+    field = gaussian_process.COLOR_KERNEL.field(L)
+    windows = torch.ones(576, 12)
+    windows[:, 8:] = disc_windows(cells[:, 8:], torch.tensor([4.0, 5.0, 6.0, 9.0]))
+    result = gaussian_process.krige_cells(field, cells, ab, valid, windows)[0]
+    for i in range(8, 12):  # without one of them, all outside its window stays exactly the same
+        kept = torch.arange(12) != i
+        without = gaussian_process.krige_cells(
+            field, cells[:, kept], ab[:, kept], valid[:, kept], windows[:, kept]
+        )[0]
+        outside = windows[:, i] == 0
+        torch.testing.assert_close(result[outside], without[outside], atol=1e-3, rtol=0)
+        assert (result - without)[~outside].abs().max() > 3
+    none_left = (windows[:, 8:] == 0).all(1)
+    others = gaussian_process.krige_cells(field, cells[:, :8], ab[:, :8], valid[:, :8])[0]
+    assert torch.equal(result[none_left], others[none_left])
+
+
+def test_200_hints_with_windows_are_stable_and_keep_their_colors():
+    """Chains of windows that contain each other's hints, but not all, are the hard case."""
+    L, cells, ab, valid = scene(200, seed=3)
+    exact = dataclasses.replace(gaussian_process.COLOR_KERNEL, noise_variance=1e-3)
+    reach = 2 + 10 * torch.rand(200, generator=torch.Generator().manual_seed(1))
+    windows = disc_windows(cells, reach)
+    windows[:, ::4] = 1
+    result = gaussian_process.krige_cells(exact.field(L), cells, ab, valid, windows)[0]
+    assert result.isfinite().all() and result.abs().max() < 60
+    assert (result[cells[0]] - ab[0]).abs().mean() < 0.5
+    row = torch.tensor([[100, 103, 106]])
+    colors = torch.tensor([[[30.0, 0], [-30, 0], [30, 0]]])
+    chain = disc_windows(row, torch.full((3,), 4.0))
+    result = gaussian_process.krige_cells(exact.field(L), row, colors, valid[:, :3], chain)[0]
+    assert result.abs().max() < 40
+    torch.testing.assert_close(result[row[0]], colors[0], atol=0.5, rtol=0)
+
+
+def test_windows_fade_evenly():
+    """A hint alone has its window's share of its effect."""
+    L, cells, ab, valid = scene(1)
+    field = gaussian_process.COLOR_KERNEL.field(L)
+    full = gaussian_process.krige_cells(field, cells, ab, valid)
+    windows = torch.linspace(0.001, 0.999, 576)[:, None]
+    windows[cells[0]] = 1
+    result = gaussian_process.krige_cells(field, cells, ab, valid, windows)
+    torch.testing.assert_close(result, full * windows, atol=1e-2, rtol=1e-3)

@@ -13,8 +13,15 @@ import torch.nn.functional as F
 from comfyui_colorist.model_defs import checkpoint, registry
 from comfyui_colorist.ops import color, gaussian_process
 from comfyui_colorist.pipeline.by_hints import PREVIEW_SIDE, PointHintColorizer, encode_hints
-from comfyui_colorist.pipeline.hints.rasterize import hint_boxes, rasterize
-from comfyui_colorist.pipeline.hints.schema import Hint, dump_hints
+from comfyui_colorist.pipeline.hints.rasterize import hint_boxes, hint_windows, rasterize
+from comfyui_colorist.pipeline.hints.schema import (
+    Hint,
+    MaskRegion,
+    Region,
+    Stroke,
+    dump_hints,
+    hint_values,
+)
 from comfyui_colorist.pipeline.postprocess import Finish
 
 SIZES = [(1, 1), (1, 40), (40, 1), (33, 31), (300, 20), (97, 211)]
@@ -304,7 +311,7 @@ def test_nan_predictions_are_refused(mini_pointhint_file, dtype, sentence):
 def test_all_forms_of_hints_give_the_same_result(mini_pointhint):
     options, as_text = {"resolution": 64}, dump_hints(HINTS)
     want = mini_pointhint.colorize(photo(), hints=HINTS, **options)
-    points = [dataclasses.asdict(hint) for hint in HINTS]
+    points = [hint_values(hint) for hint in HINTS]
     for hints in (as_text, tuple(HINTS), points, {"version": 1, "points": points}):
         assert torch.equal(mini_pointhint.colorize(photo(), hints=hints, **options), want)
 
@@ -625,6 +632,90 @@ def test_preview_of_half_precision_and_arrays(mini_pointhint, mini_pointhint_fil
     assert torch.equal(out, half.colorize(photo(), hints=HINTS, resolution=64)[0])
 
 
+# ---- reach, strokes and regions ----
+
+SHAPES = [
+    Hint(0.2, 0.3, "#b04030", reach=0.2),
+    Stroke([(0.7, 0.2), (0.9, 0.3)], "#408040", 4, 0.1),
+    Region([(0.6, 0.6), (0.9, 0.6), (0.9, 0.9)], "#3060b0", 0.05),
+]
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+@pytest.mark.parametrize("free", [[], [Hint(0.5, 0.9, "#b0a030")]])
+def test_outside_all_reaches_nothing_changes(mini_pointhint, mini, seen, with_base, free):
+    L = lightness(photo(1, 64, 64))
+    base_ab = mini_pointhint.predict_ab(L, HINTS, None) / 2 if with_base else None
+    seen.clear()
+    ab = mini_pointhint.predict_ab(L, [*SHAPES, *free], base_ab)
+    assert len(seen) == (1 if with_base and not free else 2)
+    want = mini_pointhint.predict_ab(L, free, base_ab)
+    windows = hint_windows(SHAPES, 64, 64).amax(-1)[None, None]
+    coverage = F.interpolate(windows, scale_factor=2, mode="bilinear")[0, 0]
+    assert torch.equal(ab[..., coverage == 0], want[..., coverage == 0])
+    assert 0.2 < (coverage == 0).float().mean() < 0.9
+    assert (ab - want)[..., coverage == 1].abs().mean() > 1
+
+
+def test_hints_without_reach_need_one_pass(mini_pointhint, seen):
+    mini_pointhint.predict_ab(lightness(photo(1, 64, 64)), HINTS, None)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_shapes_have_their_colors(fresh, mini, with_base):
+    ab = ab_of(
+        fresh.colorize(middling(), hints=SHAPES, resolution=64, base=mini if with_base else None)
+    )[0]
+    for hint, (y, x) in zip(SHAPES, ((19, 12), (16, 51), (44, 52)), strict=True):
+        assert ab[:, y, x].tolist() == pytest.approx(hint.ab, abs=1.5)
+
+
+def test_networks_without_prior_accept_shapes(hints_alone, monkeypatch):
+    seen = spied(monkeypatch, hints_alone)
+    hints_alone.colorize(middling(), hints=SHAPES, resolution=64)
+    assert not (seen[0][:, 1:3] * (1 - seen[0][:, 3:])).any() and seen[0][:, 3:].sum() > 20
+
+
+def test_regions_with_masks(fresh):
+    rgb, mask = middling(2), torch.zeros(2, 64, 64)
+    mask[0, :, 40:], mask[1, :, :24] = 1, 1
+    regions = [(mask, "#b04030"), (np.float32(mask[0].numpy() == 0), "#3060b0")]
+    options = {"resolution": 64, "hints": [Hint(0.5, 0.5, "#408040")]}
+    out = fresh.colorize(rgb, regions=regions[:1], **options)
+    ab, without = ab_of(out), ab_of(fresh.colorize(rgb, **options))
+    red = torch.tensor([MaskRegion(mask[0], "#b04030").ab])[..., None]
+    torch.testing.assert_close(ab[0][:, :, 41:].flatten(1), red[0].expand(-1, 64 * 23), atol=1.5,
+                               rtol=0)  # fmt: skip
+    assert torch.equal(ab[0][:, :, :38], without[0][:, :, :38])
+    torch.testing.assert_close(ab[1][:, 5, 5], red[0, :, 0], atol=1.5, rtol=0)
+    single = fresh.colorize(rgb[0], regions=[(mask[0], "#b04030")], **options)
+    torch.testing.assert_close(single, out[0])
+    both = ab_of(fresh.colorize(rgb[:1], regions=[(mask[:1], "red"), regions[1]], **options))
+    assert both[0, 2 - 1, 5, 5] < -20  # blue
+    prepared = fresh.prepare(rgb[0], regions=[(mask[0], "#b04030")], resolution=64)
+    torch.testing.assert_close(fresh.preview(prepared, options["hints"]), out[0])
+    suggested = fresh.suggest_points(prepared, 2, SHAPES).suggested
+    assert all(hint.x < 40 / 64 for hint in suggested)
+    assert prepared.area_of_effect(Hint(0.3, 0.5, "red"), SHAPES)[16, 25] < 0.2  # of the region
+
+
+@pytest.mark.parametrize(
+    ("region", "sentence"),
+    [
+        ((torch.ones(9, 9), "red"), r"region 2: the mask has shape \(1, 9, 9\); expected"),
+        ((torch.ones(64, 64), "reddish"), "region 2: color is 'reddish'; expected #rrggbb"),
+        ((torch.ones(64, 64), "red", 2), "region 2: reach is 2; expected a number from 0 to 1"),
+        ((torch.zeros(64, 64), "red"), "region 2: the mask is empty; paint the area to color"),
+    ],
+)
+def test_refuses_bad_regions(mini_pointhint, region, sentence):
+    good = torch.ones(64, 64), "red"
+    for run in (mini_pointhint.colorize, mini_pointhint.prepare):
+        with pytest.raises(ValueError, match=f"^{sentence}"):
+            run(middling(), regions=[good, region])
+
+
 # ---- refusals ----
 
 
@@ -653,7 +744,7 @@ def test_refuses_a_base_for_networks_without_prior(hints_alone, mini):
     ("hints", "sentence"),
     [
         ("[]", "expected an object with version"),
-        ('{"version": 2, "points": []}', "the hints have version 2; this release reads version 1"),
+        ('{"version": 3, "points": []}', "the hints have version 3; this release reads versions"),
         ([HINTS[0], {"x": 2, "y": 0, "color": "#000000"}], "point 2: x is 2; expected a number"),
         ([HINTS[0]] * 1001, "there are 1001 hints; at most 1000"),
     ],

@@ -17,7 +17,15 @@ from PIL import Image
 pytest.importorskip("aiohttp")
 
 PREVIEW, SUGGEST = "/colorist/hints/preview", "/colorist/hints/suggest"
-NEXT = "/colorist/hints/next"
+NEXT, AREA = "/colorist/hints/next", "/colorist/hints/area"
+SHAPES = json.dumps(
+    {
+        "version": 2,
+        "points": [{"x": 0.2, "y": 0.2, "color": "red", "reach": 0.1}],
+        "strokes": [{"points": [[0.1, 0.9], [0.4, 0.9]], "color": "sienna"}],
+        "regions": [{"points": [[0.6, 0], [1, 0], [1, 1]], "color": "blue"}],
+    }
+)
 STANDIN = Path(__file__).resolve().parents[2] / "host" / "standin.py"
 RED = {"x": 0.25, "y": 0.5, "color": "#c03030", "size": 4}
 
@@ -306,14 +314,14 @@ def test_large_requests_are_not_read_to_the_end(served, body, declared, monkeypa
             yield b" " * 2**14
 
     async def talk(client):
-        data = b" " * 2**19 if declared else endless()
+        data = b" " * 2**20 if declared else endless()
         headers = {"Content-Type": "application/json"}
         async with client.post(PREVIEW, data=data, headers=headers) as answer:
             return answer.status, await answer.read()
 
     status, data = served(talk)
     assert status == 413
-    assert "256 KiB" in reason(data)
+    assert "512 KiB" in reason(data)
     assert len(sent) < 2000
 
 
@@ -528,9 +536,9 @@ def test_the_pack_loads_without_a_server(host, monkeypatch):
 def test_routes_are_registered_once(host, server, caplog):
     """A second one of the same address would stop the host's server."""
     host.nodes.extension()
-    assert sorted(route.path for route in server.routes) == [NEXT, PREVIEW, SUGGEST]
+    assert sorted(route.path for route in server.routes) == [AREA, NEXT, PREVIEW, SUGGEST]
     host.nodes.extension()
-    assert len(server.routes) == 3
+    assert len(server.routes) == 4
     assert "installed twice" in caplog.text
 
 

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 from comfyui_colorist.ops import color
-from comfyui_colorist.pipeline.hints.rasterize import draw_hints, hint_boxes, rasterize
-from comfyui_colorist.pipeline.hints.schema import MAX_SIZE, Hint
+from comfyui_colorist.pipeline.hints.rasterize import (
+    draw_hints,
+    hint_boxes,
+    hint_windows,
+    rasterize,
+)
+from comfyui_colorist.pipeline.hints.schema import MAX_SIZE, Hint, MaskRegion, Region, Stroke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -207,3 +212,123 @@ def test_overlay_of_invalid_values():
     rgb[0, 40, 60], rgb[0, 5, 5] = float("nan"), 7.0
     out = draw_hints(rgb, [at(0.5, 0.5)])
     assert out.isfinite().all() and out.min() >= 0 and out.max() <= 1
+
+
+# --- Strokes, regions and reach ----------------------------------------------------------------
+
+
+def test_a_stroke_covers_its_line():
+    stroke = Stroke([(0.1, 0.5), (0.9, 0.5)], "#ff0000", 6)
+    raster = rasterize([stroke], 40, 60)
+    rows, columns = raster.painted[0, 0].nonzero().T
+    assert (rows.min(), rows.max()) == (18, 23) and columns.min() <= 6 and columns.max() >= 54
+    assert raster.ab[0, :, 20, 30].tolist() == pytest.approx(stroke.ab, abs=1e-4)
+    assert len(raster.centers) == pytest.approx(60 * 0.8 / 8, abs=3)
+    assert raster.mask.sum() == 4 * len(raster.centers)  # small hints, as in training
+    assert (raster.mask <= raster.painted).all()
+    dot = rasterize([Stroke([(0.5, 0.5)], "red")], 40, 60)
+    assert dot.painted.sum() == 4 and dot.centers.tolist() == [[21, 31]]
+
+
+def test_a_region_is_filled():
+    region = Region([(0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8)], "blue")
+    raster = rasterize([region], 100, 100)
+    assert raster.painted[0, 0, 22:78, 22:78].all()
+    assert not raster.painted[0, 0, :18].any() and not raster.painted[0, 0, :, 84:].any()
+    assert 30 < len(raster.centers) <= 64
+    y, x = raster.centers.T / 100
+    assert ((y > 0.18) & (y < 0.84) & (x > 0.18) & (x < 0.84)).all()
+    assert y.min() < 0.3 and y.max() > 0.7 and x.min() < 0.3 and x.max() > 0.7
+
+
+@pytest.mark.parametrize("size", [(7, 9), (100, 100), (300, 200)])
+def test_a_mask_of_any_size_is_a_region(size):
+    mask = torch.zeros(size)
+    mask[:, size[1] // 3 :] = 1
+    painted = rasterize([MaskRegion(mask, "blue")], 60, 90).painted[0, 0]
+    assert not painted[:, :28].any() and painted[:, 34:].all()
+    tiny = torch.zeros(400, 400)
+    tiny[100, 300] = 1
+    [center] = rasterize([MaskRegion(tiny, "blue")], 60, 90).centers.tolist()
+    assert center == pytest.approx([15, 67.5], abs=2)
+    assert not len(rasterize([MaskRegion(torch.zeros(5, 5), "blue")], 60, 90).centers)
+
+
+def test_points_lie_on_strokes_and_strokes_on_regions():
+    region = Region([(0, 0), (1, 0), (1, 1), (0, 1)], "red")
+    stroke, point = Stroke([(0, 0.5), (1, 0.5)], "blue", 4), at(0.5, 0.5, 2, "lime")
+    raster = rasterize([point, stroke, region], 40, 40)
+    for position, hint in (((20, 20), point), ((20, 30), stroke), ((5, 5), region)):
+        y, x = position
+        assert raster.ab[0, :, y, x].tolist() == pytest.approx(hint.ab, abs=1e-4)
+    assert sorted(set(raster.owners.tolist())) == [0, 1, 2]
+    for (y, x), owner in zip(raster.centers.long().tolist(), raster.owners.tolist(), strict=True):
+        ab = (point, stroke, region)[owner].ab
+        assert raster.ab[0, :, y, x].tolist() == pytest.approx(ab, abs=1e-4)
+
+
+def test_centers_are_bounded():
+    strokes = [Stroke([(0, i / 200), (1, i / 200)], "red") for i in range(200)]
+    raster = rasterize([*strokes, *(at(i / 1000, 0.5) for i in range(1000))], 224, 224)
+    assert len(raster.centers) <= 2000
+    assert len(set(raster.owners.tolist()) & set(range(200))) > 90  # visible ones keep theirs
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_shapes_of_any_size(side):
+    hints = [
+        Stroke([(0, 0), (1, 1), (0.3, 0.9)], "red", 64),
+        Region([(0, 0), (0, 0), (0, 0)], "blue", 0.5),
+        MaskRegion(torch.ones(3, 3), "lime", 0.5),
+        Stroke([(1, 1)], "red", 1, 0.01),
+    ]
+    raster = rasterize(hints, *side)
+    assert raster.ab.shape == (1, 2, *side) and raster.mask.shape == (1, 1, *side)
+    assert (raster.centers >= 0).all() and (raster.centers <= torch.tensor(side)).all()
+    windows = hint_windows(hints, *side)
+    assert windows.shape == (-(-side[0] // 2), -(-side[1] // 2), 4)
+    assert windows.min() >= 0 and windows.max() == 1
+    assert draw_hints(torch.rand(1, *side, 3), hints).shape == (1, *side, 3)
+
+
+def test_windows_fall_to_0_at_the_reach():
+    point, free = Hint(0.5, 0.5, "red", reach=0.2), at(0.1, 0.1)
+    near, everywhere = hint_windows([point, free], 60, 80).unbind(-1)
+    y, x = torch.meshgrid(torch.arange(30) * 2 + 1, torch.arange(40) * 2 + 1, indexing="ij")
+    distance = torch.hypot(y - 31.0, x - 41.0)
+    assert (near[distance < 13] == 1).all() and (near[distance >= 20] == 0).all()
+    fading = near[(distance > 15) & (distance < 19)]
+    assert fading.min() > 0 and fading.max() < 1
+    assert (everywhere == 1).all()
+    [border] = hint_windows([Region([(0, 0), (0.5, 0), (0.5, 1), (0, 1)], "red")], 60, 80).unbind(
+        -1
+    )
+    assert (border[:, :20] == 1).all() and (border[:, 22:] == 0).all()
+
+
+def test_distances_are_exact():
+    inside = np.random.default_rng(0).random((13, 17)) < 0.05
+    window = hint_windows(
+        [MaskRegion(torch.from_numpy(inside.repeat(2, 0).repeat(2, 1)), "red", 0.5)], 26, 34
+    )[..., 0]
+    cells = np.argwhere(inside)
+    grid = np.argwhere(np.ones_like(inside))
+    want = np.linalg.norm(grid[:, None] - cells, axis=-1).min(1).reshape(13, 17) * 2
+    rise = np.clip((1 - want / np.hypot(26, 34) / 0.5) / 0.3, 0, 1)
+    np.testing.assert_allclose(window, rise * rise * (3 - 2 * rise), atol=1e-6)
+
+
+def test_overlay_draws_strokes_and_outlines():
+    mask = torch.zeros(80, 120)
+    mask[50:70, 80:110] = 1
+    hints = [
+        Stroke([(0.1, 0.2), (0.5, 0.2)], "#a03030"),
+        Region([(0.1, 0.5), (0.4, 0.5), (0.4, 0.9), (0.1, 0.9)], "#3050a0"),
+        MaskRegion(mask, "#30a050"),
+    ]
+    out = draw_hints(random_photo(), hints)
+    drawn = (out - gray_of(random_photo())).abs().amax(-1)[0] > 0.02
+    assert drawn[16, 12:60].all() and drawn[40, 12:48].all() and drawn[40:72, 12].all()
+    assert drawn[50:70, 80].all() and drawn[69, 80:110].all()
+    assert not drawn[56, 24:34].any() and not drawn[58:62, 90:100].any()  # areas stay visible
+    assert not drawn[:10].any()

@@ -1,4 +1,4 @@
-"""JSON of point hints: what is read, what is refused and with which message."""
+"""JSON of hints: what is read, what is refused and with which message."""
 
 import json
 import re
@@ -8,8 +8,13 @@ import torch
 from comfyui_colorist.ops import color
 from comfyui_colorist.pipeline.hints.schema import (
     MAX_POINTS,
+    MAX_SHAPES,
     MAX_SIZE,
+    MAX_VERTICES,
     Hint,
+    MaskRegion,
+    Region,
+    Stroke,
     dump_hints,
     parse_hints,
 )
@@ -113,12 +118,12 @@ def test_errors_name_the_point_of_a_bad_value(change, sentence):
 @pytest.mark.parametrize(
     ("point", "sentence"),
     [
-        ({"x": 0, "y": 0}, "point 2: color is missing; a point has x, y, color, size."),
+        ({"x": 0, "y": 0}, "point 2: color is missing; a point has x, y, color, size"),
         ({}, "point 2: x is missing, y is missing, color is missing; a point has x, y, color, "),
-        (POINT | {"colour": 1}, "point 2: colour is unknown; a point has x, y, color, size."),
+        (POINT | {"colour": 1}, "point 2: colour is unknown; a point has x, y, color, size"),
         (
             {"X": 0, "y": 0, "color": "#000000"},
-            "point 2: x is missing, X is unknown; a point has x, y, color, size.",
+            "point 2: x is missing, X is unknown; a point has x, y, color, size",
         ),
         (POINT | {"k" * 99: 1}, f"point 2: {'k' * 40} is unknown; a point has"),
         (
@@ -140,10 +145,10 @@ def test_errors_name_the_number_of_a_bad_point(point, sentence):
             parse_hints(hints)
 
 
-@pytest.mark.parametrize("version", [0, 2, 1.5, "1", True, None, [1], float("nan"), 10**300])
+@pytest.mark.parametrize("version", [0, 3, 1.5, "1", True, None, [1], float("nan"), 10**300])
 def test_other_versions_are_refused(version):
     with pytest.raises(
-        ValueError, match=r"the hints have version .*; this release reads version 1"
+        ValueError, match=r"the hints have version .*; this release reads versions 1 and 2"
     ):
         parse_hints(text(version=version))
 
@@ -241,6 +246,99 @@ def test_at_most_a_thousand():
     for hints in ([POINT] * 1001, json.dumps({"version": 1, "points": [POINT] * 1001})):
         with pytest.raises(ValueError, match="^there are 1001 hints; at most 1000 are allowed"):
             parse_hints(hints)
+
+
+# --- Version 2 ---------------------------------------------------------------------------------
+
+STROKE = {"points": [[0, 0.5], [1, 0.5]], "color": "sienna"}
+REGION = {"points": [[0, 0], [1, 0], [1, 1]], "color": "#3060b0"}
+
+
+def shapes(**lists):
+    return json.dumps({"version": 2, **lists})
+
+
+def test_parses_strokes_and_regions():
+    hints = parse_hints(
+        shapes(
+            points=[POINT | {"reach": 0.2}],
+            strokes=[STROKE, STROKE | {"width": 8, "reach": 1}],
+            regions=[REGION, REGION | {"reach": 0.1}],
+        )
+    )
+    ends, corners = ((0, 0.5), (1, 0.5)), ((0, 0), (1, 0), (1, 1))
+    assert hints == [
+        Hint(0.25, 0.5, "#8a5a3c", 2, 0.2),
+        Stroke(ends, "#a0522d"),
+        Stroke(ends, "#a0522d", 8, 1.0),
+        Region(corners, "#3060b0"),
+        Region(corners, "#3060b0", 0.1),
+    ]
+    assert parse_hints(dump_hints(hints)) == hints
+    assert parse_hints(shapes()) == []
+    assert parse_hints([POINT | {"reach": 0.2}, hints[1]]) == hints[:2]
+
+
+@pytest.mark.parametrize("change", [{"reach": 0.2}, {"reach": None}])
+def test_version_1_has_points_without_reach(change):
+    with pytest.raises(ValueError, match="^point 2: reach is unknown; a point has x, y, color, si"):
+        parse_hints(text(POINT | change))
+    with pytest.raises(ValueError, match="^the hints have strokes; expected version and points."):
+        parse_hints(text(strokes=[]))
+
+
+@pytest.mark.parametrize(
+    ("lists", "sentence"),
+    [
+        ({"points": [POINT | {"reach": 0}]}, "point 1: reach is 0; expected a number above 0, at"),
+        ({"points": [POINT | {"reach": 1.1}]}, "point 1: reach is 1.1; expected a number above"),
+        ({"points": [POINT | {"reach": True}]}, "point 1: reach is True; expected a number above"),
+        ({"strokes": [STROKE, 3]}, "stroke 2 is 3; expected an object with points and color."),
+        ({"strokes": [{"points": []}]}, "stroke 1: color is missing; a stroke has points, color, "),
+        ({"strokes": [STROKE, STROKE | {"size": 2}]}, "stroke 2: size is unknown; a stroke has "),
+        ({"strokes": [STROKE | {"width": 65}]}, "stroke 1: width is 65; expected a number from 1"),
+        ({"strokes": [STROKE | {"points": []}]}, "stroke 1: there are 0 positions; expected at le"),
+        ({"strokes": [STROKE | {"points": "x"}]}, "stroke 1: points are 'x'; expected a list of"),
+        ({"strokes": [STROKE | {"points": [[0, 0], [1]]}]}, "stroke 1: position 2 is [1]; expecte"),
+        ({"strokes": [STROKE | {"points": [[0, 2]]}]}, "stroke 1: y of position 1 is 2; expected"),
+        ({"regions": [REGION | {"points": [[0, 0], [1, 1]]}]}, "region 1: there are 2 positions; "),
+        ({"regions": [REGION | {"width": 3}]}, "region 1: width is unknown; a region has points,"),
+        ({"regions": [REGION | {"reach": -1}]}, "region 1: reach is -1; expected a number from 0"),
+        ({"regions": [REGION | {"color": "x"}]}, "region 1: color is 'x'; expected #rrggbb, such"),
+        ({"strokes": {}}, "the hints' strokes are {}; expected a list."),
+        ({"masks": []}, "the hints have masks; expected version, points, strokes and regions."),
+        (
+            {"strokes": [STROKE] * (MAX_SHAPES + 1)},
+            "there are 201 strokes; at most 200 are allowed",
+        ),
+        (
+            {"regions": [REGION] * (MAX_SHAPES + 1)},
+            "there are 201 regions; at most 200 are allowed",
+        ),
+        ({"points": [POINT] * (MAX_POINTS + 1)}, "there are 1001 hints; at most 1000 are allowed"),
+        (
+            {"strokes": [STROKE | {"points": [[0, 0]] * (MAX_VERTICES // 2 + 1)}] * 2},
+            "the strokes and regions have 10002 positions; at most 10000 are allowed.",
+        ),
+    ],
+)
+def test_errors_of_version_2(lists, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        parse_hints(shapes(**lists))
+
+
+def test_a_mask_has_no_json():
+    with pytest.raises(ValueError, match="JSON cannot hold a region with a mask; use a polygon"):
+        dump_hints([MaskRegion(torch.ones(2, 2), "red")])
+
+
+def test_plain_points_are_written_as_version_1():
+    """Saved workflows and older releases read them."""
+    assert dump_hints([Hint(0, 0, "red")]).startswith('{"version":1,"points":[')
+    assert dump_hints([Hint(0, 0, "red", reach=0.5)]).startswith('{"version":2,"points":[')
+    assert dump_hints([Stroke([(0, 0)], "red")]) == (
+        '{"version":2,"points":[],"strokes":[{"points":[[0,0]],"color":"#ff0000","width":2}]}'
+    )
 
 
 # --- Dumping -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 import torch
 from comfyui_colorist.ops import gaussian_process
 from comfyui_colorist.pipeline.hints import uncertainty
+from comfyui_colorist.pipeline.hints.schema import Hint, Region, Stroke
 from comfyui_colorist.pipeline.hints.uncertainty import Uncertainty, resize_doubt
 
 
@@ -17,6 +18,10 @@ def halves(height: int = 32, width: int = 64) -> torch.Tensor:
 def of(L: torch.Tensor, **options) -> Uncertainty:
     field = gaussian_process.CORRECTION_KERNEL.field(L)
     return Uncertainty(field, (L.shape[2], L.shape[3]), **options)
+
+
+def hints_at(positions, **options):
+    return [Hint(x, y, "gray", **options) for x, y in positions]
 
 
 def total_variance(L: torch.Tensor, points) -> float:
@@ -51,7 +56,7 @@ def test_shares_are_those_of_the_variance():
 def test_existing_hints_count_like_chosen_points():
     known = of(halves())
     both = known.choose_points([], 4)
-    later = known.choose_points(both.positions[:2], 2)
+    later = known.choose_points(hints_at(both.positions[:2]), 2)
     assert later.positions == both.positions[2:]
     assert later.remaining == pytest.approx(both.remaining[2:], abs=1e-4)
 
@@ -62,16 +67,46 @@ def test_skipped_points_are_passed_over_and_tell_nothing():
     skipping = known.choose_points([], 1, [first])
     assert skipping.positions == [second]
     assert skipping.remaining[0] == 1
-    assert skipping.remaining[1] == known.choose_points([second], 1).remaining[0]
+    assert skipping.remaining[1] == known.choose_points(hints_at([second]), 1).remaining[0]
 
 
 def test_doubt_falls_at_a_hint_and_where_it_tells():
     known = of(halves())
-    before, after = known.doubt_map([]), known.doubt_map([(0.25, 0.5)])
+    before, after = known.doubt_map([]), known.doubt_map(hints_at([(0.25, 0.5)]))
     assert before.shape == (16, 32)
     assert torch.allclose(before, torch.ones(16, 32))
     assert after.min() >= 0 and after[8, 8] < 0.2
     assert after[:, :16].mean() < after[:, 16:].mean() - 0.15
+
+
+def test_a_hint_with_a_reach_tells_nothing_beyond_it():
+    known = of(halves())
+    [hint] = hints_at([(0.1, 0.5)], reach=0.15)
+    before, after = known.doubt_map([]), known.doubt_map([hint])
+    assert after[8, 3] < 0.2
+    assert torch.equal(after[:, 10:], before[:, 10:])
+    both = [known.choose_points([each], 3) for each in (hint, *hints_at([(0.1, 0.5)]))]
+    assert 1 > both[0].remaining[0] > both[1].remaining[0]
+    assert all(abs(x - 0.1) > 0.05 for x, _ in both[0].positions)
+
+
+def test_area_of_effect():
+    """A hint acts on what is like it, less behind other hints, and not beyond its reach."""
+    known = of(halves())
+    [hint], others = hints_at([(0.25, 0.5)]), hints_at([(0.4, 0.5)])
+    area = known.area_of_effect(hint, [])
+    assert area.shape == (16, 32) and area.min() >= 0 and area.max() <= 1
+    assert area[8, 8] > 0.95
+    assert area[:, :16].mean() > 3 * area[:, 16:].mean()
+    beside = known.area_of_effect(hint, others)
+    assert beside[8, 12] < 0.1 < area[8, 12]
+    limited = known.area_of_effect(*hints_at([(0.25, 0.5)], reach=0.1), others)
+    assert limited[8, 8] > 0.95 and limited[:, 13:].max() == 0
+    for shape in (
+        Stroke([(0.1, 0.2), (0.1, 0.8)], "red"),
+        Region([(0, 0), (0.2, 0), (0, 1)], "red"),
+    ):
+        assert known.area_of_effect(shape, others)[6, 2:4].max() > 0.8
 
 
 def test_points_lie_in_the_mask():
@@ -87,7 +122,7 @@ def test_points_lie_in_the_mask():
 def test_images_of_any_size(size):
     height, width = size
     known = of(torch.rand(1, 1, height, width) * 100)
-    chosen = known.choose_points([(1.0, 1.0), (0.0, 0.0)], 3)
+    chosen = known.choose_points(hints_at([(1.0, 1.0), (0.0, 0.0)]), 3)
     cells = -(-height // 2) * -(-width // 2)
     assert len(chosen.positions) == min(3, cells)
     assert len(set(chosen.positions)) == len(chosen.positions)
