@@ -241,7 +241,7 @@ def test_verify_damaged_files(installed, mini_file, capsys):
     assert "failed: cut.safetensors: damaged or truncated" in out
     assert err == "1 good, 1 not.\n"
     assert run("models", "verify", "nope") == 2
-    assert "nope is not installed. Installed: colorformer-nano, " in capsys.readouterr().err
+    assert "nope is not installed. Installed: ddcolor-nano, " in capsys.readouterr().err
 
 
 # --- convert -----------------------------------------------------------------------------------
